@@ -1,0 +1,31 @@
+"""The `geoseg` command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from geoseg import __version__
+from geoseg.errors import GeosegError
+
+
+class Group(click.Group):
+    """Prints geoseg's own errors as one line and exits with their code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except GeosegError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Find objects in aerial scenes: GeoTIFF in, georeferenced polygons out."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The iSAID classes, and the one value that means "no class"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IGNORE = 255
+"""Ignored in training and metrics, nodata in class rasters."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClass:
+    """One class of a segmentation."""
+
+    id: int
+    """Value in class rasters and masks, channel in logits."""
+    name: str
+    color: tuple[int, int, int]
+    """RGB, 0-255."""
+
+
+ISAID = tuple(
+    LabelClass(i, name, color)
+    for i, (name, color) in enumerate(
+        {
+            "background": (0, 0, 0),
+            "ship": (0, 0, 63),
+            "storage_tank": (0, 63, 63),
+            "baseball_diamond": (0, 63, 0),
+            "tennis_court": (0, 63, 127),
+            "basketball_court": (0, 63, 191),
+            "ground_track_field": (0, 63, 255),
+            "bridge": (0, 127, 63),
+            "large_vehicle": (0, 127, 127),
+            "small_vehicle": (0, 0, 127),
+            "helicopter": (0, 0, 191),
+            "swimming_pool": (0, 0, 255),
+            "roundabout": (0, 191, 127),
+            "soccer_ball_field": (0, 127, 191),
+            "plane": (0, 127, 255),
+            "harbor": (0, 100, 155),
+        }.items()
+    )
+)
+"""Ids, names and palette of iSAID (Waqas Zamir et al., CVPR workshops 2019)."""

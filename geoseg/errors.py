@@ -1,0 +1,36 @@
+"""What can go wrong, as one small tree. A message says what, what was found, what to do.
+
+The command line prints the message as one line and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class GeosegError(Exception):
+    """Base of every error that geoseg raises on purpose."""
+
+    exit_code = 1
+
+
+class SceneError(GeosegError):
+    """An input raster cannot be opened, read or used."""
+
+
+class CheckpointError(GeosegError):
+    """Weights cannot be read, are not trusted, or do not fit."""
+
+
+class DownloadError(CheckpointError):
+    """Weights cannot be fetched."""
+
+
+class RecipeError(GeosegError):
+    """A training recipe or an option is unknown or contradictory."""
+
+
+class DataError(GeosegError):
+    """Training or evaluation data is missing, unreadable or inconsistent."""
+
+
+class OutputError(GeosegError):
+    """An output exists already or cannot be written."""

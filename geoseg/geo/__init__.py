@@ -1,0 +1,1 @@
+"""Rasters, grids and polygons. Never imports torch."""

@@ -1,0 +1,1 @@
+"""The weights that come with geoseg, and the registry of public ones."""

@@ -1,0 +1,1 @@
+"""Training and evaluation. Needs the `train` extra; no GDAL."""
