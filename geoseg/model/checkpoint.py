@@ -1,0 +1,172 @@
+"""geoseg's own weights: one safetensors file that describes itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from geoseg.errors import CheckpointError, OutputError
+from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import NMF, SegNeXt
+
+__all__ = [
+    "DEFAULT_WEIGHTS",
+    "Metadata",
+    "build_model",
+    "checkpoint_hash",
+    "load_model",
+    "locate_weights",
+    "read_checkpoint",
+    "read_metadata",
+    "save_checkpoint",
+]
+
+DEFAULT_WEIGHTS = "segnext_t_aerial.safetensors"
+"""The weights inside the package, used where none are named."""
+
+FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
+
+
+def load_model(weights: str | Path | None = None) -> SegNeXt:
+    """A trained SegNeXt on the CPU, in float32 and evaluation mode.
+
+    `weights` is the path of a geoseg checkpoint, the name of public weights (`geoseg weights
+    list`; fetched on first use), or None for the default inside the package. The model's
+    `metadata` says how to normalise the pixels that its `forward` takes.
+    """
+    state, metadata = read_checkpoint(locate_weights(weights))
+    return build_model(state, metadata)
+
+
+def locate_weights(weights: str | Path | None = None) -> Path:
+    """The checkpoint file that `load_model` reads for the same argument."""
+    if weights is None:
+        path = Path(str(files("geoseg.model.weights") / DEFAULT_WEIGHTS))
+        if not path.is_file():
+            raise CheckpointError(
+                f"this build of geoseg has no default weights ({DEFAULT_WEIGHTS} is not in the "
+                "package); name some: --weights NAME or FILE, see `geoseg weights list`"
+            )
+        return path
+    path = Path(weights)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no file and no name of public weights"
+        raise CheckpointError(f"weights {str(weights)!r}: this {what}")
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is not a geoseg checkpoint; convert it once: geoseg weights import "
+            f"{path} {path.with_suffix('.safetensors').name} --classes isaid"
+        )
+    return path
+
+
+def checkpoint_hash(path: Path) -> str:
+    """SHA-256 of the file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module | Mapping[str, Tensor],
+    metadata: Metadata,
+    *,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write weights and metadata; the file appears complete or not at all.
+
+    `dtype` (float16 or float32) is that of the convolution kernels. Biases, norms and their
+    running statistics, 2 % of the bytes, stay float32: a variance does not fit into float16.
+    BatchNorm's step counters are left out, evaluation does not need them.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {}
+    for key, tensor in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        stored = tensor.detach().to("cpu", dtype if tensor.ndim == 4 else torch.float32)
+        tensors[key] = stored.clone(memory_format=torch.contiguous_format)
+    check_finite(tensors)
+    build_model(tensors, metadata)  # what could not be loaded must not be written
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata.to_header())
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise OutputError(f"cannot write {path}: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of a geoseg checkpoint, without its tensors."""
+    with opened(path) as (_, metadata):
+        return metadata
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Metadata]:
+    """State dict (float32) and metadata of a geoseg checkpoint."""
+    with opened(path) as (file, metadata):
+        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        check_finite(state)
+        return state, metadata
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[safe_open, Metadata]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, Metadata.from_header(file.metadata())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt:
+    """The network that `metadata` describes, with the weights in `state`, in evaluation mode.
+
+    Raises CheckpointError naming the keys that are missing, unknown or of another shape.
+    """
+    model = SegNeXt(metadata.variant, len(metadata.classes), head_bias=metadata.head_bias)
+    if metadata.nmf_rank != model.variant.rank:
+        model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank)
+    check_fit(state, model.state_dict(), f"SegNeXt-{metadata.variant}")
+    model.load_state_dict(state)
+    model.metadata = metadata  # type: ignore[assignment]
+    return model.eval()
+
+
+def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise CheckpointError unless `state` has the keys and shapes of `expected`."""
+    # BatchNorm counts its training steps; nothing reads the count, and few files carry it.
+    needed = {key for key in expected if not key.endswith("num_batches_tracked")}
+    if missing := needed - state.keys():
+        raise CheckpointError(f"{what} needs {sample(missing)}, missing here")
+    if unknown := state.keys() - expected.keys():
+        raise CheckpointError(f"{what} has no {sample(unknown)}")
+    for key, tensor in state.items():
+        if tensor.shape != expected[key].shape:
+            found, shape = tuple(tensor.shape), tuple(expected[key].shape)
+            raise CheckpointError(f"{what} needs {key} of shape {shape}, found {found}")
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    if bad := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"NaN or infinite weights in {sample(bad)}")
+
+
+def sample(keys: Iterable[str]) -> str:
+    """The first few keys, for an error message."""
+    ordered = sorted(keys)
+    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return ", ".join(f"{key!r:.80}" for key in ordered[:3]) + more

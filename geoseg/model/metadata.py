@@ -1,0 +1,156 @@
+"""What a checkpoint says about itself: one JSON object in the safetensors header.
+
+The header is untrusted input. Every field is checked when it is read and when it is built,
+and an error names the field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from geoseg.classes import IGNORE, LabelClass
+from geoseg.errors import CheckpointError
+from geoseg.model.segnext import VARIANTS
+
+HEADER_KEY = "geoseg"
+FORMAT = 1
+
+CLASS_NAME = re.compile(r"\w[\w .,()&+-]{0,63}")
+"""Class names become layer and file names, so no path separators and no control characters."""
+
+Triple = tuple[float, float, float]
+IMAGENET_MEAN: Triple = (123.675, 116.28, 103.53)
+IMAGENET_STD: Triple = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Everything that predict and a reader need to know about weights besides the tensors.
+
+    Raises CheckpointError, naming the field, where a value makes no sense.
+    """
+
+    variant: str
+    """T, S, B or L."""
+    classes: tuple[LabelClass, ...]
+    """One per channel of the logits, in order."""
+    mean: Triple = IMAGENET_MEAN
+    """Per channel, red first, on the 0-255 scale."""
+    std: Triple = IMAGENET_STD
+    """Per channel, red first, on the 0-255 scale."""
+    head_bias: bool = False
+    """True for Jittor weights from before December 2022, see `HamHead`."""
+    nmf_rank: int = 0
+    """Columns of the NMF bases, which no tensor shows. 0 stands for the paper's for the variant."""
+    gsd_range: tuple[float, float] | None = None
+    """Metres a pixel that the weights were trained on; None = unknown."""
+    scale: float = 1.0
+    """Factor by which a scene's pixels are enlarged before the model sees them."""
+    provenance: str = ""
+    """Where the weights come from: data, recipe, file."""
+    licence: str = ""
+    """Under which terms they may be used."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Figures to compare weights by, as `{"val mIoU": 0.47}`."""
+
+    def __post_init__(self) -> None:
+        check("variant", self.variant, isinstance(self.variant, str) and self.variant in VARIANTS)
+        if self.nmf_rank == 0:
+            object.__setattr__(self, "nmf_rank", VARIANTS[self.variant].rank)
+        check_classes(self.classes)
+        check("mean", self.mean, is_numbers(self.mean, 3, -1e6))
+        check("std", self.std, is_numbers(self.std, 3, 1e-6))
+        check("head_bias", self.head_bias, isinstance(self.head_bias, bool))
+        rank = self.nmf_rank
+        check("nmf_rank", rank, type(rank) is int and 1 <= rank <= 1024)
+        gsd = self.gsd_range
+        check("gsd_range", gsd, gsd is None or (is_numbers(gsd, 2, 1e-6) and gsd[0] <= gsd[1]))
+        check("scale", self.scale, is_number(self.scale, 1 / 16) and self.scale <= 16)
+        check("provenance", self.provenance, is_text(self.provenance))
+        check("licence", self.licence, is_text(self.licence))
+        metrics = self.metrics
+        check(
+            "metrics",
+            metrics,
+            isinstance(metrics, Mapping)
+            and all(is_text(key) and is_number(value, -1e6) for key, value in metrics.items()),
+        )
+
+    def to_header(self) -> dict[str, str]:
+        """The safetensors header's string map."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False)
+        return {HEADER_KEY: text}
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, str] | None) -> Metadata:
+        """The inverse of `to_header`. Raises CheckpointError for anything else."""
+        try:
+            values = json.loads((header or {})[HEADER_KEY])
+        except KeyError:
+            raise CheckpointError("no geoseg metadata in its header") from None
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"its metadata is not JSON: {str(error)[:80]}") from None
+        check("format", values, isinstance(values, dict))
+        if (version := values.pop("format", None)) != FORMAT:
+            raise CheckpointError(f"metadata format {version!r:.40}, this geoseg reads {FORMAT}")
+        names = {f.name for f in fields(cls)}
+        if wrong := sorted(names ^ values.keys()):
+            state = "is missing" if wrong[0] in names else "is unknown"
+            raise CheckpointError(f"metadata field {wrong[0]!r:.40} {state}")
+        values["classes"] = classes_from_json(values["classes"])
+        for name in ("mean", "std", "gsd_range"):
+            if isinstance(values[name], list):
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def classes_from_json(rows: Any) -> tuple[LabelClass, ...]:
+    """Label classes from a list of `{"id": 0, "name": "ship", "color": [r, g, b]}`."""
+    check("classes", rows, isinstance(rows, list))
+    for row in rows:
+        check("classes", row, isinstance(row, dict) and row.keys() == {"id", "name", "color"})
+        check("classes", row, isinstance(row["color"], list))
+    classes = tuple(LabelClass(row["id"], row["name"], tuple(row["color"])) for row in rows)
+    check_classes(classes)
+    return classes
+
+
+def check_classes(classes: tuple[LabelClass, ...]) -> None:
+    """Ids count from 0, names are usable as layer names and unique, colours are RGB."""
+    check("classes", classes, isinstance(classes, tuple) and 1 <= len(classes) <= IGNORE)
+    for index, item in enumerate(classes):
+        check("classes", item, isinstance(item, LabelClass))
+        check("classes", item, type(item.id) is int and item.id == index)
+        check("classes", item, isinstance(item.name, str) and CLASS_NAME.fullmatch(item.name))
+        rgb = item.color
+        check("classes", item, isinstance(rgb, tuple) and len(rgb) == 3)
+        check("classes", item, all(type(v) is int and 0 <= v <= 255 for v in rgb))
+    names = [item.name.casefold() for item in classes]
+    check("classes", names, len(set(names)) == len(names))
+
+
+def check(name: str, value: object, holds: object) -> None:
+    if not holds:
+        raise CheckpointError(f"metadata field {name!r} is wrong: {value!r:.80}")
+
+
+def is_number(value: Any, low: float) -> bool:
+    """A real number from `low` to a million; NaN and infinity are not."""
+    return isinstance(value, int | float) and type(value) is not bool and low <= value <= 1e6
+
+
+def is_numbers(value: Any, length: int, low: float) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == length
+        and all(is_number(item, low) for item in value)
+    )
+
+
+def is_text(value: Any) -> bool:
+    """Printable: what a terminal shows of it can do nothing to the terminal."""
+    return isinstance(value, str) and all(c.isprintable() or c == "\n" for c in value)
