@@ -228,13 +228,17 @@ class NMF(nn.Module):
         return F.normalize(torch.rand((n, dim, rank), generator=generator), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W), non-negative
+        # The updates divide by sums of products: half precision is not enough for them.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.reconstruct(x.float()).to(x.dtype)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
         n, dim, height, width = x.shape
         samples = x.flatten(2).transpose(1, 2)  # (N,HW,D)
         if self.training:
             bases = F.normalize(torch.rand_like(self.bases.expand(n, -1, -1)), dim=1)
         else:
-            bases = self.bases.expand(n, -1, -1)  # (N,D,R)
-        bases = bases.to(x.dtype)
+            bases = self.bases.float().expand(n, -1, -1)  # (N,D,R)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient == "full"):
             coef = torch.softmax(samples @ bases, dim=-1)  # (N,HW,R)
             for _ in range(self.train_steps if self.training else self.eval_steps):
