@@ -25,11 +25,17 @@ class DownloadError(CheckpointError):
 
 
 class RecipeError(GeosegError):
-    """A training recipe or an option is unknown or contradictory."""
+    """A training recipe has an unknown key, a wrong value or a contradiction."""
 
 
 class DataError(GeosegError):
     """Training or evaluation data is missing, unreadable or inconsistent."""
+
+
+class OptionError(GeosegError):
+    """An option is impossible, or contradicts another; the message names the flag."""
+
+    exit_code = 2
 
 
 class OutputError(GeosegError):

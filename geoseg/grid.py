@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+ALIGN = 32
+"""Tile offsets and sizes are multiples of this: the model's deepest stride, px."""
+CELL = 8
+"""Pixels per cell of the logits' grid, the model's output stride."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -51,3 +56,132 @@ class Window:
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns, to index a (..., H, W) array."""
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What the model sees at once."""
+
+    window: Window
+    """On the scene's pixels; at the right and lower border it may end beyond the scene, by less
+    than `ALIGN` pixels where the scene is larger than a tile."""
+    core: Window
+    """The part that the tile owns. The cores partition the scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring tiles that are read, predicted and decoded together: one dask chunk."""
+
+    row: int
+    col: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def window(self) -> Window:
+        """The tiles' common extent, halo included."""
+        return hull([tile.window for tile in self.tiles])
+
+    @property
+    def core(self) -> Window:
+        """What the block owns. The cores partition the scene."""
+        return hull([tile.core for tile in self.tiles])
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Overlapping tiles over a scene of `width` × `height` px, grouped into blocks.
+
+    All tile offsets are multiples of `ALIGN`, so that every tile samples one common grid of
+    logits. The last tile of a row or column is shifted inward, where it has real context.
+    """
+
+    width: int
+    height: int
+    tile_size: int
+    overlap: int
+    tiles_per_block: int = 2
+    """Side of a block, in tiles."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) < 1:
+            raise ValueError(f"a scene of {self.width}×{self.height} px has no pixel")
+        for name in ("tile_size", "overlap"):
+            if (value := getattr(self, name)) % ALIGN:
+                raise ValueError(f"{name} is {value} px; give a multiple of {ALIGN}")
+        if not 0 <= self.overlap < self.tile_size:
+            raise ValueError(
+                f"overlap is {self.overlap} px; give less than the tile size ({self.tile_size})"
+            )
+
+    @property
+    def columns(self) -> tuple[Span, ...]:
+        return spans(self.width, self.tile_size, self.overlap)
+
+    @property
+    def rows(self) -> tuple[Span, ...]:
+        return spans(self.height, self.tile_size, self.overlap)
+
+    def blocks(self) -> Iterator[Block]:
+        """Row by row, left to right."""
+        side = self.tiles_per_block
+        columns, rows = self.columns, self.rows
+        for i, top in enumerate(range(0, len(rows), side)):
+            for j, left in enumerate(range(0, len(columns), side)):
+                tiles = tuple(
+                    Tile(
+                        Window(x.start, y.start, x.size, y.size),
+                        Window(
+                            x.core_start,
+                            y.core_start,
+                            x.core_end - x.core_start,
+                            y.core_end - y.core_start,
+                        ),
+                    )
+                    for y in rows[top : top + side]
+                    for x in columns[left : left + side]
+                )
+                yield Block(i, j, tiles)
+
+    @property
+    def model_pixels(self) -> int:
+        """Pixels that the model computes for the whole scene."""
+        return sum(x.size for x in self.columns) * sum(y.size for y in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A tile along one axis, px."""
+
+    start: int
+    size: int
+    core_start: int
+    core_end: int
+
+
+def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
+    """Cover `length` px by tiles; neighbouring cores meet in the middle of their overlap."""
+    size = min(tile_size, round_up(length, ALIGN))
+    stride = tile_size - overlap
+    last = round_up(max(length - size, 0), ALIGN)
+    starts = [*range(0, last, stride), last]
+    # A core ends on the grid of logits, so that every cell belongs to one tile.
+    bounds = [
+        (left + size + right) // 2 // CELL * CELL
+        for left, right in zip(starts[:-1], starts[1:], strict=True)
+    ]
+    return tuple(
+        Span(start, size, core_start, core_end)
+        for start, core_start, core_end in zip(starts, [0, *bounds], [*bounds, length], strict=True)
+    )
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def hull(windows: list[Window]) -> Window:
+    """The smallest window that holds all of `windows`."""
+    left, top = min(w.col_off for w in windows), min(w.row_off for w in windows)
+    right, bottom = max(w.col_end for w in windows), max(w.row_end for w in windows)
+    return Window(left, top, right - left, bottom - top)

@@ -1,0 +1,119 @@
+"""From logits at 1/8 to classes at full resolution.
+
+Decoding is bilinear interpolation (``align_corners=False``, borders clamped) and argmax. An
+interpolated value is a convex combination of its four neighbours, so where the four agree on
+the class the pixel has that class, and only pixels between cells that disagree (the boundaries,
+a few per cent) need the arithmetic. The result is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.grid import CELL, Window
+
+Floats = NDArray[np.float32]
+
+MIXED = 254
+"""Marks, in between, cells whose corners disagree; no class may have this id."""
+CHUNK = 1 << 18
+"""Pixels interpolated at once: bounds the working memory to some 50 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Where the pixels of one axis lie between the cells of the logits."""
+
+    index: NDArray[np.intp]
+    """(n,) the cell before each pixel."""
+    weight: Floats
+    """(n,) how far it is from there to the next cell, 0-1."""
+
+    @staticmethod
+    def between(start: int, end: int, first_cell: int, cells: int) -> Axis:
+        """For pixels `start` to `end`, on cells `first_cell` to `first_cell + cells`."""
+        position = (np.arange(start, end) + 0.5) / CELL - 0.5 - first_cell
+        position = np.clip(position, 0, cells - 1)
+        index = np.minimum(position.astype(np.intp), max(cells - 2, 0))
+        return Axis(index, (position - index).astype(np.float32))
+
+
+def cells_around(core: Window, scene: Window) -> Window:
+    """The cells that decoding `core` (px) reads: its own and one more on each inner side."""
+    across, down = -(-scene.width // CELL), -(-scene.height // CELL)
+    left, top = max(core.col_off // CELL - 1, 0), max(core.row_off // CELL - 1, 0)
+    right = min(-(-core.col_end // CELL) + 1, across)
+    bottom = min(-(-core.row_end // CELL) + 1, down)
+    return Window(left, top, right - left, bottom - top)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded window."""
+
+    class_ids: NDArray[np.uint8]
+    """(H,W)."""
+    confidence: Floats | None
+    """(H,W): softmax probability of the pixel's class; 0 where it was not asked for."""
+
+
+def decode(logits: Floats, cells: Window, core: Window, *, confidence: str = "objects") -> Decoded:
+    """Decode the pixels of `core` from the logits (h,w,C) of `cells`.
+
+    Args:
+        confidence: compute it for ``none`` of the pixels, for ``objects`` (all but class 0),
+            or for ``all``.
+    """
+    rows = Axis.between(core.row_off, core.row_end, cells.row_off, cells.height)
+    columns = Axis.between(core.col_off, core.col_end, cells.col_off, cells.width)
+    corners = logits.argmax(axis=2).astype(np.uint8)  # (h,w)
+    agreed = agreement(corners)  # (h-1,w-1)
+    class_ids = agreed.take(rows.index, axis=0).take(columns.index, axis=1)  # (H,W)
+    if confidence == "all":
+        wanted = np.arange(class_ids.size)
+    elif confidence == "objects":
+        wanted = np.flatnonzero(class_ids)  # MIXED included
+    else:
+        wanted = np.flatnonzero(class_ids == MIXED)
+    scores = None if confidence == "none" else np.zeros(class_ids.size, np.float32)
+    flat = class_ids.reshape(-1)
+    for first in range(0, wanted.size, CHUNK):
+        pixels = wanted[first : first + CHUNK]
+        values = interpolate(logits, rows, columns, pixels)  # (n,C)
+        best = values.argmax(axis=1)
+        flat[pixels] = best
+        if scores is not None:
+            top = values[np.arange(len(pixels)), best]
+            scores[pixels] = 1 / np.exp(values - top[:, None]).sum(axis=1)
+    return Decoded(class_ids, None if scores is None else scores.reshape(class_ids.shape))
+
+
+def agreement(corners: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(h,w) classes of cells to (h-1,w-1): the class that four neighbours share, or MIXED."""
+    if 1 in corners.shape:  # a scene of one cell: every cell is its own neighbour
+        corners = np.pad(corners, [(0, int(side == 1)) for side in corners.shape], mode="edge")
+    a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]
+    return np.where((a == b) & (a == c) & (a == d), a, np.uint8(MIXED))
+
+
+def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.intp]) -> Floats:
+    """Bilinear values (n,C) at flat pixel indices."""
+    height, width, classes = logits.shape
+    y, x = np.divmod(pixels, len(columns.index))
+    row, column = rows.index[y], columns.index[x]
+    below, right = min(1, height - 1) * width, min(1, width - 1)
+    flat, corner = logits.reshape(-1, classes), row * width + column
+    down, across = rows.weight[y][:, None], columns.weight[x][:, None]
+
+    def lerp(a: Floats, b: Floats, weight: Floats) -> Floats:
+        b -= a
+        b *= weight
+        a += b
+        return a
+
+    top = lerp(flat[corner], flat[corner + right], across)
+    bottom = lerp(flat[corner + below], flat[corner + below + right], across)
+    return lerp(top, bottom, down)

@@ -1,0 +1,171 @@
+"""Tiles in, logits out: normalisation, device, precision, batches, test-time augmentation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geoseg.errors import OptionError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TileModel:
+    """A segmentation network, ready to be fed with tiles from several threads.
+
+    The device computes one batch list at a time; threads queue for it. Picklable, so that it
+    can be sent to workers of a cluster.
+
+    Args:
+        model: normalised pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
+            and `std` per channel on the 0-255 scale, `classes`).
+        device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
+            that torch knows.
+        precision: ``auto`` is float32 on a CPU, and on CUDA bfloat16 where it is native, else
+            float16.
+        batch_size: tiles at once; None = 1 on a CPU, 8 elsewhere. Halved, for good, whenever
+            the device runs out of memory.
+        tta: average the probabilities over the 8 flips and right-angle rotations.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        tta: bool = False,
+    ) -> None:
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(precision, self.device)
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        self.tta = tta
+        self.metadata = model.metadata
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self.threads = torch.get_num_threads()
+        self.turn = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key != "turn"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.turn = threading.Lock()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.metadata.classes)
+
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits (C,H/8,W/8) of each tile, in order.
+
+        Args:
+            images: (3,H,W) each, on the 0-255 scale; all of one size, sides multiples of 32.
+            valid: (H,W) each; where False the model sees the channel mean.
+        """
+        with self.turn, torch.inference_mode():
+            # Sums are split by threads, so their number decides the last bits of the logits.
+            torch.set_num_threads(self.threads)
+            first = 0
+            while first < len(images):
+                batch = slice(first, first + self.batch_size)
+                try:
+                    logits = self.logits(self.normalise(images[batch], valid[batch]))
+                    values = logits.float().cpu().numpy()
+                except torch.OutOfMemoryError:
+                    if self.batch_size == 1:
+                        raise
+                    self.batch_size = max(1, self.batch_size // 2)
+                    torch.cuda.empty_cache()
+                    continue
+                yield from values
+                first += len(values)
+
+    def normalise(
+        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]
+    ) -> Tensor:
+        """(N,3,H,W), zero mean and unit deviation, 0 where there is no data."""
+        pixels = torch.from_numpy(np.stack(images)).to(self.device)
+        mask = torch.from_numpy(np.stack(valid)).to(self.device)
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (self.metadata.mean, self.metadata.std)
+        )
+        x = (pixels.float() - mean) / std * mask[:, None]
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of normalised tiles; log-probabilities with test-time augmentation."""
+        if not self.tta:
+            return self.forward(x)
+        probs = sum(
+            back(self.forward(turn(x)).float().softmax(dim=1)) for turn, back in symmetries()
+        )
+        assert isinstance(probs, Tensor)
+        return (probs / 8).log()
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
+            logits: Tensor = self.model(x)
+        return logits
+
+
+class Turn:
+    """A symmetry of the square on (N,C,H,W), or its inverse."""
+
+    def __init__(self, quarters: int, mirror: bool, inverse: bool = False) -> None:
+        self.quarters, self.mirror, self.inverse = quarters, mirror, inverse
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.inverse:
+            x = torch.rot90(x, -self.quarters, (2, 3))
+            return x.flip(3) if self.mirror else x
+        x = x.flip(3) if self.mirror else x
+        return torch.rot90(x, self.quarters, (2, 3))
+
+
+def symmetries() -> list[tuple[Turn, Turn]]:
+    """The 8 symmetries of the square, each with its inverse."""
+    return [
+        (Turn(quarters, mirror), Turn(quarters, mirror, inverse=True))
+        for mirror in (False, True)
+        for quarters in range(4)
+    ]
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises OptionError for a device that is unknown or not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(
+            f"--device {name} cannot be used ({reason}); use --device cpu or auto"
+        ) from error
+    return device
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    return torch.float32

@@ -1,0 +1,93 @@
+"""Overlap-add: the logits of overlapping tiles become one map, at 1/8 of the resolution.
+
+Everything here counts in cells of the logits' grid. Each tile's logits are multiplied by a
+positive taper and added up, and so are the tapers; the quotient is the blended map. Where one
+tile alone covers a cell, that is the tile's own logits; at borders nothing is special.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.grid import CELL, Window
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A not yet divided sum over some of the tiles that cover `window`."""
+
+    window: Window
+    """In cells."""
+    sums: Floats
+    """(h,w,C): taper times logits."""
+    weights: Floats
+    """(h,w): tapers."""
+
+    def crop(self, window: Window) -> Partial:
+        """The part inside `window`, as a copy that keeps nothing else alive."""
+        common = self.window.intersection(window)
+        if common is None:
+            raise ValueError(f"{window} does not meet {self.window}")
+        rows, columns = common.relative_to(self.window).slices
+        return Partial(common, self.sums[rows, columns].copy(), self.weights[rows, columns].copy())
+
+
+def taper(height: int, width: int, ramp: int) -> Floats:
+    """(h,w) weights of one tile: rising linearly over `ramp` cells from each side, then 1."""
+
+    def profile(size: int) -> Floats:
+        distance = np.minimum(np.arange(size), np.arange(size)[::-1]).astype(np.float32)
+        return np.minimum((distance + 1) / np.float32(ramp + 1), np.float32(1))
+
+    return np.multiply.outer(profile(height), profile(width))
+
+
+def accumulate(
+    window: Window, tiles: Sequence[Window], logits: Iterable[Floats], classes: int, overlap: int
+) -> Partial:
+    """Sum one block's tiles.
+
+    Args:
+        window: the block's extent, px.
+        tiles: the tiles' windows, px; those without a valid pixel are left out.
+        logits: (C,h,w) for each of `tiles`, in order.
+        classes: C.
+        overlap: of neighbouring tiles, px; the taper's length.
+    """
+    cells = window.scaled(CELL)
+    sums = np.zeros((cells.height, cells.width, classes), np.float32)
+    weights = np.zeros((cells.height, cells.width), np.float32)
+    for tile, values in zip(tiles, logits, strict=True):
+        part = tile.scaled(CELL)
+        rows, columns = part.relative_to(cells).slices
+        weight = taper(part.height, part.width, overlap // CELL)
+        sums[rows, columns] += weight[..., None] * values.transpose(1, 2, 0)
+        weights[rows, columns] += weight
+    return Partial(cells, sums, weights)
+
+
+def blend(window: Window, pieces: Iterable[Partial]) -> Floats:
+    """The blended logits of `window` (cells), (h,w,C); 0 where no tile was predicted.
+
+    `pieces` must hold every tile that meets the window. They are added in the order of their
+    windows, so that the result does not depend on which was ready first.
+    """
+    ordered = sorted(pieces, key=lambda p: (p.window.row_off, p.window.col_off))
+    classes = ordered[0].sums.shape[2]
+    sums = np.zeros((window.height, window.width, classes), np.float32)
+    weights = np.zeros((window.height, window.width), np.float32)
+    for piece in ordered:
+        common = piece.window.intersection(window)
+        if common is None:
+            continue
+        source, target = common.relative_to(piece.window).slices, common.relative_to(window).slices
+        sums[target] += piece.sums[source]
+        weights[target] += piece.weights[source]
+    np.divide(sums, weights[..., None], out=sums, where=weights[..., None] > 0)
+    return sums
