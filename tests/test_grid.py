@@ -1,0 +1,73 @@
+"""Laws of tiles and blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geoseg.grid import ALIGN, CELL, Grid, Window, round_up
+
+sides = st.integers(1, 3000)
+tilings = st.tuples(st.integers(1, 16), st.integers(0, 15)).filter(lambda t: t[1] < t[0])
+
+
+@given(width=sides, height=sides, tiling=tilings, per_block=st.integers(1, 3))
+def test_cores_partition_the_scene(width, height, tiling, per_block):
+    grid = Grid(width, height, tiling[0] * ALIGN, tiling[1] * ALIGN, per_block)
+    for cores in (
+        [block.core for block in grid.blocks()],
+        [tile.core for block in grid.blocks() for tile in block.tiles],
+    ):
+        # Counting at the corners of all cores counts everywhere, whatever the scene's size.
+        rows = np.unique([w.row_off for w in cores])
+        columns = np.unique([w.col_off for w in cores])
+        owners = np.zeros((len(rows), len(columns)), int)
+        for w in cores:
+            inside_rows = (rows >= w.row_off) & (rows < w.row_end)
+            inside_columns = (columns >= w.col_off) & (columns < w.col_end)
+            owners += np.outer(inside_rows, inside_columns)
+        assert (owners == 1).all()
+        assert sum(w.width * w.height for w in cores) == width * height
+
+
+@given(width=sides, height=sides, tiling=tilings)
+def test_tiles_share_one_grid_and_stay_with_real_pixels(width, height, tiling):
+    size, overlap = tiling[0] * ALIGN, tiling[1] * ALIGN
+    grid = Grid(width, height, size, overlap)
+    for block in grid.blocks():
+        for tile in block.tiles:
+            window, core = tile.window, tile.core
+            assert window.col_off % ALIGN == window.row_off % ALIGN == 0
+            assert window.width == min(size, round_up(width, ALIGN))
+            assert window.height == min(size, round_up(height, ALIGN))
+            assert window.col_end < width + ALIGN
+            assert window.row_end < height + ALIGN
+            assert window.intersection(core) == core
+            assert core.col_off % CELL == core.row_off % CELL == 0
+
+
+def test_neighbours_overlap_at_least_as_asked():
+    spans = Grid(5000, 100, 1024, 128).columns
+    for left, right in zip(spans[:-1], spans[1:], strict=True):
+        assert left.start + left.size - right.start >= 128
+        assert left.core_end == right.core_start
+
+
+def test_cost_of_the_default_overlap():
+    grid = Grid(40_000, 40_000, 1024, 128)
+    assert grid.model_pixels / 40_000**2 < 1.35
+
+
+def test_a_scene_of_exactly_one_tile_has_one_tile():
+    (block,) = Grid(1024, 1024, 1024, 128).blocks()
+    assert [t.window for t in block.tiles] == [Window(0, 0, 1024, 1024)]
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "word"), [(1000, 128, "tile_size"), (1024, 100, "overlap"), (64, 64, "less")]
+)
+def test_impossible_tilings_are_refused(size, overlap, word):
+    with pytest.raises(ValueError, match=word):
+        Grid(100, 100, size, overlap)

@@ -1,0 +1,145 @@
+"""Laws of stitching and decoding: identity in, identity out; torch agrees; cuts do not show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geoseg.blocks import contributors, infer, predict_image, readable
+from geoseg.decode import cells_around, decode
+from geoseg.grid import CELL, Grid, Window
+from geoseg.stitch import blend, taper
+
+CLASSES = 3
+
+
+class ColorMean:
+    """A stand-in model: logits are the means of the channels over each 8×8 cell."""
+
+    num_classes = CLASSES
+
+    def __call__(self, images, valid):
+        return [
+            F.avg_pool2d(torch.from_numpy(i * v).float()[None], CELL)[0].numpy()
+            for i, v in zip(images, valid, strict=True)
+        ]
+
+
+def run_blocks(image, valid, grid, model):
+    """Stitched logits (h,w,C), assembled block by block as dask would."""
+    height, width = valid.shape
+    scene = Window(0, 0, width, height)
+    blocks = list(grid.blocks())
+    partials = {
+        b: infer(b, grid, image[:, *readable(b, grid).slices], valid[readable(b, grid).slices], model)
+        for b in blocks
+    }
+    class_ids = np.full((height, width), 99, np.uint8)
+    logits = np.zeros((-(-height // CELL), -(-width // CELL), CLASSES), np.float32)
+    for block in blocks:
+        cells = cells_around(block.core, scene)
+        pieces = [partials[b].crop(cells) for b in contributors(block, blocks, grid)]
+        stitched = blend(cells, pieces)
+        logits[cells.slices] = stitched
+        class_ids[block.core.slices] = decode(stitched, cells, block.core).class_ids
+    return logits, class_ids
+
+
+scenes = st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(scene=scenes, tiling=st.sampled_from([(64, 32), (96, 0), (128, 64)]), side=st.integers(1, 3))
+def test_identity_model_and_stitch_give_the_input(scene, tiling, side):
+    height, width, seed = scene
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+    valid = np.ones((height, width), bool)
+    grid = Grid(width, height, *tiling, side)
+    logits, class_ids = run_blocks(image, valid, grid, ColorMean())
+    rows, columns = height // CELL, width // CELL  # cells made of real pixels only
+    means = F.avg_pool2d(torch.from_numpy(image).float()[None], CELL)[0] if rows * columns else None
+    if means is not None:
+        expected = means.permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(logits[:rows, :columns], expected, atol=1e-3)
+    whole = predict_image(image, valid, ColorMean(), tile_size=tiling[0], overlap=tiling[1])
+    assert (class_ids != whole).mean() <= 1e-3
+
+
+def test_interior_is_the_tiles_own_logits_bit_by_bit():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 512, 512), dtype=np.uint8)
+    grid = Grid(512, 512, 256, 64, 2)
+    model = ColorMean()
+    logits, _ = run_blocks(image, np.ones((512, 512), bool), grid, model)
+    tile = next(grid.blocks()).tiles[0].window
+    (own,) = model([image[:, *tile.slices]], [np.ones((256, 256), bool)])
+    interior = slice(64 // CELL, (256 - 64) // CELL)
+    assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
+
+
+def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbours():
+    image = np.full((3, 256, 256), 200, np.uint8)
+    image[1] = 250
+    valid = np.ones((256, 256), bool)
+    valid[:, 128:] = False
+    seen = []
+
+    class Recorder(ColorMean):
+        def __call__(self, images, valid):
+            seen.extend(valid)
+            return super().__call__(images, valid)
+
+    grid = Grid(256, 256, 96, 32, 2)
+    logits, class_ids = run_blocks(image, valid, grid, Recorder())
+    assert len(seen) < sum(len(b.tiles) for b in grid.blocks())
+    assert all(v.any() for v in seen)
+    np.testing.assert_allclose(logits[:, :16, 1], 250, rtol=1e-6)
+    assert (class_ids[:, :120] == 1).all()
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), ramp=st.integers(0, 20))
+def test_taper_is_positive_and_one_inside(height, width, ramp):
+    weights = taper(height, width, ramp)
+    assert weights.min() > 0
+    assert weights.max() <= 1
+    assert (weights[ramp : height - ramp, ramp : width - ramp] == 1).all()
+
+
+@pytest.mark.parametrize("confidence", ["none", "objects", "all"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (7, 1), (31, 45)])
+def test_decode_equals_interpolation_and_argmax(height, width, confidence):
+    torch.manual_seed(height)
+    logits = torch.randn(1, 5, height, width, dtype=torch.float32)
+    logits[:, 0] += 0.5
+    scene = Window(0, 0, width * CELL, height * CELL)
+    cells = Window(0, 0, width, height)
+    values = np.ascontiguousarray(logits[0].permute(1, 2, 0).numpy())
+    found = decode(values, cells, scene, confidence=confidence)
+    full = F.interpolate(logits, scale_factor=CELL, mode="bilinear", align_corners=False)[0]
+    expected = full.argmax(dim=0).numpy()
+    top = full.topk(2, dim=0).values
+    clear = (top[0] - top[1]).numpy() > 1e-4  # rounding may turn a tie
+    assert (found.class_ids == expected)[clear].all()
+    assert clear.mean() > 0.99
+    if confidence == "none":
+        assert found.confidence is None
+        return
+    probs = full.softmax(dim=0).amax(dim=0).numpy()
+    asked = np.ones_like(clear) if confidence == "all" else found.class_ids > 0
+    np.testing.assert_allclose(found.confidence[asked & clear], probs[asked & clear], atol=1e-4)
+
+
+def test_decoding_in_parts_equals_decoding_at_once():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(20, 30, 4)).astype(np.float32)
+    scene = Window(0, 0, 235, 157)
+    whole = decode(logits, Window(0, 0, 30, 20), scene).class_ids
+    for core in (Window(0, 0, 64, 64), Window(64, 32, 100, 96), Window(160, 120, 75, 37)):
+        cells = cells_around(core, scene)
+        part = decode(logits[cells.slices], cells, core).class_ids
+        assert (part == whole[core.slices]).all()
