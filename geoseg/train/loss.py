@@ -9,7 +9,9 @@ from torch import Tensor
 from geoseg.classes import IGNORE
 
 
-def partial_cross_entropy(logits: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+def partial_cross_entropy(
+    logits: Tensor, target: Tensor, hidden: Tensor, hard_share: float = 1.0
+) -> Tensor:
     """Mean cross-entropy over labelled pixels, marginal where labels are partial.
 
     Where some classes of a sample are not labelled, "background" only means "none of the
@@ -20,15 +22,18 @@ def partial_cross_entropy(logits: Tensor, target: Tensor, hidden: Tensor) -> Ten
         logits: (N,C,H,W), float.
         target: (N,H,W), long; IGNORE counts for nothing.
         hidden: (N,C), bool; classes present in the sample's pixels but not in its labels.
+        hard_share: take the mean over this share of the pixels, hardest first
+            (Shrivastava et al., CVPR 2016).
     """
-    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-    labelled = (target != IGNORE).sum()
+    losses = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")  # (N,H,W)
     partial = hidden.any(dim=1)
     if partial.any():
         some = logits[partial]
-        background = target[partial] == 0
         others = some.masked_fill(~hidden[partial][:, :, None, None], -torch.inf)
         others = torch.cat([some[:, :1], others[:, 1:]], dim=1)
         gain = torch.logsumexp(others, dim=1) - some[:, 0]  # log(1 + Σ p(hidden)/p(background))
-        total = total - gain[background].sum()
-    return total / labelled.clamp(min=1)
+        losses = losses.index_add(0, partial.nonzero()[:, 0], -gain * (target[partial] == 0))
+    labelled = losses[target != IGNORE]
+    if hard_share < 1 and labelled.numel():
+        labelled = labelled.topk(max(1, int(hard_share * labelled.numel()))).values
+    return labelled.sum() / max(1, labelled.numel())

@@ -28,6 +28,9 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         self.recipe = recipe
         model = SegNeXt(recipe.model.variant, len(ISAID), nmf_gradient=recipe.model.nmf_gradient)
+        for name, parameter in model.named_parameters():
+            if "layer_scale" in name:
+                nn.init.constant_(parameter, recipe.model.layer_scale)
         self.model = model.to(memory_format=torch.channels_last)
         self.register_buffer("mean", channel_column(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", channel_column(IMAGENET_STD), persistent=False)
@@ -59,7 +62,9 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["image"])
-        loss = partial_cross_entropy(logits, batch["mask"], batch["hidden"])
+        loss = partial_cross_entropy(
+            logits, batch["mask"], batch["hidden"], self.recipe.loss.hard_share
+        )
         self.log("loss", loss, prog_bar=True)
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss

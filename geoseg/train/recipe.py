@@ -24,6 +24,9 @@ class ModelOptions:
     """T, S, B or L."""
     nmf_gradient: NmfGradient = "full"
     """Gradient through all steps of the factorization, or the last one only."""
+    layer_scale: float = 0.01
+    """Initial factor on the residual branches; more than the paper's 0.01 starts faster where
+    there are no pretrained weights."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -119,6 +122,21 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LossOptions:
+    """What is minimised."""
+
+    hard_share: float = 1.0
+    """Share of the labelled pixels of a batch, hardest first, that count (online hard example
+    mining); 1 = the plain mean of the cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hard_share <= 1:
+            raise RecipeError(
+                f"loss.hard_share is {self.hard_share}; give a share above 0 and up to 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything a run depends on, besides the data."""
 
@@ -126,6 +144,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     model: ModelOptions = ModelOptions()
     augment: AugmentOptions = AugmentOptions()
+    loss: LossOptions = LossOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -193,7 +212,9 @@ def build(kind: Any, value: Any, where: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise RecipeError(f"{where} has {len(value)} values; it takes {len(arguments)}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+        return tuple(
+            build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, dict):
             raise wrong_type(where, value, "a mapping")
