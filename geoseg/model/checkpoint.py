@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
+from geoseg.model.registry import find_public
 from geoseg.model.segnext import NMF, SegNeXt
 
 __all__ = [
@@ -57,6 +59,10 @@ def locate_weights(weights: str | Path | None = None) -> Path:
                 "package); name some: --weights NAME or FILE, see `geoseg weights list`"
             )
         return path
+    if isinstance(weights, str) and (public := find_public(weights)):
+        from geoseg.model.download import fetch  # imports this module
+
+        return fetch(public)
     path = Path(weights)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is no file and no name of public weights"
@@ -146,7 +152,9 @@ def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt:
     return model.eval()
 
 
-def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+def check_fit(
+    state: Mapping[str, Tensor | np.ndarray], expected: Mapping[str, Tensor], what: str
+) -> None:
     """Raise CheckpointError unless `state` has the keys and shapes of `expected`."""
     # BatchNorm counts its training steps; nothing reads the count, and few files carry it.
     needed = {key for key in expected if not key.endswith("num_batches_tracked")}
