@@ -9,6 +9,8 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
+from . import weights
+
 
 class Group(click.Group):
     """Prints geoseg's own errors as one line and exits with their code."""
@@ -26,6 +28,8 @@ class Group(click.Group):
 def main() -> None:
     """Find objects in aerial scenes: GeoTIFF in, georeferenced polygons out."""
 
+
+main.add_command(weights.command)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,146 @@
+"""`geoseg weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from geoseg.model.metadata import Metadata
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group("weights")
+def command() -> None:
+    """List, describe, fetch and import weights."""
+
+
+@command.command("list")
+def list_() -> None:
+    """List the built-in weights and those that can be fetched by name."""
+    from geoseg.model.registry import LICENCE, PUBLIC_WEIGHTS
+
+    click.echo(f"{'name':<20} {'model':<10} {'iSAID val mIoU':>14}  where")
+    click.echo(f"{'default':<20} {'SegNeXt-T':<10} {'':>14}  inside geoseg")
+    for entry in PUBLIC_WEIGHTS:
+        where = str(entry.path) if entry.path.is_file() else "not fetched yet"
+        click.echo(f"{entry.name:<20} SegNeXt-{entry.variant:<2} {entry.miou:>14.1f}  {where}")
+    click.echo(f"Fetched weights: {LICENCE}.")
+
+
+@command.command()
+@click.argument("weights", metavar="NAME|PATH")
+def show(weights: str) -> None:
+    """Describe the weights NAME (as in `list`; not fetched by this) or the checkpoint PATH."""
+    from geoseg.model.checkpoint import checkpoint_hash, locate_weights, read_metadata
+    from geoseg.model.registry import find_public
+
+    public = find_public(weights)
+    if public and not public.path.is_file():
+        click.echo(f"{public.name}: SegNeXt-{public.variant}, iSAID val mIoU {public.miou}")
+        click.echo(f"not fetched yet: geoseg weights fetch {public.name}  ({public.url})")
+        return
+    path = locate_weights(None if weights == "default" else weights)
+    click.echo(f"{path}\n{describe(read_metadata(path))}\nsha256      {checkpoint_hash(path)}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Fetch anew what is in the cache already.")
+def fetch(name: str, force: bool) -> None:
+    """Download the public weights NAME into the cache, once; `--weights NAME` then uses them."""
+    from geoseg.model.download import fetch, record_path
+    from geoseg.model.registry import PUBLIC_WEIGHTS, find_public
+
+    entry = find_public(name)
+    if entry is None:
+        names = ", ".join(entry.name for entry in PUBLIC_WEIGHTS)
+        raise click.BadParameter(f"{name!r} is not one of {names}", param_hint="NAME")
+    click.echo(fetch(entry, force=force))
+    if entry.sha256 is None:
+        click.echo(
+            "No hash of these weights is published: the first download was trusted, and its hash "
+            f"is checked from now on ({record_path(entry)})."
+        )
+
+
+@command.command("import")
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--classes",
+    required=True,
+    metavar="isaid|stored|FILE",
+    help="What the channels mean: iSAID's 16 classes; the names stored in IN; or a JSON or CSV "
+    "file with id, name and color (#rrggbb).",
+)
+@click.option(
+    "--scale",
+    type=float,
+    help="Enlarge scenes by this before the model.  [default: "
+    "1.12 for iSAID weights of the Jittor code, else 1]",
+)
+@click.option(
+    "--nmf-rank",
+    type=click.IntRange(1, 1024),
+    help="Columns of the NMF bases (MD_R), "
+    "which weights do not show.  [default: as configured in IN, else the paper's]",
+)
+@click.option("--gsd", type=(float, float), metavar="MIN MAX", help="Metres a pixel trained on.")
+@click.option("--licence", default="not stated in the imported file", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def import_(
+    source: Path,
+    target: Path,
+    classes: str,
+    scale: float | None,
+    nmf_rank: int | None,
+    gsd: tuple[float, float] | None,
+    licence: str,
+    overwrite: bool,
+) -> None:
+    """Convert the SegNeXt weights IN to the geoseg checkpoint OUT (.safetensors).
+
+    IN is a .pth of the official code or of mmsegmentation 1.x, or a .pkl of the Jittor code.
+    The variant is worked out from the weights. Nothing in the file is run.
+    """
+    from geoseg.classes import ISAID
+    from geoseg.errors import OutputError
+    from geoseg.model.importers import import_checkpoint
+    from geoseg.model.metadata import read_classes
+
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already; --overwrite replaces it")
+    named = {"isaid": ISAID, "stored": None}
+    metadata = import_checkpoint(
+        source,
+        target,
+        named[classes] if classes in named else read_classes(Path(classes)),
+        scale=scale,
+        nmf_rank=nmf_rank,
+        gsd_range=gsd,
+        licence=licence,
+    )
+    click.echo(f"{target}\n{describe(metadata)}")
+
+
+def describe(metadata: Metadata) -> str:
+    """For the terminal."""
+    gsd = "unknown"
+    if metadata.gsd_range is not None:
+        gsd = "{:g} to {:g} m a pixel".format(*metadata.gsd_range)
+    rows = {
+        "model": f"SegNeXt-{metadata.variant}, NMF rank {metadata.nmf_rank}"
+        + (", biases before GroupNorm" if metadata.head_bias else ""),
+        "classes": ", ".join(item.name for item in metadata.classes),
+        "mean, std": " ".join(f"{v:g}" for v in (*metadata.mean, *metadata.std)),
+        "trained on": gsd,
+        "scale": f"{metadata.scale:g}",
+        "metrics": ", ".join(f"{name} {value:g}" for name, value in metadata.metrics.items()),
+        "licence": metadata.licence,
+        "provenance": metadata.provenance.replace("\n", "\n            "),
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in rows.items() if text)

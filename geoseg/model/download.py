@@ -1,0 +1,204 @@
+"""Fetches public weights into the user's cache, once, and checks them at every use.
+
+The standard library's HTTP client is enough, and resumes; pooch would not. A partial download
+lies in ``partial/`` beside what its server calls it (ETag), so that it only goes on while the
+file on the server is the same. Weights appear under their final name when they are complete,
+converted and hashed. Where no hash was published the first download is trusted, its hash is
+recorded, and a later one must have it too.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from geoseg import ISAID, __version__
+from geoseg.errors import CheckpointError, DownloadError
+from geoseg.model.checkpoint import checkpoint_hash
+from geoseg.model.importers import import_checkpoint
+from geoseg.model.registry import LICENCE, PublicWeights
+
+TIMEOUT = 30.0
+CHUNK = 1 << 18
+
+
+def fetch(entry: PublicWeights, *, force: bool = False) -> Path:
+    """The path of the weights, after downloading and converting them where they are missing.
+
+    `force` fetches anew. Raises DownloadError where the server cannot be reached, the transfer
+    breaks (what came is kept, the next call goes on) or what came is not what was expected.
+    """
+    final = entry.path
+    partial = final.parent / "partial"
+    try:
+        if not force and is_intact(entry):  # before any lock: a shared cache may be read-only
+            return final
+        partial.mkdir(parents=True, exist_ok=True)
+        with FileLock(partial / f"{entry.name}.lock"):
+            if force or not is_intact(entry):
+                download(entry, partial / entry.filename)
+                install(entry, partial / entry.filename)
+    except OSError as error:
+        raise DownloadError(
+            f"cannot write to the cache {final.parent}: {error.strerror or error}; "
+            "set GEOSEG_CACHE to a folder where you can"
+        ) from None
+    return final
+
+
+def is_intact(entry: PublicWeights) -> bool:
+    """Whether the weights are in the cache. Raises CheckpointError where they have changed."""
+    final, hashes = entry.path, recorded_hashes(entry)
+    if not final.is_file() or final.name not in hashes:
+        return False
+    if checkpoint_hash(final) != hashes[final.name]:
+        raise CheckpointError(
+            f"{final} is not what was fetched (its sha256 differs from the recorded one); "
+            f"replace it: geoseg weights fetch {entry.name} --force"
+        )
+    return True
+
+
+def record_path(entry: PublicWeights) -> Path:
+    return entry.path.with_suffix(".sha256")
+
+
+def recorded_hashes(entry: PublicWeights) -> dict[str, str]:
+    """File name to SHA-256, from a record in the format of `sha256sum`."""
+    path = record_path(entry)
+    if not path.is_file():
+        return {}
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def install(entry: PublicWeights, source: Path) -> None:
+    """Check a complete download, convert it, record its hash, give it its final name."""
+    final, record = entry.path, record_path(entry)
+    converted = source.with_name(final.name)
+    try:
+        digest = checkpoint_hash(source)
+        convert(entry, source, digest, converted)
+        note = record.with_suffix(".tmp")
+        note.write_text(
+            f"{digest}  {source.name}\n{checkpoint_hash(converted)}  {final.name}\n", "utf-8"
+        )
+        note.replace(record)
+        converted.replace(final)
+    except CheckpointError as error:
+        discard(source)
+        raise DownloadError(f"{entry.url} was refused: {error}") from None
+    finally:
+        converted.unlink(missing_ok=True)
+    discard(source)
+
+
+def convert(entry: PublicWeights, source: Path, digest: str, target: Path) -> None:
+    expected = entry.sha256 or recorded_hashes(entry).get(source.name, digest)
+    if digest != expected:
+        origin = "as published" if entry.sha256 else f"as recorded in {record_path(entry)}"
+        raise CheckpointError(f"its sha256 is {digest[:12]}…, not {expected[:12]}… {origin}")
+    metadata = import_checkpoint(
+        source,
+        target,
+        ISAID,
+        provenance=f"{entry.url}, iSAID, by the authors of SegNeXt",
+        licence=LICENCE,
+        metrics={"iSAID val mIoU": entry.miou},
+    )
+    if metadata.variant != entry.variant:
+        raise CheckpointError(f"it is a SegNeXt-{metadata.variant}, not {entry.variant}")
+
+
+def discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    validator_path(part).unlink(missing_ok=True)
+
+
+def validator_path(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")
+
+
+def download(entry: PublicWeights, part: Path) -> None:
+    """Bring `part` to completion, going on where an earlier attempt ended if that is safe."""
+    note = validator_path(part)
+    validator = note.read_text("utf-8") if note.is_file() else ""
+    offset = part.stat().st_size if validator and part.is_file() else 0
+    response, offset = request(entry, offset, validator)
+    with response:
+        length = response.headers.get("Content-Length")
+        total = offset + int(length) if length and length.isdigit() else None
+        with (
+            part.open("ab" if offset else "wb") as file,
+            tqdm(
+                desc=entry.name,
+                total=total,
+                initial=offset,
+                unit="B",
+                unit_scale=True,
+                disable=None,
+            ) as bar,
+        ):
+            note.write_text(validator_of(response), "utf-8")
+            for chunk in chunks(entry, response):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and (size := part.stat().st_size) != total:
+        raise DownloadError(
+            f"the connection to {response.url} ended after {size} of {total} bytes; "
+            f"go on with: geoseg weights fetch {entry.name}"
+        )
+
+
+def request(entry: PublicWeights, offset: int, validator: str) -> tuple[HTTPResponse, int]:
+    """A response, and at which byte its body begins: at `offset`, or else at 0."""
+    headers = {"User-Agent": f"geoseg/{__version__}", "Accept-Encoding": "identity"}
+    resume = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
+    try:
+        response = urllib.request.urlopen(
+            urllib.request.Request(entry.url, headers=headers | resume), timeout=TIMEOUT
+        )
+    except HTTPError as error:
+        if resume and error.code == 416:  # the server's file is not longer than what is here
+            return request(entry, 0, "")
+        raise unreachable(entry, f"HTTP {error.code} {error.reason}") from None
+    except (URLError, OSError, HTTPException) as error:
+        raise unreachable(entry, getattr(error, "reason", error)) from None
+    if response.status != 206:
+        return response, 0
+    start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if start and int(start[1]) == offset and validator_of(response) == validator:
+        return response, offset
+    response.close()
+    return request(entry, 0, "")
+
+
+def validator_of(response: HTTPResponse) -> str:
+    """What identifies this version of the file: a strong ETag or else its date."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def chunks(entry: PublicWeights, response: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := response.read(CHUNK):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise DownloadError(
+            f"the connection to {response.url} broke ({error or type(error).__name__}); "
+            f"go on with: geoseg weights fetch {entry.name}"
+        ) from None
+
+
+def unreachable(entry: PublicWeights, reason: object) -> DownloadError:
+    return DownloadError(
+        f"cannot fetch {entry.url} ({reason}); bring the file here by other means, then: "
+        f"geoseg weights import {entry.filename} {entry.name}.safetensors --classes isaid"
+    )
