@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -29,3 +31,62 @@ def tiling(command: Callable[..., Any]) -> Callable[..., Any]:
         "--overlap", default=128, show_default=True, help="Overlap of tiles, px; of 32 a multiple."
     )
     return size(overlap(command))
+
+
+weights = click.option(
+    "--weights",
+    metavar="NAME|PATH",
+    help="A checkpoint file or a name of `geoseg weights list`.  [default: the built-in weights]",
+)
+workers = click.option(
+    "--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core, 2 to 8]"
+)
+
+
+class BatchSize(click.ParamType):
+    """`auto` or a number."""
+
+    name = "auto|N"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        if value == "auto":
+            return None
+        if not value.isdecimal() or int(value) == 0:
+            self.fail(f"{value!r} is neither auto nor a whole number above 0", param, ctx)
+        return int(value)
+
+
+batch_size = click.option(
+    "--batch-size", type=BatchSize(), default="auto", help="Tiles at once.  [default: auto]"
+)
+
+
+def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
+    """-q and -v; the command receives `quiet`, the log is set up here."""
+
+    def set_level(ctx: click.Context, param: click.Parameter, verbose: int) -> None:
+        level = logging.WARNING if verbose == 0 else logging.INFO if verbose == 1 else logging.DEBUG
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+        logging.getLogger("geoseg").setLevel(level)
+
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+    verbose = click.option(
+        "-v", "--verbose", count=True, expose_value=False, callback=set_level, help="Say more."
+    )
+    return quiet(verbose(command))
+
+
+@contextmanager
+def pixel_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar in pixels, as a `progress(done, total)` callback. Silent off a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit="px", unit_scale=True, disable=True if quiet else None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

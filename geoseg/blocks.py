@@ -11,9 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.clock import Clock
 from geoseg.decode import cells_around, decode
 from geoseg.grid import CELL, Block, Grid, Window
 from geoseg.stitch import Partial, accumulate, blend
+
+REACH = range(-2, 3)
+"""A last tile that was shifted inward may reach over its neighbour into the block after."""
 
 
 class Model(Protocol):
@@ -23,19 +27,24 @@ class Model(Protocol):
     def num_classes(self) -> int: ...
 
     def __call__(
-        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]
+        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]], clock: Clock
     ) -> Sequence[NDArray[np.float32]]: ...
 
 
 def readable(block: Block, grid: Grid) -> Window:
     """The part of the block's window that lies inside the scene."""
-    common = block.window.intersection(Window(0, 0, grid.width, grid.height))
+    common = block.window.intersection(grid.extent)
     assert common is not None, "every tile begins inside the scene"
     return common
 
 
 def infer(
-    block: Block, grid: Grid, image: NDArray[np.uint8], valid: NDArray[np.bool_], model: Model
+    block: Block,
+    grid: Grid,
+    image: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+    model: Model,
+    clock: Clock,
 ) -> Partial:
     """Logits of a block's tiles, summed under their tapers.
 
@@ -53,16 +62,21 @@ def infer(
         valid = np.pad(valid, missing, mode="reflect")
     places = [tile.window.relative_to(window).slices for tile in block.tiles]
     used = [i for i, place in enumerate(places) if valid[place].any()]
-    logits = model([image[:, *places[i]] for i in used], [valid[places[i]] for i in used])
+    logits = model([image[:, *places[i]] for i in used], [valid[places[i]] for i in used], clock)
     windows = [block.tiles[i].window for i in used]
-    return accumulate(window, windows, logits, model.num_classes, grid.overlap)
+    with clock.stage("stitch"):
+        return accumulate(window, windows, logits, model.num_classes, grid.overlap)
 
 
-def contributors(block: Block, blocks: Sequence[Block], grid: Grid) -> list[Block]:
-    """The blocks, itself included, whose tiles cover cells that decoding `block` reads."""
-    scene = Window(0, 0, grid.width, grid.height)
-    needed = cells_around(block.core, scene)
-    return [b for b in blocks if b.window.scaled(CELL).intersection(needed)]
+def contributors(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]]:
+    """For each block the blocks, itself included, whose tiles cover cells that it decodes."""
+    at = {(block.row, block.col): block for block in blocks}
+    found = {}
+    for block in blocks:
+        needed = cells_around(block.core, grid.extent)
+        near = (at.get((block.row + down, block.col + right)) for down in REACH for right in REACH)
+        found[block] = [b for b in near if b and b.window.scaled(CELL).intersection(needed)]
+    return found
 
 
 def predict_image(
@@ -77,7 +91,6 @@ def predict_image(
     height, width = valid.shape
     grid = Grid(width, height, tile_size, overlap, tiles_per_block=max(width, height))
     (block,) = grid.blocks()
-    scene = Window(0, 0, width, height)
-    cells = cells_around(scene, scene)
-    logits = blend(cells, [infer(block, grid, image, valid, model)])
-    return decode(logits, cells, scene, confidence="none").class_ids
+    cells = cells_around(grid.extent, grid.extent)
+    logits = blend(cells, [infer(block, grid, image, valid, model, Clock())])
+    return decode(logits, cells, grid.extent, confidence="none").class_ids

@@ -115,6 +115,11 @@ class Grid:
             )
 
     @property
+    def extent(self) -> Window:
+        """The whole scene."""
+        return Window(0, 0, self.width, self.height)
+
+    @property
     def columns(self) -> tuple[Span, ...]:
         return spans(self.width, self.tile_size, self.overlap)
 

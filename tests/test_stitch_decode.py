@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.blocks import contributors, infer, predict_image, readable
+from geoseg.clock import Clock
 from geoseg.decode import cells_around, decode
 from geoseg.grid import CELL, Grid, Window
 from geoseg.stitch import blend, taper
@@ -22,7 +23,7 @@ class ColorMean:
 
     num_classes = CLASSES
 
-    def __call__(self, images, valid):
+    def __call__(self, images, valid, clock):
         return [
             F.avg_pool2d(torch.from_numpy(i * v).float()[None], CELL)[0].numpy()
             for i, v in zip(images, valid, strict=True)
@@ -35,14 +36,16 @@ def run_blocks(image, valid, grid, model):
     scene = Window(0, 0, width, height)
     blocks = list(grid.blocks())
     partials = {
-        b: infer(b, grid, image[:, *readable(b, grid).slices], valid[readable(b, grid).slices], model)
+        b: infer(b, grid, image[:, *inside.slices], valid[inside.slices], model, Clock())
         for b in blocks
+        if (inside := readable(b, grid))
     }
+    needs = contributors(blocks, grid)
     class_ids = np.full((height, width), 99, np.uint8)
     logits = np.zeros((-(-height // CELL), -(-width // CELL), CLASSES), np.float32)
     for block in blocks:
         cells = cells_around(block.core, scene)
-        pieces = [partials[b].crop(cells) for b in contributors(block, blocks, grid)]
+        pieces = [partials[b].crop(cells) for b in needs[block]]
         stitched = blend(cells, pieces)
         logits[cells.slices] = stitched
         class_ids[block.core.slices] = decode(stitched, cells, block.core).class_ids
@@ -77,7 +80,7 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     model = ColorMean()
     logits, _ = run_blocks(image, np.ones((512, 512), bool), grid, model)
     tile = next(grid.blocks()).tiles[0].window
-    (own,) = model([image[:, *tile.slices]], [np.ones((256, 256), bool)])
+    (own,) = model([image[:, *tile.slices]], [np.ones((256, 256), bool)], Clock())
     interior = slice(64 // CELL, (256 - 64) // CELL)
     assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
 
@@ -90,9 +93,9 @@ def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbours():
     seen = []
 
     class Recorder(ColorMean):
-        def __call__(self, images, valid):
+        def __call__(self, images, valid, clock):
             seen.extend(valid)
-            return super().__call__(images, valid)
+            return super().__call__(images, valid, clock)
 
     grid = Grid(256, 256, 96, 32, 2)
     logits, class_ids = run_blocks(image, valid, grid, Recorder())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoseg.clock import Clock
 from geoseg.errors import OptionError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -66,31 +67,29 @@ class TileModel:
         return len(self.metadata.classes)
 
     def __call__(
-        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]
-    ) -> Iterator[NDArray[np.float32]]:
-        """Logits (C,H/8,W/8) of each tile, in order.
+        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]], clock: Clock
+    ) -> list[NDArray[np.float32]]:
+        """Logits (C,H/8,W/8) of each tile, in order. The time on the device counts as "model".
 
         Args:
             images: (3,H,W) each, on the 0-255 scale; all of one size, sides multiples of 32.
             valid: (H,W) each; where False the model sees the channel mean.
         """
-        with self.turn, torch.inference_mode():
+        with self.turn, clock.stage("model"), torch.inference_mode():
             # Sums are split by threads, so their number decides the last bits of the logits.
             torch.set_num_threads(self.threads)
-            first = 0
-            while first < len(images):
-                batch = slice(first, first + self.batch_size)
+            logits: list[NDArray[np.float32]] = []
+            while len(logits) < len(images):
+                batch = slice(len(logits), len(logits) + self.batch_size)
                 try:
-                    logits = self.logits(self.normalise(images[batch], valid[batch]))
-                    values = logits.float().cpu().numpy()
+                    x = self.normalise(images[batch], valid[batch])
+                    logits.extend(self.logits(x).float().cpu().numpy())
                 except torch.OutOfMemoryError:
                     if self.batch_size == 1:
                         raise
                     self.batch_size = max(1, self.batch_size // 2)
                     torch.cuda.empty_cache()
-                    continue
-                yield from values
-                first += len(values)
+            return logits
 
     def normalise(
         self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]

@@ -119,6 +119,7 @@ def fit(recipe: Recipe, folder: Path, *, resume: bool = False, device: str = "au
     if state.exists() and not resume:
         raise OutputError(f"{folder} holds a run already; give --resume or another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    pl.seed_everything(recipe.seed, verbose=False)
     module, data = SegmentationModule(recipe), RunData(recipe)
     optimizer = recipe.optimizer
     callbacks: list[Callback] = [
@@ -141,13 +142,11 @@ def fit(recipe: Recipe, folder: Path, *, resume: bool = False, device: str = "au
         check_val_every_n_epoch=None,
         gradient_clip_val=optimizer.clip_norm,
         callbacks=callbacks,
-        logger=[
-            CSVLogger(folder, name="", version=""),
-            TensorBoardLogger(folder, name="", version=""),
-        ],
+        # A resumed run logs beside the first part, not over it.
+        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="", version="")],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        log_every_n_steps=10,
+        log_every_n_steps=recipe.log_every,
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=state if resume else None)

@@ -150,6 +150,8 @@ class Recipe:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     val_every: int = 1000
     """Steps between validations; a checkpoint is written at each."""
+    log_every: int = 10
+    """Steps between lines of the log."""
     provenance: str = ""
     """Free text for the checkpoint: data and who made it."""
     licence: str = ""
