@@ -49,11 +49,12 @@ class SegmentationModule(pl.LightningModule):
             metrics=metrics,
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Pixels on the 0-255 scale (N,3,H,W) to logits at the size of the input."""
+    def forward(self, image: Tensor, stride: int = 1) -> Tensor:
+        """Pixels on the 0-255 scale (N,3,H,W) to logits (N,C,H/stride,W/stride)."""
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits = self.model(x).float()
-        return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
+        size = [side // stride for side in image.shape[2:]]
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # NMF bases, dropout and drop path then depend on the step alone, not on what was
@@ -61,10 +62,12 @@ class SegmentationModule(pl.LightningModule):
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + self.global_step)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits = self(batch["image"])
-        loss = partial_cross_entropy(
-            logits, batch["mask"], batch["hidden"], self.recipe.loss.hard_share
-        )
+        options = self.recipe.loss
+        logits = self(batch["image"], options.stride)
+        # The centre of a coarse pixel lies between fine ones: either neighbour stands for it.
+        target = batch["mask"][:, options.stride // 2 :: options.stride]
+        target = target[:, :, options.stride // 2 :: options.stride]
+        loss = partial_cross_entropy(logits, target, batch["hidden"], options.hard_share)
         self.log("loss", loss, prog_bar=True)
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
