@@ -1,0 +1,107 @@
+"""Outlines in metres, and which pixels they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+"""(N, 2) x, y; x to the right, y down, as in the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A place and a heading on the ground; maps its local metres to the scene's metres."""
+
+    x: float
+    """Origin, metres from the scene's left edge."""
+    y: float
+    """Origin, metres from the scene's upper edge."""
+    angle: float = 0.0
+    """Heading of the local x axis, radians, clockwise in the picture."""
+
+    def __call__(self, points: Points | Sequence[tuple[float, float]]) -> Points:
+        """Local points in the scene's metres."""
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        turned: Points = np.asarray(points, float) @ np.array([[c, s], [-s, c]])
+        return shifted(turned, self.x, self.y)
+
+    def at(self, x: float, y: float, angle: float = 0.0) -> Frame:
+        """The frame whose origin is at local (x, y), turned by `angle` more."""
+        ((x, y),) = self([(x, y)])
+        return Frame(float(x), float(y), self.angle + angle)
+
+
+def shifted(points: Points, x: float, y: float) -> Points:
+    """The points moved by (x, y)."""
+    return points + np.array([x, y])
+
+
+def rectangle(length: float, width: float) -> Points:
+    """A rectangle around the origin, its length along x."""
+    return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]) * (length, width)
+
+
+def ellipse(rx: float, ry: float, vertices: int = 40, start: float = 0, stop: float = 1) -> Points:
+    """An ellipse around the origin, or the arc of it between two fractions of a turn."""
+    turn = 2 * np.pi * np.linspace(start, stop, vertices, endpoint=stop - start < 1)
+    return np.stack([rx * np.cos(turn), ry * np.sin(turn)], axis=1)
+
+
+def stadium(straight: float, radius: float) -> Points:
+    """Two half circles joined by straights: the outline of a running track."""
+    right = shifted(ellipse(radius, radius, 24, -0.25, 0.25), straight / 2, 0)
+    return np.concatenate([right, -right])
+
+
+def mirrored(side: Points) -> Points:
+    """The closed outline of which `side` is the half with y ≥ 0, from bow to stern on the axis."""
+    return np.concatenate([side, side[-2:0:-1] * (1, -1)])
+
+
+def closed(outline: Points) -> Points:
+    """The outline with its first point once more at the end, to be drawn as a line."""
+    return np.concatenate([outline, outline[:1]])
+
+
+def hull(points: Points) -> Points:
+    """Convex hull, by Andrew's monotone chain."""
+    ordered = sorted((float(x), float(y)) for x, y in points)
+
+    def chain(sequence: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        out: list[tuple[float, float]] = []
+        for x, y in sequence:
+            while len(out) > 1:
+                (ax, ay), (bx, by) = out[-2:]
+                if (bx - ax) * (y - ay) > (by - ay) * (x - ax):
+                    break
+                out.pop()
+            out.append((x, y))
+        return out[:-1]
+
+    return np.array(chain(ordered) + chain(ordered[::-1]))
+
+
+def rasterize(polygon: Points, height: int, width: int) -> tuple[slice, slice, NDArray[np.bool_]]:
+    """The pixels whose centres lie in a polygon: rows, columns, and a mask over these.
+
+    `polygon` is in pixels; even-odd rule. Every crossing of an edge with the line through a
+    row's centres toggles the rest of that row.
+    """
+    left, top = (max(int(v), 0) for v in np.floor(polygon.min(axis=0)))
+    right, bottom = np.ceil(polygon.max(axis=0))
+    right, bottom = max(min(int(right), width), left), max(min(int(bottom), height), top)
+    ax, ay = polygon.T
+    bx, by = np.roll(polygon, -1, axis=0).T
+    centres = np.arange(top, bottom)[:, None] + 0.5
+    row, edge = np.nonzero((ay <= centres) != (by <= centres))
+    slope = (bx[edge] - ax[edge]) / (by[edge] - ay[edge])
+    crossing = ax[edge] + (row + top + 0.5 - ay[edge]) * slope
+    span = right - left + 1
+    column = np.clip(np.ceil(crossing - 0.5), left, right).astype(int) - left
+    toggles = np.bincount(row * span + column, minlength=(bottom - top) * span)
+    inside = np.cumsum(toggles.reshape(-1, span), axis=1)[:, :-1] % 2 == 1
+    return slice(top, bottom), slice(left, right), inside
