@@ -1,0 +1,201 @@
+"""Collars that no nodata value declares: flat black or white that reaches in from the border.
+
+A collar is found once, on a picture of the whole scene in coarse cells, and then refined pixel by
+pixel wherever a window crosses its edge. Both depend on the scene alone, never on the windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.grid import Window
+
+_NEAR = 4
+"""Counts by which JPEG makes a flat area differ from its value."""
+_RINGING = 16
+"""Counts by which the last pixels before a hard edge differ."""
+_REACH = 16
+"""Pixels from the edge over which a codec rings: a JPEG unit with subsampled colour."""
+_LEAK = 2
+"""Gaps up to twice this wide do not connect: a gutter or shadow is no way into the scene."""
+HALO = 2 * _LEAK + _REACH
+"""Pixels around a window on which `Collar.covers` depends."""
+
+_DATA, _EDGE, _COLLAR = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Collar:
+    """One value's collar in one scene."""
+
+    value: float
+    """What its pixels hold in every band, but for the codec's noise."""
+    tolerance: int
+    """0 for dtypes that no lossy codec stores, else 1: multiplies the noise allowed for."""
+    cells: NDArray[np.uint8]
+    """Coarse picture of the scene: 0 data, 1 edge (look closer), 2 collar."""
+    shape: tuple[int, int]
+    """Height and width of the scene in pixels."""
+
+    def crosses(self, window: Window) -> bool:
+        """Whether `window` may hold collar pixels that only their neighbours decide."""
+        return bool((self._cells_under(window) == _EDGE).any())
+
+    def nears(self, window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The collar and its surroundings under `window`, roughly, decimated to `shape`."""
+        return self._cells_under(window, shape) != _DATA
+
+    def covers(self, color: NDArray, window: Window) -> NDArray[np.bool_]:
+        """(H, W) True on the collar, for the stored pixels (3, H, W) under `window`.
+
+        Exact where `window` was grown by HALO or ends with the scene.
+        """
+        cells = self._cells_under(window)
+        if not (cells == _EDGE).any():
+            return cells == _COLLAR
+        core = (cells == _COLLAR) | _is_near(color, self.value, _NEAR * self.tolerance)
+        region = _shrink(core, _LEAK)
+        region = _grow(region, _LEAK)
+        ringing = _is_near(color, self.value, _RINGING * self.tolerance)
+        for _ in range(_REACH):
+            region = _grow(region, 1) & (ringing | core)
+        return (cells == _COLLAR) | ((cells == _EDGE) & region)
+
+    def _cells_under(
+        self, window: Window, shape: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """The cell of each pixel's centre, of `window` decimated to `shape`."""
+        height, width = shape or (window.height, window.width)
+        rows = _cells_of(window.row_off, window.height, height, self.shape[0], self.cells.shape[0])
+        columns = _cells_of(window.col_off, window.width, width, self.shape[1], self.cells.shape[1])
+        return self.cells[np.ix_(rows, columns)]
+
+
+def find_collars(
+    coarse: NDArray, valid: NDArray[np.bool_], shape: tuple[int, int]
+) -> tuple[Collar, ...]:
+    """The collars of a scene of `shape`, given as a coarse picture (3, h, w) of stored values.
+
+    Flat black or white that touches the border along 3 % of a side, covers 0.1 % of the scene
+    and holds one exact value over 90 % of its cells; a white one must hold a corner and a fifth of
+    a side too, for white roofs and clouds saturate. Dark roofs, water and shadows have texture.
+    """
+    integer = coarse.dtype.kind in "ui"
+    found = []
+    for value in (0, np.iinfo(coarse.dtype).max) if integer else (0,):
+        core = _is_near(coarse, value, _NEAR * integer) | ~valid
+        exact = (coarse == value).all(axis=0) | ~valid
+        region = _connected(core, exact, white=value > 0)
+        if region.any() and (region & valid).any():
+            cell = max(1.0, shape[0] / coarse.shape[1], shape[1] / coarse.shape[2])
+            outside = _grow(region, max(1, round(_REACH / cell)))
+            cells = np.where(_shrink(region, 1), _COLLAR, np.where(outside, _EDGE, _DATA))
+            found.append(Collar(float(value), int(integer), cells.astype(np.uint8), shape))
+    return tuple(found)
+
+
+def _connected(
+    core: NDArray[np.bool_], exact: NDArray[np.bool_], *, white: bool
+) -> NDArray[np.bool_]:
+    """The parts of `core` that reach in from the border and look like a collar."""
+    free = _shrink(core, 1)
+    accepted = np.zeros_like(core)
+    rejected = np.zeros_like(core)
+    for seed in _border_runs(free):
+        if (seed & (accepted | rejected)).any():
+            continue
+        region = _grow(_flood(free, seed), 1) & core
+        if _is_collar(region, exact, white=white):
+            accepted |= region
+        else:
+            rejected |= region
+    return accepted
+
+
+def _border_runs(free: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Each stretch of `free` on a side that is long enough for a collar, as a mask of its own."""
+    height, width = free.shape
+    sides = (
+        (np.s_[0, :], width),
+        (np.s_[height - 1, :], width),
+        (np.s_[:, 0], height),
+        (np.s_[:, width - 1], height),
+    )
+    seeds = []
+    for side, length in sides:
+        steps = np.flatnonzero(np.diff(np.pad(free[side].astype(np.int8), 1)))
+        for start, stop in zip(steps[::2], steps[1::2], strict=True):
+            if stop - start >= max(2, 0.03 * length):
+                seed = np.zeros_like(free)
+                seed[side][start:stop] = True
+                seeds.append(seed)
+    return seeds
+
+
+def _is_collar(region: NDArray[np.bool_], exact: NDArray[np.bool_], *, white: bool) -> bool:
+    size = int(region.sum())
+    if size < max(64, region.size / 1000) or (region & exact).sum() < 0.9 * size:
+        return False
+    sides = (region[0], region[-1], region[:, 0], region[:, -1])
+    has_corner = bool(region[[0, 0, -1, -1], [0, -1, 0, -1]].any())
+    return not white or (has_corner and max(side.mean() for side in sides) >= 0.2)
+
+
+def _flood(free: NDArray[np.bool_], seed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What `seed` reaches inside `free` by straight sweeps along rows and columns.
+
+    A collar is reached in a few sweeps; 64 bound the work on a maze of shadows.
+    """
+    for _ in range(32):
+        before = seed
+        seed = _sweep(free, seed)
+        seed = _sweep(free.T, seed.T).T
+        if (seed == before).all():
+            break
+    return seed
+
+
+def _sweep(free: NDArray[np.bool_], seed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Every horizontal run of `free` that holds a seed."""
+    starts = free.copy()
+    starts[:, 1:] &= ~free[:, :-1]
+    run = np.cumsum(starts, dtype=np.int64).reshape(free.shape)
+    reached = np.zeros(int(run[-1, -1]) + 1, bool)
+    reached[run[seed & free]] = True
+    return reached[run] & free
+
+
+def _cells_of(start: int, length: int, count: int, pixels: int, cells: int) -> NDArray[np.intp]:
+    """Index of the cell that holds each centre of `count` equal parts of a stretch of pixels.
+
+    In whole numbers, so that every window finds the same cell for the same pixel.
+    """
+    centres = 2 * start * count + (2 * np.arange(count, dtype=np.int64) + 1) * length
+    return centres * cells // (2 * count * pixels)
+
+
+def _is_near(color: NDArray, value: float, counts: int) -> NDArray[np.bool_]:
+    """All bands within `counts` of a value at the end of their dtype's range."""
+    if value > 0:
+        return np.all(color >= value - counts, axis=0)
+    return np.all((color <= counts) & (color >= -counts), axis=0)
+
+
+def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """Dilate by a square of 2 `steps` + 1 pixels."""
+    for _ in range(steps):
+        wide = mask.copy()
+        wide[:, 1:] |= mask[:, :-1]
+        wide[:, :-1] |= mask[:, 1:]
+        mask = wide.copy()
+        mask[1:] |= wide[:-1]
+        mask[:-1] |= wide[1:]
+    return mask
+
+
+def _shrink(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """Erode by the same square; what lies beyond the array counts as True."""
+    return ~_grow(~mask, steps)

@@ -1,0 +1,225 @@
+"""One input raster, opened: pixels as the model wants them, and where they lie on the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+
+from geoseg.errors import SceneError
+from geoseg.geo.bands import Bands, choose_bands
+from geoseg.geo.collar import HALO, Collar, find_collars
+from geoseg.geo.geobox import GeoBox
+from geoseg.geo.rescale import Rescale, rescale_by_percentiles
+from geoseg.geo.sample import sample
+from geoseg.geo.source import Source
+from geoseg.grid import Window
+
+_COARSE = 2048
+"""Cells a side in the picture of the whole scene on which collars are looked for."""
+_TOO_LARGE = 2**34
+"""Pixels above which a file without overviews is not read as a whole to find collars."""
+_BLOCK_BYTES = 2 * 2**30
+"""A single block of the file may not take more memory than this to decode."""
+_LOSSY = {"jpeg", "webp", "jpeg2000", "lerc", "jxl", "ycbcr jpeg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What a window of a scene holds."""
+
+    image: NDArray[np.uint8]
+    """(3, H, W) red, green, blue, 0-255. Unspecified where not valid."""
+    valid: NDArray[np.bool_]
+    """(H, W) True on real pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One input raster, opened. Any thread may read; pickled, it opens again at its destination."""
+
+    source: Source
+    geobox: GeoBox
+    """The scene's own pixel grid, which is that of the outputs."""
+    bands: Bands
+    rescale: Rescale | None
+    """None: stored as 0-255 already."""
+    collars: tuple[Collar, ...]
+    """Undeclared collars, found by looking."""
+    notes: tuple[str, ...]
+    """What the user should know: guesses that were made, information that is missing."""
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        *,
+        bands: Sequence[int] | None = None,
+        collar: Literal["auto", "off"] = "auto",
+        rescale: tuple[float, float] | None = None,
+    ) -> Scene:
+        """Open the raster at `path`, a file or address that GDAL reads.
+
+        bands: one or three 1-based bands; None chooses by colour interpretation.
+        collar: "auto" looks for flat black or white collars where the file declares no empty
+        pixels.
+        rescale: stored values that become 0 and 255; None leaves 8 bits as they are and stretches
+        others between the 2nd and 98th percentile of the scene.
+
+        Raises SceneError. Takes time and memory that do not grow with the scene's area.
+        """
+        source = Source(str(path))
+        with source.dataset() as dataset:
+            _check(source.path, dataset)
+            chosen, notes = choose_bands(source.path, dataset, bands)
+            geobox = GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs or None)
+            if dataset.crs is None:
+                notes += ("no coordinate reference system: outputs are in pixel coordinates",)
+            collars: tuple[Collar, ...] = ()
+            if collar == "auto" and _may_have_collar(dataset, chosen):
+                if _is_costly(dataset) and geobox.height * geobox.width > _TOO_LARGE:
+                    notes += ("no overviews: too large to look for collars (gdaladdo adds them)",)
+                else:
+                    collars = _find_collars(dataset, chosen)
+            stretch = _stretch(dataset, chosen, collars, rescale)
+        return cls(source, geobox, chosen, stretch, collars, notes)
+
+    @property
+    def path(self) -> str:
+        return self.source.path
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folders and extension, for naming outputs."""
+        return PurePosixPath(urlsplit(self.path).path.replace("\\", "/")).stem
+
+    def read(self, window: Window) -> Pixels:
+        """The pixels under `window`, which lies inside the scene.
+
+        Raises SceneError, naming file and window, where the file is damaged.
+        """
+        needed = window
+        if any(collar.crosses(window) for collar in self.collars):
+            needed = _grown(window, self.geobox.extent)
+        with self.source.dataset(f"read {window}") as dataset:
+            color, valid = self.bands.read(dataset, needed)
+        for collar in self.collars:
+            valid &= ~collar.covers(color, needed)
+        rows, columns = window.relative_to(needed).slices
+        color, valid = color[:, rows, columns], valid[rows, columns]
+        return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
+
+    def overview(self, side: int) -> Pixels:
+        """The whole scene at once, reduced so that no side is longer than `side` px.
+
+        For looking at: validity is rough along collars. Raises SceneError.
+        """
+        with self.source.dataset("read an overview") as dataset:
+            shape = _reduced(dataset.shape, side)
+            color, valid = self.bands.read(dataset, self.geobox.extent, shape, Resampling.average)
+        for collar in self.collars:
+            valid &= ~collar.nears(self.geobox.extent, shape)
+        return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
+
+    def close(self) -> None:
+        """Close the file. Nobody may be reading."""
+        self.source.close()
+
+
+def _check(path: str, dataset: DatasetReader) -> None:
+    if dataset.count == 0:
+        parts = ", ".join(dataset.subdatasets[:3])
+        hint = f"; name one of its parts: {parts}, …" if parts else ""
+        raise SceneError(f"{path}: no bands{hint}")
+    if dataset.crs is None and dataset.transform.is_identity and dataset.rpcs is not None:
+        raise SceneError(
+            f"{path}: placed on the ground by RPCs only; orthorectify it first (gdalwarp -rpc)"
+        )
+    if dataset.transform.is_degenerate:
+        raise SceneError(f"{path}: its geotransform {tuple(dataset.transform)[:6]} has no area")
+    block_height, block_width = dataset.block_shapes[0]
+    size = block_height * block_width * np.dtype(dataset.dtypes[0]).itemsize
+    if size > _BLOCK_BYTES:
+        raise SceneError(
+            f"{path}: stored in blocks of {block_width} × {block_height} px, too large to decode; "
+            "tile it first (gdal_translate -co TILED=YES)"
+        )
+
+
+def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
+    """A file that declares its empty pixels is believed, unless a lossy codec blurred them."""
+    if bands.alpha or bands.has_mask:
+        return False
+    codec = dataset.compression
+    lossy = codec is not None and codec.value.lower() in _LOSSY
+    return lossy or all(value is None for value in bands.nodata)
+
+
+def _is_costly(dataset: DatasetReader) -> bool:
+    """A look at the whole scene reads every block: it is large and has no overviews."""
+    return not dataset.overviews(1) and dataset.height * dataset.width > 4 * _COARSE**2
+
+
+def _find_collars(dataset: DatasetReader, bands: Bands) -> tuple[Collar, ...]:
+    height, width = dataset.shape
+    if _is_costly(dataset) and not _has_flat_side(dataset, bands):
+        return ()
+    shape = _reduced(dataset.shape, _COARSE)
+    coarse, valid = bands.read(dataset, Window(0, 0, width, height), shape, Resampling.average)
+    return find_collars(coarse, valid, (height, width))
+
+
+def _reduced(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """`shape` in proportion, no side longer than `side`."""
+    factor = max(1.0, max(shape) / side)
+    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
+
+
+def _has_flat_side(dataset: DatasetReader, bands: Bands) -> bool:
+    height, width = dataset.shape
+    sides = (
+        Window(0, 0, width, 1),
+        Window(0, height - 1, width, 1),
+        Window(0, 0, 1, height),
+        Window(width - 1, 0, 1, height),
+    )
+    for side in sides:
+        color, valid = bands.read(dataset, side)
+        if find_collars(color, valid, color.shape[1:]):
+            return True
+    return False
+
+
+def _grown(window: Window, extent: Window) -> Window:
+    """`window` and the pixels around it that decide on a collar's edge."""
+    left, top = max(0, window.col_off - HALO), max(0, window.row_off - HALO)
+    right = min(extent.width, window.col_end + HALO)
+    bottom = min(extent.height, window.row_end + HALO)
+    return Window(left, top, right - left, bottom - top)
+
+
+def _stretch(
+    dataset: DatasetReader,
+    bands: Bands,
+    collars: tuple[Collar, ...],
+    wanted: tuple[float, float] | None,
+) -> Rescale | None:
+    if wanted is not None:
+        return Rescale((wanted[0],) * 3, (wanted[1],) * 3)
+    if bands.dtype == np.uint8:
+        return None
+
+    def values(window: Window, shape: tuple[int, int]) -> NDArray:
+        color, valid = bands.read(dataset, window, shape)
+        for collar in collars:
+            valid &= ~collar.nears(window, shape)
+        return color[:, valid]
+
+    return rescale_by_percentiles(sample(dataset, values))

@@ -1,0 +1,97 @@
+"""The file behind a scene: opened once per thread, under settings that suit files and servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from geoseg.errors import SceneError
+
+_GDAL: dict[str, Any] = {
+    # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+_GDAL_REMOTE: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no guessing at sidecar files over the network
+    "CPL_VSIL_CURL_CACHE_SIZE": 128 * 2**20,
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    "GDAL_HTTP_MAX_RETRY": 4,
+    "GDAL_HTTP_RETRY_DELAY": 1,
+    "GDAL_HTTP_CONNECTTIMEOUT": 20,
+    "GDAL_HTTP_LOW_SPEED_TIME": 30,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
+}
+
+
+class Source:
+    """One raster file or address. GDAL's handles belong to one thread; this object to all.
+
+    Pickling keeps the address only, so that a worker in another process opens its own handles.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._handles: list[DatasetReader] = []
+
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.path or self.path.startswith(("/vsicurl/", "/vsis3/"))
+
+    @contextmanager
+    def dataset(self, doing: str = "open") -> Iterator[DatasetReader]:
+        """This thread's handle; what GDAL raises comes out as SceneError: "cannot `doing` …"."""
+        settings = _GDAL | _GDAL_REMOTE if self.is_remote else _GDAL
+        try:
+            with rasterio.Env(**settings):
+                if not hasattr(self._local, "handle"):
+                    self._local.handle = self._open()
+                yield self._local.handle
+        except RasterioError as error:
+            reason = str(error.__cause__ or error)
+            raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
+
+    def _open(self) -> DatasetReader:
+        handle = rasterio.open(self.path)
+        self._keep(handle)
+        points, crs = handle.gcps
+        if points and crs is not None and handle.transform.is_identity:
+            # Ground control points only: the north-up grid that GDAL derives becomes the scene's.
+            opaque = {"add_alpha": True} if _declares_nothing(handle) else {}
+            handle = WarpedVRT(
+                handle, src_crs=crs, crs=crs, resampling=Resampling.bilinear, **opaque
+            )
+            self._keep(handle)
+        return handle
+
+    def _keep(self, handle: DatasetReader) -> None:
+        with self._lock:
+            self._handles.append(handle)
+
+    def close(self) -> None:
+        """Close every thread's handle. Call when no thread reads any more."""
+        with self._lock:
+            while self._handles:
+                self._handles.pop().close()  # a warped view before the file under it
+        self._local = threading.local()
+
+    def __getstate__(self) -> str:
+        return self.path
+
+    def __setstate__(self, path: str) -> None:
+        self.__init__(path)  # type: ignore[misc]
+
+
+def _declares_nothing(dataset: DatasetReader) -> bool:
+    return all(flag.name == "all_valid" for flag in dataset.mask_flag_enums[0])
