@@ -9,7 +9,7 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
-from . import weights
+from . import evaluate, predict, train, weights
 
 
 class Group(click.Group):
@@ -30,6 +30,11 @@ def main() -> None:
 
 
 main.add_command(weights.command)
+
+main.add_command(predict.command, "predict")
+main.add_command(train.command, "train")
+main.add_command(evaluate.command, "evaluate")
+
 
 if __name__ == "__main__":
     main()

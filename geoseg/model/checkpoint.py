@@ -148,7 +148,7 @@ def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt:
         model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank)
     check_fit(state, model.state_dict(), f"SegNeXt-{metadata.variant}")
     model.load_state_dict(state)
-    model.metadata = metadata  # type: ignore[assignment]
+    model.metadata = metadata
     return model.eval()
 
 

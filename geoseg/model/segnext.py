@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from geoseg.model.metadata import Metadata
 
 NmfGradient = Literal["full", "last"]
 
@@ -324,6 +327,8 @@ class SegNeXt(nn.Module):
 
     output_stride = 8
     size_divisor = 32
+    metadata: Metadata
+    """What the checkpoint says of itself; set where weights are loaded."""
 
     def __init__(
         self,

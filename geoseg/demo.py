@@ -1,0 +1,121 @@
+"""A scene whose objects are known exactly: rendered, georeferenced, predicted, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.features
+from numpy.typing import NDArray
+from rasterio.transform import from_origin
+
+from geoseg.classes import IGNORE, ISAID
+from geoseg.geo.layers import read_layers
+from geoseg.geo.preview import write_preview
+from geoseg.geo.scene import Scene
+from geoseg.model.checkpoint import load_model
+from geoseg.model.inference import TileModel
+from geoseg.outputs import Request
+from geoseg.predict import predict
+from geoseg.render import RenderedObject, RenderedScene, render_scene
+
+SIZE = 1536
+"""Side of the scene, px."""
+GSD = 0.5
+"""Metres a pixel."""
+SEED = 2022
+"""Not among the scenes that the default weights were trained on; those have other sizes."""
+CRS = "EPSG:32633"
+CORNER = (448_000.0, 5_412_000.0)
+"""Upper left corner, in the middle of a field in Lower Bavaria."""
+FOUND = 0.5
+"""An object is found when this share of its pixels has its class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Known objects of one class."""
+
+    name: str
+    known: int
+    found: int
+
+
+def write_scene(path: Path) -> RenderedScene:
+    """Render the demo's scene and write it as a GeoTIFF."""
+    scene = render_scene(SIZE, SIZE, gsd=GSD, seed=SEED)
+    profile = {
+        "driver": "GTiff",
+        "width": SIZE,
+        "height": SIZE,
+        "count": 3,
+        "dtype": "uint8",
+        "crs": CRS,
+        "transform": from_origin(*CORNER, GSD, GSD),
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "deflate",
+        "predictor": 2,
+        "photometric": "rgb",
+    }
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(scene.image.transpose(2, 0, 1))
+    return scene
+
+
+def count_found(scene: RenderedScene, class_ids: NDArray[np.uint8]) -> list[Recall]:
+    """How many of the known objects `class_ids` (H,W) has, by class."""
+    shapes = [(outline(item), number) for number, item in enumerate(scene.objects, start=1)]
+    numbers = rasterio.features.rasterize(shapes, class_ids.shape, dtype="int32")
+    truth = np.array([IGNORE, *(item.class_id for item in scene.objects)])
+    hits = np.bincount(numbers[class_ids == truth[numbers]], minlength=len(truth))
+    sizes = np.bincount(numbers.ravel(), minlength=len(truth))
+    found = hits >= FOUND * np.maximum(sizes, 1)
+    return [
+        Recall(item.name, int(known.sum()), int((known & found).sum()))
+        for item in ISAID
+        if (known := truth == item.id).any()
+    ]
+
+
+def outline(item: RenderedObject) -> dict[str, object]:
+    """As a GeoJSON geometry in pixel coordinates."""
+    return {"type": "Polygon", "coordinates": [[*item.polygon, item.polygon[0]]]}
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo made."""
+
+    recalls: list[Recall]
+    seconds: float
+    scene: Path
+    layers: Path
+    preview: Path
+
+
+def run_demo(
+    folder: Path,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Demo:
+    """Render the scene into `folder`, predict it, count, and draw the preview.
+
+    What an earlier demo left in the folder is replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, preview = folder / "scene.tif", folder / "preview.png"
+    known = write_scene(path)
+    model = TileModel(load_model(weights), device=device)
+    summary = predict(path, model, Request(folder, overwrite=True), progress=progress)
+    with rasterio.open(summary.outputs["classes"]) as file:
+        recalls = count_found(known, file.read(1))
+    layers = Path(summary.outputs["gpkg"])
+    write_preview(preview, Scene.open(str(path)), read_layers(layers), ISAID)
+    return Demo(recalls, summary.seconds["total"], path, layers, preview)

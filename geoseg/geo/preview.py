@@ -1,0 +1,79 @@
+"""A picture to look at: the polygons over the scene, with a legend."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import shapely
+from geopandas import GeoDataFrame
+from PIL import Image, ImageDraw, ImageFont
+
+from geoseg.classes import LabelClass
+from geoseg.geo.scene import Scene
+
+SIDE = 1600
+"""Longest side of the view, px."""
+LINE = 26
+"""Height of a line of the legend, px."""
+GOLDEN = 0.618034
+
+Color = tuple[int, int, int]
+
+
+def write_preview(
+    path: Path, scene: Scene, features: GeoDataFrame, classes: Sequence[LabelClass]
+) -> None:
+    """Draw `features` (in the scene's CRS, with `class_id`) over a reduced view, as PNG."""
+    pixels = scene.overview(SIDE)
+    height, width = pixels.valid.shape
+    view = Image.fromarray(np.ascontiguousarray(pixels.image.transpose(1, 2, 0)))
+    to_view = ~scene.geobox.resized(height, width).transform
+    shapes = shapely.transform(
+        features.geometry.to_numpy(), lambda xy: np.column_stack(to_view @ (xy[:, 0], xy[:, 1]))
+    )
+    overlay = Image.new("RGBA", view.size)
+    canvas = ImageDraw.Draw(overlay)
+    class_ids = features["class_id"].to_numpy()
+    parts, owner = shapely.get_parts(shapes, return_index=True)
+    for part, class_id in zip(parts, class_ids[owner], strict=True):
+        color = hue(int(class_id))
+        shell = [tuple(point) for point in part.exterior.coords]
+        canvas.polygon(shell, fill=(*color, 80))
+        canvas.line(shell, fill=(*color, 255), width=2)
+    view = Image.alpha_composite(view.convert("RGBA"), overlay).convert("RGB")
+    entries = [
+        (hue(item.id), f"{item.name.replace('_', ' ')}  {count}")
+        for item in classes
+        if (count := int((class_ids == item.id).sum()))
+    ]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+    beside_legend(view, entries).save(temporary)
+    temporary.replace(path)
+
+
+def hue(class_id: int) -> Color:
+    """A bright colour, far from those of neighbouring ids.
+
+    iSAID's palette was made for masks: on a picture its blues cannot be told apart.
+    """
+    red, green, blue = colorsys.hsv_to_rgb((class_id * GOLDEN) % 1, 0.9, 1)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def beside_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:
+    """`view` with a column of colours and names to its right."""
+    font = ImageFont.load_default(size=16)
+    across = max((font.getlength(text) for _, text in entries), default=0)
+    height = max(view.height, LINE * (len(entries) + 1))
+    sheet = Image.new("RGB", (view.width + int(across) + 60, height), "white")
+    sheet.paste(view)
+    canvas = ImageDraw.Draw(sheet)
+    for number, (color, text) in enumerate(entries):
+        left, top = view.width + 16, LINE // 2 + number * LINE
+        canvas.rectangle((left, top, left + 18, top + 16), fill=color, outline="black")
+        canvas.text((left + 28, top - 2), text, fill="black", font=font)
+    return sheet

@@ -1,0 +1,272 @@
+"""Scene in, polygons and class raster out: the one module that builds the dask graph.
+
+A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
+of it) and *decode* (blend, decode, polygonize). A fourth, *write*, hands the block to the outputs
+where the graph runs in this process; from a cluster the blocks are fetched and written here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.threaded
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.blocks import contributors, infer, readable
+from geoseg.classes import IGNORE
+from geoseg.clock import Clock
+from geoseg.decode import cells_around, decode
+from geoseg.errors import OptionError
+from geoseg.geo.polygons import BlockPolygons, polygonize
+from geoseg.geo.scene import Scene
+from geoseg.grid import ALIGN, CELL, Block, Grid, Window
+from geoseg.model.inference import TileModel
+from geoseg.outputs import Outputs, Request
+from geoseg.stitch import Partial, blend
+from geoseg.summary import Summary
+
+Graph = dict[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a scene is cut, and who computes it."""
+
+    tile_size: int = 1024
+    """Side of a tile, px."""
+    overlap: int = 128
+    """Overlap of neighbouring tiles, px."""
+    tiles_per_block: int = 2
+    """Side of a block, tiles."""
+    workers: int | None = None
+    """Threads that read, decode and write; None = as the machine has cores, 2 to 8."""
+    scheduler: str | None = None
+    """Address of a dask.distributed scheduler; None = threads of this process."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--tile-size", self.tile_size), ("--overlap", self.overlap)):
+            if value % ALIGN or value < 0:
+                raise OptionError(f"{flag} is {value}; give a multiple of {ALIGN}")
+        if self.tile_size == 0 or 2 * self.overlap > self.tile_size:
+            raise OptionError(
+                f"--overlap is {self.overlap}; give at most half of --tile-size {self.tile_size}"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f"--workers is {self.workers}; give at least 1")
+
+    @property
+    def threads(self) -> int:
+        return self.workers or min(8, max(2, os.cpu_count() or 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What *infer* leaves of a block: cells and a mask, no pixels."""
+
+    partial: Partial
+    valid: NDArray[np.uint8]
+    """The core's validity, bit-packed."""
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """A finished block. All arrays cover its core."""
+
+    block: Block
+    class_ids: NDArray[np.uint8]
+    """(H,W); IGNORE where there is no data."""
+    confidence: NDArray[np.float32] | None
+    """(H,W); None unless it is to be written."""
+    logits: NDArray[np.float16] | None
+    """(h,w,C) of the core's cells; None unless they are to be written."""
+    polygons: BlockPolygons
+    clock: Clock
+
+
+def predict(
+    path: str | Path,
+    model: TileModel,
+    request: Request,
+    tiling: Tiling | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Find the objects of one scene and write what `request` asks for.
+
+    Nothing appears at a final path before it is complete. The results depend on tile size and
+    overlap, not on blocks, workers or the scheduler.
+
+    Args:
+        progress: called with pixels done and in all, after every block.
+
+    Raises:
+        SceneError: the scene cannot be opened or a part of it cannot be read.
+        OutputError: an output exists already or cannot be written.
+        OptionError: options that contradict each other or the machine.
+    """
+    tiling = tiling or Tiling()
+    scene = Scene.open(path)
+    geobox = scene.geobox
+    grid = Grid(
+        geobox.width, geobox.height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block
+    )
+    total, done = geobox.width * geobox.height, 0
+    clock = Clock()
+    with clock.stage("total"), Outputs(scene, model.metadata, request) as outputs:
+
+        def write(result: BlockResult) -> None:
+            nonlocal done
+            with result.clock.stage("write"):
+                outputs.write(result)
+            clock.seconds.update(result.clock.seconds)
+            done += result.class_ids.size
+            progress(done, total)
+
+        compute(scene, grid, model, request, tiling, write)
+        written = outputs.finish(clock)
+    return Summary.of(scene, model, tiling, grid, written, clock)
+
+
+def compute(
+    scene: Scene,
+    grid: Grid,
+    model: TileModel,
+    request: Request,
+    tiling: Tiling,
+    write: Callable[[BlockResult], None],
+) -> None:
+    """Run the graph; `write` is called once per block, never by two threads at once."""
+    lock = threading.Lock()
+
+    def write_here(result: BlockResult) -> None:
+        with lock:
+            write(result)
+
+    if tiling.scheduler is None:
+        graph, _, done = build_graph(scene, grid, model, request, tiling.threads, write_here)
+        dask.threaded.get(graph, done, num_workers=tiling.threads)
+    else:
+        graph, decoded, _ = build_graph(scene, grid, model, request, tiling.threads, forget)
+        for result in run_on_cluster(graph, decoded, tiling.scheduler):
+            write(result)
+
+
+def forget(result: BlockResult) -> None:
+    """In place of writing, where the result is fetched from elsewhere."""
+
+
+def build_graph(
+    scene: Scene,
+    grid: Grid,
+    model: TileModel,
+    request: Request,
+    threads: int,
+    finish: Callable[[BlockResult], None],
+) -> tuple[Graph, list[Any], list[Any]]:
+    """The dask graph, the keys of its decoded blocks, and of `finish` called on them."""
+    run = uuid.uuid4().hex[:12]  # a cluster may run several graphs at once
+
+    def key(name: str, *where: int) -> tuple[Any, ...]:
+        return (f"{name}-{run}", *where)
+
+    blocks = list(grid.blocks())
+    number = {block: i for i, block in enumerate(blocks)}
+    sources = contributors(blocks, grid)
+    # Blocks start in order, and only while fewer than `ahead` of them are unfinished: memory
+    # follows the width of the scene, not its area.
+    reach = max(number[b] - i for block, i in number.items() for b in sources[block])
+    ahead = reach + 1 + threads
+    scene_key, model_key = key("scene"), key("model")
+    graph: Graph = {scene_key: scene, model_key: model}
+    for block, i in number.items():
+        after = [key("done", i - ahead)] if i >= ahead else []
+        graph[key("infer", i)] = (infer_block, scene_key, block, grid, model_key, *after)
+        cells = cells_around(block.core, grid.extent)
+        pieces = []
+        for source in sources[block]:
+            piece = key("halo", number[source], i)
+            graph[piece] = (halo, key("infer", number[source]), cells)
+            pieces.append(piece)
+        graph[key("decode", i)] = (decode_block, block, cells, request, key("infer", i), pieces)
+        graph[key("done", i)] = (finish, key("decode", i))
+    decoded, done = ([key(name, i) for i in range(len(blocks))] for name in ("decode", "done"))
+    return graph, decoded, done
+
+
+def infer_block(scene: Scene, block: Block, grid: Grid, model: TileModel, *after: None) -> Inferred:
+    """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
+    clock = Clock()
+    window = readable(block, grid)
+    with clock.stage("read"):
+        pixels = scene.read(window)
+    partial = infer(block, grid, pixels.image, pixels.valid, model, clock)
+    core = block.core.relative_to(window)
+    return Inferred(partial, np.packbits(pixels.valid[core.slices]), clock)
+
+
+def halo(inferred: Inferred, cells: Window) -> Partial:
+    """The cells of a block that decoding another one, or itself, needs."""
+    return inferred.partial.crop(cells)
+
+
+def decode_block(
+    block: Block, cells: Window, request: Request, inferred: Inferred, pieces: list[Partial]
+) -> BlockResult:
+    """Blend, decode and polygonize the core of a block."""
+    clock, core = Clock(inferred.clock.seconds.copy()), block.core
+    with clock.stage("stitch"):
+        logits = blend(cells, pieces)
+    with clock.stage("decode"):
+        decoded = decode(logits, cells, core, confidence="all" if request.confidence else "objects")
+        valid = np.unpackbits(inferred.valid, count=core.width * core.height).astype(bool)
+        class_ids = decoded.class_ids
+        class_ids[~valid.reshape(class_ids.shape)] = IGNORE
+    with clock.stage("polygonize"):
+        polygons = polygonize(class_ids, core, confidence=decoded.confidence)
+    own = Window(
+        core.col_off // CELL,
+        core.row_off // CELL,
+        -(-core.width // CELL),
+        -(-core.height // CELL),
+    )
+    return BlockResult(
+        block=block,
+        class_ids=class_ids,
+        confidence=decoded.confidence if request.confidence else None,
+        logits=logits[own.relative_to(cells).slices].astype(np.float16) if request.logits else None,
+        polygons=polygons,
+        clock=clock,
+    )
+
+
+def run_on_cluster(graph: Graph, keys: list[Any], address: str) -> Iterator[BlockResult]:
+    """The values of `keys` as they are finished on a dask.distributed cluster.
+
+    Raises:
+        OptionError: dask.distributed is not installed, or nothing answers at `address`.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise OptionError(
+            "--scheduler needs dask.distributed; install it: pip install 'geoseg[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout=30)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"--scheduler {address} does not answer ({error}); start `dask scheduler` there, or "
+            "leave the option out to compute on this machine"
+        ) from error
+    with client:
+        for future in as_completed(client.get(graph, keys, sync=False)):
+            yield future.result()
+            future.release()
