@@ -26,7 +26,9 @@ class LogitsWriter:
     that the array can be opened with xarray or decoded again without the scene.
     """
 
-    def __init__(self, path: Path, geobox: GeoBox, attributes: dict[str, Any], classes: int) -> None:
+    def __init__(
+        self, path: Path, geobox: GeoBox, attributes: dict[str, Any], classes: int
+    ) -> None:
         self.path = path
         self.temporary = path.with_name(f".{path.name}.partial")
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -56,7 +58,10 @@ class LogitsWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         if kind is None:
             if self.path.exists():
