@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -58,7 +59,7 @@ class Source:
                 if not hasattr(self._local, "handle"):
                     self._local.handle = self._open()
                 yield self._local.handle
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             reason = str(error.__cause__ or error)
             raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
 

@@ -1,0 +1,149 @@
+"""Rasters of 8-bit values on a scene's grid, written block by block, finished as COGs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from geoseg.classes import IGNORE, LabelClass
+from geoseg.errors import OutputError
+from geoseg.geo.geobox import GeoBox
+from geoseg.grid import Window
+
+_FAILURES = (RasterioError, OSError, CPLE_BaseError)
+"""rasterio lets GDAL's own errors through when it copies."""
+_BLOCK = 512
+_WORKING: dict[str, Any] = {
+    "driver": "GTiff",
+    "dtype": "uint8",
+    "nodata": IGNORE,
+    "tiled": True,
+    "blockxsize": _BLOCK,
+    "blockysize": _BLOCK,
+    "compress": "ZSTD",  # four times as fast to write as DEFLATE at its lowest level
+    "zstd_level": 1,
+    "SPARSE_OK": True,  # what is never written stays nodata and takes no room
+    "BIGTIFF": "IF_SAFER",
+}
+_FINAL: dict[str, Any] = {
+    "driver": "COG",
+    "COMPRESS": "DEFLATE",
+    "BLOCKSIZE": _BLOCK,
+    # The mode would wipe objects of a few pixels off the overviews, and takes four times as long.
+    "OVERVIEW_RESAMPLING": "NEAREST",
+    "BIGTIFF": "IF_SAFER",
+}
+
+
+class RasterWriter:
+    """A Cloud Optimized GeoTIFF of one uint8 band, nodata 255, under construction.
+
+    Windows arrive in any order and from any thread. Used as a context: when it is left in peace
+    the file appears at `path`, whole, and replaces what was there; when an error leaves it,
+    nothing changes there. Meanwhile two temporary files lie in the same folder.
+    """
+
+    def __init__(self, path: Path, geobox: GeoBox) -> None:
+        """Raises OutputError where the folder cannot be written."""
+        self.path = path
+        self._working = path.with_name(f".{path.name}.working.tif")
+        self._complete = path.with_name(f".{path.name}.complete.tif")
+        self._lock = threading.Lock()
+        place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
+        shape = {"width": geobox.width, "height": geobox.height, "count": 1}
+        self._written = 0
+        try:
+            self._discard()  # what a killed run left behind
+            self._dataset = rasterio.open(
+                self._working, "w", crs=geobox.crs, **shape, **place, **_WORKING
+            )
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
+    @classmethod
+    def of_classes(cls, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> RasterWriter:
+        """Of class ids, with the classes' colours as its table and names in tags `CLASS_<id>`."""
+        raster = cls(path, geobox)
+        raster._dataset.write_colormap(1, {item.id: (*item.color, 255) for item in classes})
+        raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
+        return raster
+
+    @classmethod
+    def of_confidence(cls, path: Path, geobox: GeoBox) -> RasterWriter:
+        """Of probabilities, given as floats 0-1 and stored as whole percent; NaN is no data."""
+        raster = cls(path, geobox)
+        raster._dataset.set_band_description(1, "confidence, percent")
+        return raster
+
+    def write(self, window: Window, values: NDArray[np.uint8] | NDArray[np.floating]) -> None:
+        """Store `values` (H, W) at `window`; every pixel once at most.
+
+        Raises OutputError, for instance on a full disk.
+        """
+        if values.dtype.kind == "f":
+            percent = np.rint(values * 100)
+            values = np.where(np.isnan(percent), IGNORE, percent)
+        stored = values.astype(np.uint8, copy=False)
+        area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        with self._lock:
+            try:
+                self._dataset.write(stored, 1, window=area)
+            except _FAILURES as error:
+                raise self._failed(error) from error
+            self._written += _content(stored)
+
+    def __enter__(self) -> RasterWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._dataset.close()
+            if kind is None:
+                self._verify(self._working)
+                rasterio.shutil.copy(self._working, self._complete, **_FINAL)
+                self._verify(self._complete)
+                self._complete.replace(self.path)
+        except _FAILURES as failure:
+            raise self._failed(failure) from failure
+        finally:
+            self._discard()
+
+    def _verify(self, path: Path) -> None:
+        """GDAL closes a file without a word when its last blocks do not fit on the disk, and
+        crashes on copying the remains: compare what is there with what was written."""
+        with rasterio.open(path) as raster:
+            rows = (
+                RasterioWindow(0, top, raster.width, min(_BLOCK, raster.height - top))
+                for top in range(0, raster.height, _BLOCK)
+            )
+            content = sum(_content(raster.read(1, window=row)) for row in rows)
+        if content != self._written:
+            raise OutputError(f"{self.path} cannot be written: pixels got lost; is the disk full?")
+
+    def _discard(self) -> None:
+        self._working.unlink(missing_ok=True)
+        self._complete.unlink(missing_ok=True)
+
+    def _failed(self, error: Exception) -> OutputError:
+        return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
+
+
+def _content(values: NDArray[np.uint8]) -> int:
+    """A sum to which nodata, and so what was never written, adds nothing."""
+    return int(np.bitwise_not(values).sum(dtype=np.uint64))
