@@ -158,8 +158,9 @@ def airport(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
     if width > 100 and rng.random() < 0.7:
         hall(canvas, frame.at(0, y + 12), length * rng.uniform(0.5, 0.95), 20)
         y += 24
-    room = min(length, width / 2 - y)
-    size = float(rng.choice([size for size in (11, 28, 38, 45, 62) if size * 1.25 < room]))
+    room = min(length, width / 2 - y, 350)
+    fitting = [size for size in (11, 28, 38, 45, 62) if size * 1.25 < room < size * 6]
+    size = float(rng.choice(fitting))
     gap, angle = rng.uniform(1.15, 1.7), rng.choice([0, 0, 0.5, -0.5])
     while y + size * 1.2 < width / 2:
         row = y + size * 0.62

@@ -142,16 +142,21 @@ def street(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
 def fill(canvas: Canvas, plots: list[Plot]) -> None:
     """Give every plot a land use that fits it, largest plots first.
 
-    A plot that the picture's edge cuts gets no long thing; and a use that the scene has already
-    becomes less likely, for variety.
+    A plot that the picture's edge cuts gets no long thing, one that fills most of the picture no
+    mere greenery; and a use that the scene has already becomes less likely, for variety.
     """
+    across, down = canvas.extent
     weights = np.array([use.weight for use in LAND_USES])
     grid = np.stack(np.meshgrid([-0.5, -0.25, 0, 0.25, 0.5], [-0.5, 0, 0.5]), -1).reshape(-1, 2)
     for plot in sorted(plots, key=lambda plot: -plot.length * plot.width):
         whole = canvas.sees(plot.frame(grid * (plot.length, plot.width)), 0.85)
         length, width = plot.length - MARGIN, plot.width - MARGIN
+        large = min(length, width) >= 30 and length * width > 0.4 * across * down
         fits = [
-            length >= use.length and width >= use.width and (whole or use.length < 80)
+            length >= use.length
+            and width >= use.width
+            and (whole or use.length < 80)
+            and not (large and use.length == 0)
             for use in LAND_USES
         ]
         odds = weights * fits

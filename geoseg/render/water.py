@@ -90,7 +90,7 @@ def _vessels(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
         if not (afloat and canvas.sees(room, 0.7) and canvas.is_free(room)):
             continue
         astern = spot.at(-1.3 * size, 0)(rectangle(2.4 * size, 0.8 * size))
-        if rng.random() < 0.5 and canvas.is_free(astern):
+        if size < 30 and rng.random() < 0.5 and canvas.is_free(astern):
             for s in (-1, 1):
                 wake = [
                     (0.4 * size, 0),
