@@ -9,7 +9,7 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
-from . import evaluate, predict, train, weights
+from . import evaluate, predict, prepare, train, weights
 
 
 class Group(click.Group):
@@ -32,6 +32,7 @@ def main() -> None:
 main.add_command(weights.command)
 
 main.add_command(predict.command, "predict")
+main.add_command(prepare.command, "prepare")
 main.add_command(train.command, "train")
 main.add_command(evaluate.command, "evaluate")
 

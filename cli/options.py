@@ -90,3 +90,17 @@ def pixel_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
             bar.update(done - bar.n)
 
         yield progress
+
+
+@contextmanager
+def count_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """The same for things that are counted one by one."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

@@ -1,0 +1,118 @@
+"""`geoseg prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from geoseg.patches import Prepared
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Leave out what cannot be used, instead of refusing it all."
+)
+
+
+@click.group("prepare")
+def command() -> None:
+    """Make training data: a folder that `geoseg train --data` reads."""
+
+
+@command.command()
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", metavar="DST", type=FOLDER)
+@click.option("--patch", default=896, show_default=True, help="Side of a patch, px.")
+@click.option("--overlap", default=384, show_default=True, help="Of neighbouring patches, px.")
+@SKIP_BAD
+@options.workers
+def isaid(
+    source: Path, target: Path, patch: int, overlap: int, skip_bad: bool, workers: int | None
+) -> None:
+    """Cut the iSAID data set SRC (folders train and val) into patches.
+
+    Images are NAME.png, masks NAME_instance_color_RGB.png, in one folder or two. Interrupted, the
+    same command goes on where it stopped. JSeg's patches are --patch 800 --overlap 200.
+    """
+    from geoseg.isaid import prepare_isaid
+    from geoseg.patches import Patching
+
+    with options.count_bar("prepare", "image") as progress:
+        prepared = prepare_isaid(
+            source,
+            target,
+            Patching(patch, overlap),
+            skip_bad=skip_bad,
+            workers=workers,
+            progress=progress,
+        )
+    click.echo(report(prepared, target))
+
+
+@command.command()
+@click.argument("scene")
+@click.argument("labels", type=FILE)
+@click.argument("target", metavar="DST", type=FOLDER)
+@click.option("--field", required=True, help="Attribute of the polygons that names their class.")
+@click.option("--layer", help="Layer of LABELS.  [default: all]")
+@click.option(
+    "--area",
+    type=FILE,
+    help="Polygons within which everything was labelled: the rest of them is background. Without "
+    "them, what no polygon covers counts for nothing; draw polygons of class background, too.",
+)
+@click.option("--patch", default=512, show_default=True, help="Side of a patch, px.")
+@click.option("--overlap", default=0, show_default=True, help="Of neighbouring patches, px.")
+@click.option(
+    "--val-share", default=0.2, show_default=True, help="Share of the labelled squares for val."
+)
+@SKIP_BAD
+def labels(
+    scene: str,
+    labels: Path,
+    target: Path,
+    field: str,
+    layer: str | None,
+    area: Path | None,
+    patch: int,
+    overlap: int,
+    val_share: float,
+    skip_bad: bool,
+) -> None:
+    """Cut SCENE, and the polygons drawn over it in LABELS, into patches.
+
+    Several scenes can be prepared into one DST, one after the other.
+    """
+    from geoseg.geo.prepare import prepare_labels
+    from geoseg.patches import Patching
+
+    with options.count_bar("prepare", "patch") as progress:
+        prepared = prepare_labels(
+            scene,
+            labels,
+            target,
+            field=field,
+            layer=layer,
+            area_path=area,
+            patching=Patching(patch, overlap),
+            val_share=val_share,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    click.echo(report(prepared, target))
+
+
+def report(prepared: Prepared, target: Path) -> str:
+    """For the terminal."""
+    lines = [f"skipped: {sentence}" for sentence in prepared.skipped]
+    lines += [f"{name:<20} {pixels:>13,} px" for name, pixels in prepared.pixels.items() if pixels]
+    if prepared.absent:
+        lines.append(f"without a pixel: {', '.join(prepared.absent)}")
+    made = " and ".join(f"{count} {split}" for split, count in prepared.patches.items())
+    lines.append(f"{made} patches, {len(prepared.skipped)} skipped: {target / 'split.csv'}")
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""How many objects of a class raster are right: polygons against polygons."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+from shapely import STRtree
+
+from geoseg.errors import DataError, SceneError
+from geoseg.geo.geobox import GeoBox
+from geoseg.geo.labels import read_labels
+from geoseg.geo.polygons import polygonize
+from geoseg.geo.seams import merge
+from geoseg.grid import Window
+
+BLOCK = 2048
+"""Side of the windows that are polygonized at once, px."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectScore:
+    """One class. Ratios are NaN where there is nothing to divide by."""
+
+    name: str
+    truth: int
+    """Objects that are there."""
+    found: int
+    """Objects that were predicted."""
+    matched: int
+    """Pairs of the two that overlap enough; every object is in one pair at most."""
+
+    @property
+    def precision(self) -> float:
+        return self.matched / self.found if self.found else float("nan")
+
+    @property
+    def recall(self) -> float:
+        return self.matched / self.truth if self.truth else float("nan")
+
+    @property
+    def f1(self) -> float:
+        total = self.truth + self.found
+        return 2 * self.matched / total if total else float("nan")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: NaN becomes None."""
+        ratios = {name: getattr(self, name) for name in ("precision", "recall", "f1")}
+        return {
+            "truth": self.truth,
+            "found": self.found,
+            "matched": self.matched,
+            **{name: None if math.isnan(value) else value for name, value in ratios.items()},
+        }
+
+
+def score_objects(
+    scene: Path,
+    truth: Path,
+    *,
+    field: str = "class",
+    layer: str | None = None,
+    min_iou: float = 0.5,
+) -> list[ObjectScore]:
+    """Compare the 4-connected regions of a class raster with the polygons in `truth`.
+
+    Only truth that touches the raster counts, and only the part of it that lies on the raster.
+    Background is no object. Classes are told by their names, of which the raster's are in its
+    tags, as `geoseg predict` writes them.
+
+    Raises:
+        SceneError: the raster cannot be read or names no classes.
+        DataError: the truth cannot be read, or has none of the raster's classes.
+    """
+    names, geobox, shapes, class_ids = read_objects(scene)
+    labels = read_labels(truth, geobox, field=field, layer=layer)
+    known = set(names.values())
+    if not known & set(labels.names):
+        seen = ", ".join(sorted(set(labels.names))) or "nothing"
+        raise DataError(
+            f"{truth} has no polygon of a class of {scene} on it; found {seen}, "
+            f"known are {', '.join(sorted(known))}"
+        )
+    extent = shapely.box(0, 0, geobox.width, geobox.height)
+    expected = shapely.intersection(labels.geometry, extent)
+    order = [*names.values(), *sorted(set(labels.names) - known)]
+    id_of = {name: class_id for class_id, name in names.items()}
+    scores = []
+    for name in order:
+        found, there = shapes[class_ids == id_of.get(name, -1)], expected[labels.names == name]
+        if id_of.get(name) != 0 and (len(found) or len(there)):
+            matched = count_matches(found, there, min_iou)
+            scores.append(ObjectScore(name, len(there), len(found), matched))
+    return scores
+
+
+def read_objects(
+    path: Path,
+) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.uint8]]:
+    """Class names by id, the grid, and polygons in pixel coordinates with their class ids."""
+    try:
+        with rasterio.open(path) as file:
+            tags, geobox = file.tags(1), GeoBox(file.height, file.width, file.transform, file.crs)
+            names = {
+                int(key.removeprefix("CLASS_")): value
+                for key, value in tags.items()
+                if key.startswith("CLASS_")
+            }
+            if not names or file.dtypes[0] != "uint8":
+                raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
+            blocks = [
+                polygonize(file.read(1, window=RasterioWindow(*place)), Window(*place))
+                for place in squares(geobox.width, geobox.height)
+            ]
+    except RasterioError as error:
+        raise SceneError(f"{path} cannot be read: {error}") from error
+    polygons = merge(blocks)
+    return dict(sorted(names.items())), geobox, polygons.geometry, polygons.class_id
+
+
+def squares(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """(column, row, width, height) of blocks that cover the raster."""
+    return [
+        (column, row, min(BLOCK, width - column), min(BLOCK, height - row))
+        for row in range(0, height, BLOCK)
+        for column in range(0, width, BLOCK)
+    ]
+
+
+def count_matches(found: NDArray[np.object_], truth: NDArray[np.object_], min_iou: float) -> int:
+    """Pairs with at least this intersection over union, the best first, each polygon once."""
+    one, other = STRtree(truth).query(found, "intersects")
+    common = shapely.area(shapely.intersection(found[one], truth[other]))
+    union = shapely.area(found)[one] + shapely.area(truth)[other] - common
+    iou = common / np.maximum(union, np.finfo(float).tiny)
+    free_found, free_truth = np.ones(len(found), bool), np.ones(len(truth), bool)
+    matched = 0
+    for pair in np.argsort(-iou, kind="stable"):
+        if iou[pair] < min_iou:
+            break
+        i, j = one[pair], other[pair]
+        if free_found[i] and free_truth[j]:
+            free_found[i] = free_truth[j] = False
+            matched += 1
+    return matched

@@ -1,0 +1,242 @@
+"""A scene and the polygons drawn over it, to patches that `geoseg train` reads."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+from shapely import STRtree
+
+from geoseg.classes import IGNORE, LabelClass
+from geoseg.errors import DataError, OptionError
+from geoseg.geo.labels import Labels, read_labels
+from geoseg.geo.scene import Scene
+from geoseg.grid import Window
+from geoseg.patches import (
+    CLASS_COLUMNS,
+    SPLIT_COLUMNS,
+    Patch,
+    Patching,
+    Prepared,
+    read_table,
+    refuse,
+    write_classes,
+    write_patch,
+    write_table,
+)
+
+BACKGROUND = "background"
+CLASS_NAME = re.compile(r"\w[\w .,()&+-]{0,63}")
+"""As checkpoints demand it, see `geoseg.model.metadata`, which needs torch."""
+Cell = tuple[int, int]
+"""Row and column in the grid of squares, one patch wide, that are given to a split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Painter:
+    """Draws masks of any window of the scene."""
+
+    shapes: NDArray[np.object_]
+    """Polygons, largest first: a small one is seen on a large one."""
+    ids: NDArray[np.int64]
+    area: NDArray[np.object_]
+    """Within these polygons, what no shape covers is background."""
+    shape_tree: STRtree
+    area_tree: STRtree
+
+    @classmethod
+    def of(cls, labels: Labels, ids: dict[str, int], area: Labels | None) -> Painter:
+        order = np.argsort(-shapely.area(labels.geometry), kind="stable")
+        shapes = labels.geometry[order]
+        class_ids = np.array([ids[name] for name in labels.names[order]], dtype=np.int64)
+        surroundings = area.geometry if area is not None else np.array([], dtype=object)
+        return cls(shapes, class_ids, surroundings, STRtree(shapes), STRtree(surroundings))
+
+    def classes_in(self, window: Window) -> set[int]:
+        """Ids of the polygons that touch the window; background where the area does."""
+        touched = set(self.ids[self.shape_tree.query(box(window), "intersects")].tolist())
+        return touched | ({0} if len(self.area_tree.query(box(window), "intersects")) else set())
+
+    def paint(self, window: Window) -> NDArray[np.uint8]:
+        """(H,W) class ids by pixel centres, IGNORE where nothing is labelled."""
+        under = np.sort(self.shape_tree.query(box(window)))
+        around = self.area_tree.query(box(window))
+        drawn = [(self.area[i], 0) for i in around]
+        drawn += [(self.shapes[i], int(self.ids[i])) for i in under]
+        shape = (window.height, window.width)
+        if not drawn:
+            return np.full(shape, IGNORE, np.uint8)
+        place = Affine.translation(window.col_off, window.row_off)
+        return rasterize(drawn, shape, fill=IGNORE, transform=place, dtype="uint8")
+
+
+def prepare_labels(
+    scene_path: str,
+    labels_path: Path,
+    target: Path,
+    *,
+    field: str,
+    layer: str | None = None,
+    area_path: Path | None = None,
+    patching: Patching | None = None,
+    val_share: float = 0.2,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Cut the labelled parts of a scene into patches.
+
+    Class 0 is `background`; the others follow in alphabetical order, or as `classes.csv` in
+    `target` has them if another scene was prepared into it before. What no polygon covers is
+    IGNORE, except within the polygons of `area_path`, where it is background. Squares of patch
+    size go to `val`, so that every class is in both splits where possible; no pixel is in both.
+
+    Raises:
+        DataError: labels that cannot be used, or none on the scene.
+        SceneError, OutputError, OptionError: as named there.
+    """
+    patching = patching or Patching(512, 0)
+    if not 0 <= val_share < 1:
+        raise OptionError(f"--val-share is {val_share}; give 0 or more and less than 1")
+    scene = Scene.open(scene_path)
+    labels = read_labels(labels_path, scene.geobox, field=field, layer=layer)
+    if labels.problems and not skip_bad:
+        raise refuse(labels.problems, len(labels) + len(labels.problems), "features")
+    if not len(labels):
+        raise DataError(
+            f"none of the {labels.outside} polygons in {labels_path} lies on {scene.path}; "
+            "check their coordinate reference system"
+        )
+    area = None if area_path is None else read_labels(area_path, scene.geobox, field=None)
+    classes = class_list(target, labels.names)
+    ids = {c.name: c.id for c in classes}
+    painter = Painter.of(labels, ids, area)
+    validation = choose_cells(scene, painter, patching.size, val_share)
+    windows = [
+        window
+        for window in patching.windows(scene.geobox.width, scene.geobox.height)
+        if painter.classes_in(window)
+    ]
+
+    def make(window: Window) -> tuple[Patch, NDArray[np.int64]] | None:
+        return cut(scene, painter, window, target, patching.size, validation)
+
+    patches, counts = [], np.zeros(256, np.int64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, made in enumerate(pool.map(make, windows), start=1):
+            if made is not None:
+                patches.append(made[0])
+                counts += made[1]
+            progress(done, len(windows))
+    if not patches:
+        raise DataError(f"no pixel of {scene.path} is labelled: the polygons miss its valid pixels")
+    write_classes(target, classes)
+    add_to_split(target, scene.stem, patches)
+    return Prepared(
+        classes=classes,
+        patches={split: sum(p.split == split for p in patches) for split in ("train", "val")},
+        pixels={c.name: int(counts[c.id]) for c in classes},
+        skipped=labels.problems,
+    )
+
+
+def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
+    """Background, the classes that `target` has already, then new ones in alphabetical order."""
+    known = [BACKGROUND]
+    if (table := target / "classes.csv").is_file():
+        known = [row["name"] for row in read_table(table, CLASS_COLUMNS)]
+    known += sorted(set(names) - set(known))
+    for name in known:
+        if not CLASS_NAME.fullmatch(name):
+            raise DataError(f"class {name!r} cannot name a layer; use letters, digits and .,()&+-")
+    folded = [name.casefold() for name in known]
+    if twins := [name for name in known if folded.count(name.casefold()) > 1]:
+        raise DataError(f"classes {twins[0]!r} and {twins[1]!r} differ by case only; rename one")
+    if len(known) > IGNORE:
+        raise DataError(f"{len(known)} classes; at most {IGNORE} are possible: is the field right?")
+    return tuple(LabelClass(i, name, color_of(i)) for i, name in enumerate(known))
+
+
+def color_of(class_id: int) -> tuple[int, int, int]:
+    """Black for background, then hues that stay apart however many there are (golden ratio)."""
+    if class_id == 0:
+        return (0, 0, 0)
+    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1, 0.8, 0.95)
+    return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def choose_cells(scene: Scene, painter: Painter, side: int, share: float) -> frozenset[Cell]:
+    """Squares for validation: about `share` of the labelled ones, at most half of them.
+
+    Every class that lies in several squares comes to both splits, the rarest first.
+    """
+    if share == 0:
+        return frozenset()
+    contents = {}
+    for row in range(-(-scene.geobox.height // side)):
+        for column in range(-(-scene.geobox.width // side)):
+            if found := painter.classes_in(Window(column * side, row * side, side, side)):
+                contents[row, column] = found
+    if len(contents) < 2:
+        raise DataError(
+            f"the labels lie in one square of {side} px, but training and validation need one "
+            "each; give a smaller --patch, or --val-share 0 if other scenes are for validation"
+        )
+    order = list(contents)
+    np.random.default_rng(0).shuffle(order)
+    holders = {c: [cell for cell in order if c in contents[cell]] for c in range(IGNORE)}
+    most = len(order) // 2
+    chosen: list[Cell] = []
+    for cells in sorted(filter(None, holders.values()), key=len):
+        if len(cells) > 1 and not set(cells) & set(chosen) and len(chosen) < most:
+            chosen.append(cells[0])
+    others = [cell for cell in order if cell not in chosen]
+    chosen += others[: max(1, round(share * len(order))) - len(chosen)]
+    return frozenset(chosen[:most] if len(chosen) > most else chosen)
+
+
+def cut(
+    scene: Scene,
+    painter: Painter,
+    window: Window,
+    target: Path,
+    side: int,
+    validation: frozenset[Cell],
+) -> tuple[Patch, NDArray[np.int64]] | None:
+    """Write one patch and count its pixels by class; None where none of them is labelled."""
+    pixels, mask = scene.read(window), painter.paint(window)
+    rows = np.arange(window.row_off, window.row_end) // side
+    columns = np.arange(window.col_off, window.col_end) // side
+    in_val = np.array([[(r, c) in validation for c in np.unique(columns)] for r in np.unique(rows)])
+    held_out = in_val[np.ix_(rows - rows[0], columns - columns[0])]
+    is_val = bool(held_out[window.height // 2, window.width // 2])
+    mask[(held_out != is_val) | ~pixels.valid] = IGNORE
+    counts = np.bincount(mask.ravel(), minlength=256)
+    if counts[IGNORE] == mask.size:
+        return None
+    place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
+    patch = Patch(scene.stem, f"{scene.stem}_{place}", "val" if is_val else "train")
+    write_patch(target, patch, np.ascontiguousarray(pixels.image.transpose(1, 2, 0)), mask)
+    return patch, counts
+
+
+def add_to_split(target: Path, group: str, patches: Sequence[Patch]) -> None:
+    """Complete the folder; patches of other scenes stay listed."""
+    rows: list[tuple[str, ...]] = []
+    if (table := target / "split.csv").is_file():
+        found = read_table(table, SPLIT_COLUMNS)
+        rows = [tuple(row[c] for c in SPLIT_COLUMNS) for row in found if row["group"] != group]
+    write_table(table, SPLIT_COLUMNS, [*rows, *(patch.row for patch in patches)])
+
+
+def box(window: Window) -> shapely.Polygon:
+    return shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)

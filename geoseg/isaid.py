@@ -1,0 +1,222 @@
+"""The iSAID data set as it is published, to patches and class ids. NumPy and Pillow only.
+
+iSAID (Waqas Zamir et al., CVPR workshops 2019) labels the images of DOTA with colours:
+`P0003.png` and `P0003_instance_color_RGB.png`, which lie in folders `train` and `val`, beside
+each other or in `images` and `Semantic_masks`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from geoseg.classes import ISAID
+from geoseg.errors import DataError
+from geoseg.grid import Window
+from geoseg.patches import (
+    Patch,
+    Patching,
+    Prepared,
+    refuse,
+    write_classes,
+    write_patch,
+    write_split,
+)
+
+MASK_SUFFIX = "_instance_color_RGB"
+SPLITS = ("train", "val")
+STRIP = 1024
+"""Rows of a mask that are translated at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its coloured mask."""
+
+    split: str
+    name: str
+    image: Path
+    mask: Path
+
+
+def prepare_isaid(
+    source: Path,
+    target: Path,
+    patching: Patching,
+    *,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Cut iSAID into patches. Run again after an interruption, it goes on where it stopped.
+
+    Patches are named as mmsegmentation's converter names them: image_top_bottom_left_right.
+    Images smaller than a patch are not padded; training does that.
+
+    Args:
+        skip_bad: leave out what cannot be used, instead of refusing all.
+        workers: threads; None = one a core.
+        progress: called with images done and in all.
+
+    Raises:
+        DataError: no images, or images that cannot be used: unreadable, without a partner, of
+            another size than their mask, or with a colour that is not iSAID's.
+        OutputError: `target` cannot be written.
+    """
+    pairs, problems = find_pairs(source)
+    if not pairs:
+        detail = f": {problems[0]}" if problems else ""
+        raise DataError(
+            f"{source} has no pair of NAME.png and NAME{MASK_SUFFIX}.png under train or val{detail}"
+        )
+    total = len(pairs) + len(problems)
+    patches: list[Patch] = []
+    counts = np.zeros(len(ISAID), np.int64)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        jobs = {pool.submit(cut, pair, target, patching): pair for pair in pairs}
+        try:
+            for done, job in enumerate(as_completed(jobs), start=1):
+                try:
+                    made, pixels = job.result()
+                except DataError as error:
+                    problems.append(str(error))
+                else:
+                    patches += made
+                    counts += pixels
+                progress(done, len(pairs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    problems.sort()
+    if problems and not skip_bad:
+        raise refuse(problems, total, "images")
+    if not patches:
+        raise refuse(problems, total, "images")
+    patches.sort(key=lambda patch: (patch.split, patch.name))
+    write_classes(target, ISAID)
+    write_split(target, patches)
+    return Prepared(
+        classes=ISAID,
+        patches={split: sum(p.split == split for p in patches) for split in SPLITS},
+        pixels={c.name: int(counts[c.id]) for c in ISAID},
+        skipped=tuple(problems),
+    )
+
+
+def find_pairs(source: Path) -> tuple[list[Pair], list[str]]:
+    """Images with their masks, and a sentence for every one without a partner."""
+    pairs, problems = [], []
+    for split in SPLITS:
+        files: dict[str, Path] = {}
+        for path in sorted((source / split).rglob("*.png")):
+            if path.stem in files:
+                problems.append(f"{path} and {files[path.stem]} have one name")
+            files[path.stem] = path
+        # Instance masks, where present, tell objects apart; classes are in the colour masks.
+        images = {stem for stem in files if "_instance_" not in stem}
+        masks = {s.removesuffix(MASK_SUFFIX) for s in files if s.endswith(MASK_SUFFIX)}
+        problems += [f"{files[name]} has no {name}{MASK_SUFFIX}.png" for name in images - masks]
+        problems += [
+            f"{files[name + MASK_SUFFIX]} has no {name}.png" for name in sorted(masks - images)
+        ]
+        pairs += [
+            Pair(split, name, files[name], files[name + MASK_SUFFIX])
+            for name in sorted(images & masks)
+        ]
+    return pairs, problems
+
+
+def cut(pair: Pair, target: Path, patching: Patching) -> tuple[list[Patch], NDArray[np.int64]]:
+    """Write the patches of one image that are not up to date.
+
+    Returns all of its patches, and the pixels of each class in them.
+    """
+    with opened(pair.image) as image, opened(pair.mask) as mask:
+        if image.size != mask.size:
+            raise DataError(
+                f"{pair.image} is {image.width}×{image.height} px, its mask "
+                f"{mask.width}×{mask.height}"
+            )
+        places = {
+            Patch("isaid", patch_name(pair.name, window), pair.split): window
+            for window in patching.windows(*image.size)
+        }
+        newest = max(path.stat().st_mtime for path in (pair.image, pair.mask))
+        if all(is_newer(target / patch.mask, newest) for patch in places):
+            return list(places), sum_counts(target / patch.mask for patch in places)
+        if mask.mode not in ("RGB", "RGBA", "P"):
+            raise DataError(f"{pair.mask} has mode {mask.mode}; iSAID's masks are coloured")
+        pixels, colors = decoded(image, pair.image), decoded(mask, pair.mask)
+    ids = ids_of_colors(colors, pair.mask)
+    counts = np.zeros(len(ISAID), np.int64)
+    for patch, window in places.items():
+        rows, columns = window.slices
+        write_patch(target, patch, pixels[rows, columns], ids[rows, columns])
+        counts += np.bincount(ids[rows, columns].ravel(), minlength=len(ISAID))
+    return list(places), counts
+
+
+def patch_name(name: str, window: Window) -> str:
+    return f"{name}_{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
+
+
+def is_newer(path: Path, time: float) -> bool:
+    return path.is_file() and path.stat().st_mtime >= time
+
+
+def opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+
+
+def decoded(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """(H,W,3) RGB."""
+    if picture.mode not in ("L", "P", "RGB", "RGBA"):
+        raise DataError(f"{path} has mode {picture.mode}; an 8-bit picture is needed")
+    try:
+        return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError
+        raise DataError(f"{path} is damaged: {error}") from error
+
+
+def ids_of_colors(colors: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+    """(H,W) class ids of iSAID's colours (H,W,3), exact; any other colour is an error."""
+    known = np.array([packed(np.array(c.color, np.uint8)) for c in ISAID])
+    order = np.argsort(known)
+    ids = np.empty(colors.shape[:2], np.uint8)
+    for top in range(0, len(colors), STRIP):
+        codes = packed(colors[top : top + STRIP])
+        place = np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)
+        found = order[place]
+        if (wrong := known[found] != codes).any():
+            row, column = np.argwhere(wrong)[0]
+            color = tuple(int(v) for v in colors[top + row, column])
+            raise DataError(
+                f"{path} has the colour {color}, which is no class of iSAID, at column {column}, "
+                f"row {top + row}"
+            )
+        ids[top : top + STRIP] = found
+    return ids
+
+
+def packed(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(...,3) bytes to (...) numbers."""
+    red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
+    return (red << 16) | (green << 8) | blue
+
+
+def sum_counts(masks: Iterable[Path]) -> NDArray[np.int64]:
+    counts = np.zeros(len(ISAID), np.int64)
+    for path in masks:
+        with opened(path) as mask:
+            counts += np.bincount(np.asarray(mask).ravel(), minlength=len(ISAID))
+    return counts

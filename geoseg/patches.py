@@ -1,0 +1,159 @@
+"""Labelled images on disk, as `geoseg prepare` writes and `geoseg train` reads them.
+
+A folder with `split.csv` (group,name,split,image,mask; paths relative to it), `classes.csv`
+(id,name,color) and the files they name. Masks are one-channel PNGs of class ids, IGNORE where
+nothing is known. `split.csv` is written last: a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from geoseg.classes import LabelClass
+from geoseg.errors import DataError, OptionError, OutputError
+from geoseg.grid import Window
+
+SPLIT_COLUMNS = ("group", "name", "split", "image", "mask")
+CLASS_COLUMNS = ("id", "name", "color")
+
+
+@dataclass(frozen=True, slots=True)
+class Patching:
+    """How images are cut into patches of one size."""
+
+    size: int = 896
+    """Side of a patch, px."""
+    overlap: int = 384
+    """Overlap of neighbouring patches, px."""
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise OptionError(f"--patch is {self.size}; give at least 32")
+        if not 0 <= self.overlap < self.size:
+            raise OptionError(
+                f"--overlap is {self.overlap}; give 0 or more and less than --patch {self.size}"
+            )
+
+    def windows(self, width: int, height: int) -> list[Window]:
+        """Row by row; the last ones of a row or column shift inward. Small images stay whole."""
+        return [
+            Window(left, top, min(self.size, width), min(self.size, height))
+            for top in self.starts(height)
+            for left in self.starts(width)
+        ]
+
+    def starts(self, length: int) -> list[int]:
+        last = max(0, length - self.size)
+        return [*range(0, last, self.size - self.overlap), last]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One row of `split.csv`."""
+
+    group: str
+    name: str
+    split: str
+    """train or val."""
+
+    @property
+    def image(self) -> str:
+        return f"images/{self.split}/{self.name}.png"
+
+    @property
+    def mask(self) -> str:
+        return f"masks/{self.split}/{self.name}.png"
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        return self.group, self.name, self.split, self.image, self.mask
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a preparation made."""
+
+    classes: tuple[LabelClass, ...]
+    patches: dict[str, int]
+    """By split."""
+    pixels: dict[str, int]
+    """By class name."""
+    skipped: tuple[str, ...]
+    """What could not be used, one sentence each."""
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes without a single pixel."""
+        return [name for name, count in self.pixels.items() if count == 0]
+
+
+def write_patch(
+    folder: Path, patch: Patch, image: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> None:
+    """Image (H,W,3) and mask (H,W); the mask, written last, says that the patch is complete."""
+    for name, pixels in ((patch.image, image), (patch.mask, mask)):
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG", compress_level=3)
+        write_whole(folder / name, content.getvalue())
+
+
+def write_split(folder: Path, patches: Iterable[Patch]) -> None:
+    """Complete the folder."""
+    write_table(folder / "split.csv", SPLIT_COLUMNS, [patch.row for patch in patches])
+
+
+def write_classes(folder: Path, classes: Sequence[LabelClass]) -> None:
+    rows = [(str(c.id), c.name, "#" + bytes(c.color).hex()) for c in classes]
+    write_table(folder / "classes.csv", CLASS_COLUMNS, rows)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that has at least `columns`."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file in UTF-8: {error}") from error
+    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise DataError(f"{path} lacks the column {missing[0]}; needed are {', '.join(columns)}")
+    return rows
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_whole(path, text.getvalue().encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse(problems: Sequence[str], total: int, what: str) -> DataError:
+    """The error for data that cannot be used and may not be skipped."""
+    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" * (len(problems) > 3))
+    return DataError(
+        f"{len(problems)} of {total} {what} cannot be used: {shown}. "
+        "Repair or remove them, or go on without them: --skip-bad"
+    )
