@@ -1,0 +1,148 @@
+"""Outlines of a class raster as rings of integer corners, traced with array operations only.
+
+Directions are numbered 0: +x, 1: +y, 2: -x, 3: -y, with y down the rows. A ring keeps its own
+pixels on the right of travel, so that the shoelace sum of a shell is positive in (x, y) and equals
+its area in pixels; that of a hole is negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.classes import IGNORE
+
+Ints = NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True)
+class Corners:
+    """Every place where an outline turns, and the corner that follows it along its ring."""
+
+    x: Ints
+    y: Ints
+    direction: Ints
+    """Of arrival."""
+    following: Ints
+    """(N,) a permutation whose cycles are the rings."""
+    component: Ints
+    """(N,) number of a corner that all corners of the same 4-connected pixels share: the first
+    one in row-major order."""
+
+    @property
+    def sign(self) -> Ints:
+        """+1 or -1, so that sum(sign · S) over a ring is the sum over its inside of the pixels
+        that S accumulates from the top left; S = x · y counts them. (Green's theorem: only
+        vertical edges count, and every corner ends or begins one.)"""
+        return np.where(self.direction % 2 == 1, 1, -1)
+
+
+def trace(class_ids: NDArray[np.uint8]) -> Corners:
+    """The outlines of all 4-connected regions of equal class; IGNORE has none.
+
+    Rings are simple: where pixels of one region meet at a corner only, its outline is split into
+    rings that touch there, as the validity of polygons demands.
+
+    Args:
+        class_ids: (H, W), at most 65 534 a side.
+    """
+    width = class_ids.shape[1]
+    padded = np.pad(class_ids, 1, constant_values=IGNORE)
+    across = padded[:, 1:] != padded[:, :-1]  # edges between columns
+    along = padded[1:] != padded[:-1]  # edges between rows
+    turns = (across[:-1] | across[1:]) & (along[:, :-1] | along[:, 1:])
+    points = np.flatnonzero(turns)
+    y, x = np.divmod(points, width + 1)
+    flat, corner = padded.ravel(), points + y
+    nw, ne, sw, se = (flat[corner + step] for step in (0, 1, width + 2, width + 3))
+
+    # Edges that leave the point in each direction, and the pixel whose outline arrives that way.
+    edges = np.stack([ne != se, sw != se, nw != sw, nw != ne], axis=1)
+    pixel = np.stack([sw, nw, ne, se], axis=1)
+    rightward = np.roll(edges, -1, axis=1)
+    arrives = np.roll(edges, -2, axis=1) & (rightward | ~edges) & (pixel != IGNORE)
+    nodes = np.flatnonzero(arrives)
+    arriving = (nodes % 4).astype(np.int8)
+    # Turning right wherever possible stays with the same pixel: 4-connected.
+    leaving = (arriving + np.where(rightward.ravel()[nodes], 1, 3)) % 4
+    x, y = x[nodes // 4].astype(np.int32), y[nodes // 4].astype(np.int32)
+
+    # Edges on one line never overlap, so the n-th departure leads to the n-th arrival.
+    following = np.empty(len(nodes), np.int32)
+    by_column = np.argsort(x.astype(np.uint16), kind="stable").astype(np.int32)
+    for direction, line in ((0, None), (1, by_column), (2, None), (3, by_column)):
+        if line is None:
+            following[leaving == direction] = np.flatnonzero(arriving == direction)
+        else:
+            starts = line[leaving[line] == direction]
+            following[starts] = line[arriving[line] == direction]
+
+    head, _ = cycles(following)
+    component = _components(x, y, arriving, head, across, by_column)
+    _split_pinches(nodes, edges, component, following)
+    return Corners(x, y, arriving, following, component)
+
+
+def _components(
+    x: Ints, y: Ints, arriving: Ints, head: Ints, across: NDArray[np.bool_], by_column: Ints
+) -> Ints:
+    """Holes join the ring that lies left of them, until that is a shell."""
+    sign = np.where(arriving % 2 == 1, 1, -1)
+    area = np.bincount(head, sign * x.astype(np.int64) * y, len(head))
+    owner = np.arange(len(head), dtype=np.int32)
+    holes = np.flatnonzero(area < 0)
+    if len(holes) == 0:
+        return owner[head]
+    # The pixel left of a hole's first corner is its region's, and so is its run of equal pixels up
+    # to the edge where that run begins; the ring of that edge reaches further left than the hole.
+    stride = across.shape[1]
+    breaks = np.flatnonzero(across)
+    place = (y[holes] + 1) * np.int64(stride) + x[holes]
+    column = breaks[np.searchsorted(breaks, place) - 1] % stride
+    tops = by_column[arriving[by_column] == 3]
+    rows = across.shape[0]
+    upward = x[tops] * np.int64(rows) + y[tops]
+    owner[holes] = head[tops[np.searchsorted(upward, column * rows + y[holes], "right") - 1]]
+    while not np.array_equal(owner, owner[owner]):
+        owner = owner[owner]
+    return owner[head]
+
+
+def _split_pinches(nodes: Ints, edges: Ints, component: Ints, following: Ints) -> None:
+    """Where a region meets itself at a point, go around the other pixels instead, in place."""
+    pinched = np.flatnonzero(edges.all(axis=1))
+    for one, other in ((0, 2), (1, 3)):
+        first, second = pinched * 4 + one, pinched * 4 + other
+        i, j = np.searchsorted(nodes, first), np.searchsorted(nodes, second)
+        last = len(nodes) - 1
+        i, j = np.minimum(i, last), np.minimum(j, last)
+        same = (nodes[i] == first) & (nodes[j] == second) & (component[i] == component[j])
+        i, j = i[same], j[same]
+        following[i], following[j] = following[j], following[i]
+
+
+def cycles(following: Ints) -> tuple[Ints, Ints]:
+    """Head (smallest member) of every element's cycle, and the steps from the head to it.
+
+    By pointer doubling: after k rounds an element knows the smallest of the 2^k that follow it.
+    Two stretches with the same smallest element overlap, so together they are the whole cycle.
+    """
+    jump = following.astype(np.int32)
+    head = np.arange(len(jump), dtype=np.int32)
+    ahead = np.zeros_like(head)  # steps from the element to its head
+    reach = np.ones_like(head)  # steps of `jump`
+    active = head.copy()
+    while len(active):
+        there = jump[active]
+        found, known = head[there], head[active]
+        smaller = found < known
+        unsettled = found != known
+        distance = np.where(smaller, reach[active] + ahead[there], ahead[active])
+        onward, further = jump[there], reach[active] + reach[there]
+        head[active], ahead[active] = np.where(smaller, found, known), distance
+        jump[active], reach[active] = onward, further
+        active = active[unsettled]
+    size = np.bincount(head, minlength=len(head))[head]
+    return head, (-ahead) % size
