@@ -62,6 +62,14 @@ def mirrored(side: Points) -> Points:
     return np.concatenate([side, side[-2:0:-1] * (1, -1)])
 
 
+def bezier(control: Points) -> Points:
+    """A cubic Bézier curve of four control points."""
+    t = np.linspace(0, 1, 25)[:, None]
+    a, b, c, d = control
+    curve: Points = (1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d
+    return curve
+
+
 def closed(outline: Points) -> Points:
     """The outline with its first point once more at the end, to be drawn as a line."""
     return np.concatenate([outline, outline[:1]])

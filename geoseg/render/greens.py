@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import Canvas, Color, shade
-from .geometry import Frame, rectangle
+from .geometry import Frame, bezier, rectangle
 from .sports import (
     CLAYS,
     LAWNS,
@@ -52,14 +52,8 @@ def lawn(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
     canvas.polygon(frame(rectangle(length, width)), canvas.pick(LAWNS), rough=42, alpha=220)
     for _ in range(int(rng.integers(3))):
         bends = rng.uniform(-0.5, 0.5, 4) * width
-        x = np.linspace(0, 1, 25)
-        y = sum(b * w for b, w in zip(bends, _bernstein(x), strict=True))
-        path = np.stack([(x - 0.5) * length, y], axis=1)
+        path = bezier(np.stack([np.linspace(-0.5, 0.5, 4) * length, bends], axis=1))
         canvas.line(frame(path), (170, 162, 142), 1.8, 0.7)
-
-
-def _bernstein(t: np.ndarray) -> list[np.ndarray]:
-    return [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
 
 
 def park(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
