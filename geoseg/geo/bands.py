@@ -35,6 +35,12 @@ class Bands:
     dtype: np.dtype
     """Of the colours as `read` returns them."""
 
+    @property
+    def may_be_invalid(self) -> bool:
+        """False where no pixel can be declared empty: the file has no way to say so."""
+        declared = self.alpha or self.has_mask or self.palette is not None or self.dtype.kind == "f"
+        return bool(declared) or any(value is not None for value in self.nodata)
+
     def read(
         self,
         dataset: DatasetReader,

@@ -105,9 +105,7 @@ class Scene:
 
         Raises SceneError, naming file and window, where the file is damaged.
         """
-        needed = window
-        if any(collar.crosses(window) for collar in self.collars):
-            needed = _grown(window, self.geobox.extent)
+        needed = self._needed(window)
         with self.source.dataset(f"read {window}") as dataset:
             color, valid = self.bands.read(dataset, needed)
         for collar in self.collars:
@@ -115,6 +113,21 @@ class Scene:
         rows, columns = window.relative_to(needed).slices
         color, valid = color[:, rows, columns], valid[rows, columns]
         return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """What `read(window).valid` is, without reading where nothing can be invalid."""
+        if not self.bands.may_be_invalid and not self.collars:
+            return np.ones((window.height, window.width), bool)
+        return self.read(window).valid
+
+    def _needed(self, window: Window) -> Window:
+        """`window`, and the pixels around it that decide where a collar's edge crosses it."""
+        if not any(collar.crosses(window) for collar in self.collars):
+            return window
+        left, top = max(0, window.col_off - HALO), max(0, window.row_off - HALO)
+        right = min(self.geobox.width, window.col_end + HALO)
+        bottom = min(self.geobox.height, window.row_end + HALO)
+        return Window(left, top, right - left, bottom - top)
 
     def overview(self, side: int) -> Pixels:
         """The whole scene at once, reduced so that no side is longer than `side` px.
@@ -195,14 +208,6 @@ def _has_flat_side(dataset: DatasetReader, bands: Bands) -> bool:
         if find_collars(color, valid, color.shape[1:]):
             return True
     return False
-
-
-def _grown(window: Window, extent: Window) -> Window:
-    """`window` and the pixels around it that decide on a collar's edge."""
-    left, top = max(0, window.col_off - HALO), max(0, window.row_off - HALO)
-    right = min(extent.width, window.col_end + HALO)
-    bottom = min(extent.height, window.row_end + HALO)
-    return Window(left, top, right - left, bottom - top)
 
 
 def _stretch(
