@@ -21,8 +21,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.classes import IGNORE
-from geoseg.geo.rings import cycles, trace
+from geoseg.geo.rings import trace
 from geoseg.grid import Window
 
 PROBABILITY_UNIT = 2**16
@@ -172,16 +171,13 @@ def polygonize(
         confidence: (H, W) probability of the class, 0-1.
         min_pixels: see `Polygons.without_specks`, which it equals for what touches no border.
     """
-    if skip:
-        class_ids = np.where(np.isin(class_ids, list(skip)), np.uint8(IGNORE), class_ids)
-    found = trace(class_ids)
-    x, y, sign = found.x, found.y, found.sign
-    head, rank = cycles(found.following)
+    found = trace(class_ids, skip)
+    x, y, sign, rank = found.x, found.y, found.sign, found.rank
 
     # Rings by number of their first corner, which is also their order; sums over their insides.
-    heads, ring = np.unique(head, return_inverse=True)
-    area = np.bincount(ring, sign * x.astype(np.int64) * y).astype(np.int64)
-    owner = np.unique(found.component[heads], return_inverse=True)[1]
+    heads, ring = _numbered(found.head, found.head)
+    area = np.bincount(ring, sign * x * y).astype(np.int64)
+    owner = _numbered(found.component, found.component[heads])[1]
     pixels = np.bincount(owner, area).astype(np.int64)
     probability = None
     if confidence is not None:
@@ -221,6 +217,14 @@ def polygonize(
     )
     is_open = is_open[alive]
     return BlockPolygons(window, closed=every.select(~is_open), open=every.select(is_open))
+
+
+def _numbered(
+    first: NDArray[np.integer], members: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Elements that are their own `first`, and for each member the place of its first in them."""
+    own = first == np.arange(len(first))
+    return np.flatnonzero(own), (np.cumsum(own) - 1)[members]
 
 
 def _accumulate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ its area in pixels; that of a hole is negative.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,28 +20,33 @@ Ints = NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True)
 class Corners:
-    """Every place where an outline turns, and the corner that follows it along its ring."""
+    """Every place where an outline turns, in row-major order."""
 
     x: Ints
     y: Ints
     direction: Ints
-    """Of arrival."""
-    following: Ints
-    """(N,) a permutation whose cycles are the rings."""
+    """(N,) of arrival."""
+    head: Ints
+    """(N,) number of the first corner of the same ring."""
+    rank: Ints
+    """(N,) steps along the ring from its head."""
     component: Ints
-    """(N,) number of a corner that all corners of the same 4-connected pixels share: the first
-    one in row-major order."""
+    """(N,) number of the first corner around the same 4-connected pixels."""
 
     @property
     def sign(self) -> Ints:
         """+1 or -1, so that sum(sign · S) over a ring is the sum over its inside of the pixels
         that S accumulates from the top left; S = x · y counts them. (Green's theorem: only
         vertical edges count, and every corner ends or begins one.)"""
-        return np.where(self.direction % 2 == 1, 1, -1)
+        return _sign(self.direction)
 
 
-def trace(class_ids: NDArray[np.uint8]) -> Corners:
-    """The outlines of all 4-connected regions of equal class; IGNORE has none.
+def _sign(direction: Ints) -> Ints:
+    return (direction.astype(np.int64) % 2) * 2 - 1
+
+
+def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
+    """The outlines of all 4-connected regions of equal class, but for `skip` and IGNORE.
 
     Rings are simple: where pixels of one region meet at a corner only, its outline is split into
     rings that touch there, as the validity of polygons demands.
@@ -50,6 +56,8 @@ def trace(class_ids: NDArray[np.uint8]) -> Corners:
     """
     width = class_ids.shape[1]
     padded = np.pad(class_ids, 1, constant_values=IGNORE)
+    for value in skip:
+        np.copyto(padded, IGNORE, where=padded == value)
     across = padded[:, 1:] != padded[:, :-1]  # edges between columns
     along = padded[1:] != padded[:-1]  # edges between rows
     turns = (across[:-1] | across[1:]) & (along[:, :-1] | along[:, 1:])
@@ -79,18 +87,25 @@ def trace(class_ids: NDArray[np.uint8]) -> Corners:
             starts = line[leaving[line] == direction]
             following[starts] = line[arriving[line] == direction]
 
-    head, _ = cycles(following)
+    head, rank = cycles(following)
     component = _components(x, y, arriving, head, across, by_column)
-    _split_pinches(nodes, edges, component, following)
-    return Corners(x, y, arriving, following, component)
+    pinched = _split_pinches(nodes, edges, component, following)
+    if len(pinched):
+        hit = np.zeros(len(head), bool)
+        hit[head[pinched]] = True
+        again = np.flatnonzero(hit[head])
+        number = np.empty_like(head)
+        number[again] = np.arange(len(again))
+        local, rank[again] = cycles(number[following[again]])
+        head[again] = again[local]
+    return Corners(x, y, arriving, head, rank, component)
 
 
 def _components(
     x: Ints, y: Ints, arriving: Ints, head: Ints, across: NDArray[np.bool_], by_column: Ints
 ) -> Ints:
     """Holes join the ring that lies left of them, until that is a shell."""
-    sign = np.where(arriving % 2 == 1, 1, -1)
-    area = np.bincount(head, sign * x.astype(np.int64) * y, len(head))
+    area = np.bincount(head, _sign(arriving) * x * y, len(head))
     owner = np.arange(len(head), dtype=np.int32)
     holes = np.flatnonzero(area < 0)
     if len(holes) == 0:
@@ -110,17 +125,21 @@ def _components(
     return owner[head]
 
 
-def _split_pinches(nodes: Ints, edges: Ints, component: Ints, following: Ints) -> None:
-    """Where a region meets itself at a point, go around the other pixels instead, in place."""
-    pinched = np.flatnonzero(edges.all(axis=1))
+def _split_pinches(nodes: Ints, edges: Ints, component: Ints, following: Ints) -> Ints:
+    """Where a region meets itself at a point, go around the other pixels instead, in place.
+
+    Returns the corners concerned.
+    """
+    points, changed = np.flatnonzero(edges.all(axis=1)), []
+    last = len(nodes) - 1
     for one, other in ((0, 2), (1, 3)):
-        first, second = pinched * 4 + one, pinched * 4 + other
-        i, j = np.searchsorted(nodes, first), np.searchsorted(nodes, second)
-        last = len(nodes) - 1
-        i, j = np.minimum(i, last), np.minimum(j, last)
+        first, second = points * 4 + one, points * 4 + other
+        i, j = (np.minimum(np.searchsorted(nodes, place), last) for place in (first, second))
         same = (nodes[i] == first) & (nodes[j] == second) & (component[i] == component[j])
         i, j = i[same], j[same]
         following[i], following[j] = following[j], following[i]
+        changed += [i, j]
+    return np.concatenate(changed)
 
 
 def cycles(following: Ints) -> tuple[Ints, Ints]:
