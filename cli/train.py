@@ -7,36 +7,68 @@ from typing import Any
 
 import click
 
+from . import options
+
 
 @click.command()
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of images and masks.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of images and masks.  [default: the recipe's]",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the run.  [default: runs/<recipe>]",
 )
+@click.option(
+    "--pretrained",
+    metavar="NAME|PATH",
+    help="Weights to start from: ImageNet weights of the backbone (.pth, .pkl), or a geoseg "
+    "checkpoint, also of other classes.  [default: random]",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
+@options.device
+@click.option(
+    "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs to share."
+)
 @click.option("--seed", type=int, help="Instead of the recipe's.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used.")
 def command(
     recipe: Path,
     data: Path | None,
     output: Path | None,
+    pretrained: str | None,
     resume: bool,
     device: str,
+    devices: int,
     seed: int | None,
+    skip_bad: bool,
 ) -> None:
-    """Train a model by RECIPE, a YAML file as in configs/."""
+    """Train a model by RECIPE, a YAML file as in configs/.
+
+    The data is a folder that `geoseg prepare` made, or any with a split.csv. The run's folder
+    gets best.safetensors and last.safetensors, which `geoseg predict --weights` takes.
+    """
+    from tqdm import tqdm
+
     from geoseg.train.fit import fit
     from geoseg.train.recipe import load_recipe
 
-    changes: dict[str, Any] = {}
-    if data is not None:
-        changes["data.root"] = str(data)
-    if seed is not None:
-        changes["seed"] = seed
-    folder = output or Path("runs") / recipe.stem
-    best = fit(load_recipe(recipe, **changes), folder, resume=resume, device=device)
+    changes: dict[str, Any] = {"data.root": str(data) if data else None, "seed": seed}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    with options.count_bar("read", "image") as progress:
+        best = fit(
+            load_recipe(recipe, **changes),
+            output or Path("runs") / recipe.stem,
+            resume=resume,
+            pretrained=pretrained,
+            device=device,
+            devices=devices,
+            skip_bad=skip_bad,
+            report=tqdm.write,
+            progress=progress,
+        )
     click.echo(f"best checkpoint: {best}")

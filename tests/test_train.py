@@ -17,11 +17,12 @@ from PIL import Image
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import DataError, OutputError, RecipeError
 from geoseg.model.checkpoint import load_model
-from geoseg.model.metadata import IMAGENET_MEAN
+from geoseg.model.metadata import Metadata
 from geoseg.render import render_scene
-from geoseg.train.augment import Placement, sample_crop
-from geoseg.train.data import Crops, Item, StagedBatches, read_split
+from geoseg.train.augment import Placement, sample_ids, sample_pixels
+from geoseg.train.crops import Crops, StagedBatches
 from geoseg.train.fit import fit
+from geoseg.train.folder import Item, LabelledFolder, inspect
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.recipe import Stage, load_recipe
 
@@ -145,7 +146,8 @@ def test_a_crop_without_scaling_is_a_symmetry_of_the_image(quarters, mirror):
     image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     mask = rng.integers(0, 16, (32, 32), dtype=np.uint8)
     placement = Placement((16.0, 16.0), 1.0, quarters * np.pi / 2, mirror)
-    pixels, ids, inside = sample_crop(image, mask, placement, 32)
+    pixels, inside = sample_pixels(image, placement, 32)
+    ids = sample_ids(mask, placement, 32)
     turned = [np.rot90(m, k, (0, 1)) for m in (image, image[:, ::-1]) for k in range(4)]
     match = [np.abs(pixels[1:-1, 1:-1] - t[1:-1, 1:-1].astype(float)).max() < 2 for t in turned]
     assert sum(match) == 1
@@ -157,7 +159,8 @@ def test_a_crop_without_scaling_is_a_symmetry_of_the_image(quarters, mirror):
 
 def test_crops_depend_on_their_number_alone(folder, tmp_path):
     recipe = load_recipe(small_recipe(folder, tmp_path / "r.yaml"))
-    one, two = Crops(recipe, IMAGENET_MEAN, 16), Crops(recipe, IMAGENET_MEAN, 16)
+    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    one, two = (Crops(recipe, items, counts, Metadata("T", ISAID)) for _ in range(2))
     stage = recipe.stages[0]
     later = [two[(i, stage)] for i in (5, 3)]
     for index, crop in zip((5, 3), later, strict=True):
@@ -174,17 +177,19 @@ def test_batches_go_on_where_they_stopped_and_ranks_share_them():
     assert list(StagedBatches(stages, start=2)) == whole[2:]
     both = [list(StagedBatches(stages, rank=rank, world=2)) for rank in (0, 1)]
     shared = [i for one, other in zip(*both, strict=True) for i, _ in one + other]
-    assert sorted(shared) == list(range(32))
+    assert sorted(shared) == list(range(16))
+    with pytest.raises(DataError, match=r"stages\.batch is 4, which 3 devices"):
+        StagedBatches(stages, world=3)
 
 
 def test_bad_data_is_named(folder, tmp_path):
     with pytest.raises(DataError, match="no image of split 'test'; found train, val"):
-        read_split(folder, "test")
+        LabelledFolder.open(folder).split("test")
     with pytest.raises(DataError, match=r"split\.csv cannot be read"):
-        read_split(tmp_path, "train")
+        LabelledFolder.open(tmp_path)
     image, mask = tmp_path / "a.png", tmp_path / "m.png"
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(image)
-    item = Item("g", "a", image, mask)
+    item = Item("g", "a", image, mask, 16)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(mask)
     with pytest.raises(DataError, match="5×4 px but its mask"):
         item.load()

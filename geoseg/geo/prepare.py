@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ from geoseg.errors import DataError, OptionError
 from geoseg.geo.labels import Labels, read_labels
 from geoseg.geo.scene import Scene
 from geoseg.grid import Window
+from geoseg.hues import hue
 from geoseg.patches import (
     CLASS_COLUMNS,
     SPLIT_COLUMNS,
@@ -163,15 +163,7 @@ def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
         raise DataError(f"classes {twins[0]!r} and {twins[1]!r} differ by case only; rename one")
     if len(known) > IGNORE:
         raise DataError(f"{len(known)} classes; at most {IGNORE} are possible: is the field right?")
-    return tuple(LabelClass(i, name, color_of(i)) for i, name in enumerate(known))
-
-
-def color_of(class_id: int) -> tuple[int, int, int]:
-    """Black for background, then hues that stay apart however many there are (golden ratio)."""
-    if class_id == 0:
-        return (0, 0, 0)
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1, 0.8, 0.95)
-    return int(red * 255), int(green * 255), int(blue * 255)
+    return tuple(LabelClass(i, name, hue(i) if i else (0, 0, 0)) for i, name in enumerate(known))
 
 
 def choose_cells(scene: Scene, painter: Painter, side: int, share: float) -> frozenset[Cell]:

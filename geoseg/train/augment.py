@@ -12,6 +12,7 @@ from PIL import Image
 from geoseg.classes import IGNORE
 from geoseg.train.recipe import AugmentOptions, Stage
 
+AFFINE = Image.Transform.AFFINE
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """ITU-R BT.601 weights of R, G and B."""
 
@@ -31,14 +32,21 @@ class Placement:
     @staticmethod
     def draw(
         rng: np.random.Generator,
-        center: tuple[float, float],
         size: tuple[int, int],
+        target: tuple[float, float] | None,
         stage: Stage,
         options: AugmentOptions,
+        enlarge: float = 1.0,
     ) -> Placement:
-        """Near `center` (column, row) of an image of `size` (width, height)."""
+        """Anywhere in an image of `size` (width, height), as little as possible outside of it.
+
+        With a `target` (column, row), the crop shows it, though not always in its middle.
+        """
         low, high = stage.scale
-        scale = math.exp(rng.uniform(math.log(low), math.log(high)))
+        if options.scale_draw == "log":
+            scale = math.exp(rng.uniform(math.log(low), math.log(high)))
+        else:
+            scale = rng.uniform(low, high)
         right_angle = int(rng.integers(4)) * math.pi / 2
         any_angle = rng.uniform(0, 2 * math.pi)
         angle = {
@@ -47,19 +55,14 @@ class Placement:
             "any": any_angle if rng.random() < 0.5 else right_angle,
         }[options.rotate]
         mirror = options.flip and rng.random() < 0.5
-        # The object need not sit in the middle of the crop, and little should lie outside.
-        half = 0.5 * stage.crop / scale
-        column, row = (
-            float(
-                np.clip(
-                    c + rng.uniform(-0.8, 0.8) * half,
-                    min(half, side / 2),
-                    max(side - half, side / 2),
-                )
-            )
-            for c, side in zip(center, size, strict=True)
-        )
-        return Placement((column, row), scale, angle, mirror)
+        half = 0.5 * stage.crop / (scale * enlarge)
+        center = []
+        for axis, side in enumerate(size):
+            span = np.array([min(half, side / 2), max(side - half, side / 2)])
+            if target is not None:
+                span = np.clip(target[axis] + np.array([-0.8, 0.8]) * half, *span)
+            center.append(float(rng.uniform(*span)))
+        return Placement((center[0], center[1]), scale * enlarge, angle, mirror)
 
     def matrix(self, crop: int) -> NDArray[np.float64]:
         """(2,3): crop pixel coordinates to image pixel coordinates."""
@@ -71,43 +74,53 @@ class Placement:
         return np.column_stack([linear, offset])
 
 
-def sample_crop(
-    image: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    placement: Placement,
-    crop: int,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Resample image and mask once, through one affine transform.
+def sample_pixels(
+    image: NDArray[np.uint8], placement: Placement, crop: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Resample the image once, through one affine transform.
 
     Returns:
-        (crop,crop,3) float32 on the 0-255 scale; (crop,crop) class ids, IGNORE outside of the
-        image; (crop,crop) True inside of it.
+        (crop,crop,3) float32 on the 0-255 scale, and (crop,crop) True where it lies on the image.
     """
-    height, width = mask.shape
     matrix = placement.matrix(crop)
-    # Only the part that the crop covers is resampled.
+    part, matrix = covered(image, matrix, crop)
+    inside = Image.new("1", part.size, 1).transform((crop, crop), AFFINE, matrix.ravel().tolist())
+    # Bilinear sampling alone would alias when shrinking: average whole pixels first.
+    factor = max(1, int(1 / placement.scale))
+    if factor > 1:
+        part, matrix = part.reduce(factor), matrix / factor
+    pixels = part.transform(
+        (crop, crop), AFFINE, matrix.ravel().tolist(), Image.Resampling.BILINEAR
+    )
+    return np.array(pixels, dtype=np.float32), np.array(inside)
+
+
+def sample_ids(
+    mask: NDArray[np.uint8], placement: Placement, crop: int, step: int = 1
+) -> NDArray[np.uint8]:
+    """(crop/step, crop/step) class ids, nearest neighbours; IGNORE outside of the image."""
+    matrix = placement.matrix(crop)
+    matrix[:, :2] *= step
+    side = crop // step
+    part, matrix = covered(mask, matrix, side)
+    return np.array(part.transform((side, side), AFFINE, matrix.ravel().tolist(), fillcolor=IGNORE))
+
+
+def covered(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], crop: int
+) -> tuple[Image.Image, NDArray[np.float64]]:
+    """The part of the image that the crop covers, and the matrix in its coordinates."""
+    height, width = image.shape[:2]
     corners = matrix @ np.array([[0, crop, 0, crop], [0, 0, crop, crop], [1, 1, 1, 1]])
     left, top = np.clip(np.floor(corners.min(axis=1)).astype(int) - 2, 0, [width - 1, height - 1])
     right, bottom = np.clip(np.ceil(corners.max(axis=1)).astype(int) + 2, 1, [width, height])
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    picture = Image.fromarray(image[top:bottom, left:right])
-    labels = Image.fromarray(mask[top:bottom, left:right])
-    matrix = matrix - np.array([[0, 0, left], [0, 0, top]])
-    # Bilinear sampling alone would alias when shrinking: average whole pixels first.
-    factor = max(1, int(1 / placement.scale))
-    shrunk = matrix
-    if factor > 1:
-        picture = picture.reduce(factor)
-        shrunk = matrix / factor
-    size, affine = (crop, crop), Image.Transform.AFFINE
-    pixels = picture.transform(size, affine, shrunk.ravel(), Image.Resampling.BILINEAR)
-    ids = labels.transform(size, affine, matrix.ravel(), Image.Resampling.NEAREST, fillcolor=IGNORE)
-    inside = Image.new("1", labels.size, 1).transform(size, affine, matrix.ravel())
-    return np.array(pixels, dtype=np.float32), np.array(ids), np.array(inside)
+    part = Image.fromarray(image[top:bottom, left:right])
+    return part, matrix - np.array([[0, 0, left], [0, 0, top]])
 
 
 def photometric(
-    rng: np.random.Generator, image: NDArray[np.float32], options: AugmentOptions
+    rng: np.random.Generator, image: NDArray[np.floating], options: AugmentOptions
 ) -> NDArray[np.float32]:
     """Brightness, contrast, saturation, hue, grey, blur. (H,W,3), 0-255 scale, float32.
 
@@ -131,7 +144,7 @@ def photometric(
         side = max(8, int(small.width * rng.uniform(0.4, 0.9)))
         small = small.resize((side, side), Image.Resampling.BOX)
         back = small.resize(image.shape[1::-1], Image.Resampling.BILINEAR)
-        image = np.asarray(back, dtype=np.float32)
+        image = np.array(back, dtype=np.float32)
     return np.clip(image, 0, 255).astype(np.float32)
 
 

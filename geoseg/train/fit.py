@@ -2,152 +2,252 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
+from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, Dataset
 
-from geoseg.classes import ISAID
-from geoseg.errors import OutputError
-from geoseg.model.checkpoint import save_checkpoint
-from geoseg.model.metadata import IMAGENET_MEAN
-from geoseg.train.data import Crops, Item, StagedBatches, hidden_classes, read_split
-from geoseg.train.module import SegmentationModule
-from geoseg.train.recipe import Recipe
+from geoseg.errors import DataError, OptionError, OutputError
+from geoseg.model.inference import choose_device
+from geoseg.model.metadata import HEADER_KEY, Metadata
+from geoseg.model.segnext import SegNeXt
+from geoseg.patches import write_whole
+from geoseg.train.callbacks import ProgressBar, Validation
+from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
+from geoseg.train.folder import Item, LabelledFolder, inspect
+from geoseg.train.module import Labelled, SegmentationModule
+from geoseg.train.recipe import Recipe, load_recipe
+from geoseg.train.start import blank_model, initial_model
+
+STATE = "state.ckpt"
+STATE_EVERY = 250
+"""Steps after which a killed run can be resumed, at the latest."""
+SAMPLES = 4
+"""Images that are drawn at each validation."""
 
 
-class WholeImages(Dataset[dict[str, Tensor]]):
-    """Images of a split at full size, for validation. Sides are padded to 32 by IGNORE."""
+class WholeImages(Dataset[Labelled]):
+    """Items with their images and masks."""
 
-    def __init__(self, recipe: Recipe, split: str, num_classes: int) -> None:
-        self.recipe, self.num_classes = recipe, num_classes
-        self.items: list[Item] = read_split(recipe.data.root, split)
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> Labelled:
         item = self.items[index]
-        image, mask = item.load()
-        pixels = torch.from_numpy(image).permute(2, 0, 1).float()
-        rows, columns = (-side % 32 for side in mask.shape)
-        return {
-            "image": torch.nn.functional.pad(pixels, (0, columns, 0, rows), mode="reflect"),
-            "mask": torch.nn.functional.pad(
-                torch.from_numpy(mask).long(), (0, columns, 0, rows), value=255
-            ),
-            "hidden": hidden_classes(self.recipe, item.group, self.num_classes),
-        }
+        return item.name, item.group, *item.load()
 
 
 class RunData(pl.LightningDataModule):
     """Loaders of a run; the training loader starts at the trainer's current step."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, crops: Crops, validation: Sequence[Item]) -> None:
         super().__init__()
-        self.recipe = recipe
-        self.crops = Crops(recipe, IMAGENET_MEAN, len(ISAID))
-        self.validation = WholeImages(recipe, "val", len(ISAID))
+        self.recipe, self.crops, self.validation = recipe, crops, validation
 
     def train_dataloader(self) -> DataLoader[Any]:
-        trainer = self.trainer
+        trainer, workers = self.trainer, self.recipe.data.workers
         assert trainer is not None
         batches = StagedBatches(
             self.recipe.stages, trainer.global_step, trainer.global_rank, trainer.world_size
         )
-        workers = self.recipe.data.workers
-        return DataLoader(self.crops, batch_sampler=batches, num_workers=workers)
+        return DataLoader(
+            self.crops,
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.validation, batch_size=1)
+        trainer = self.trainer
+        assert trainer is not None
+        own = self.validation[trainer.global_rank :: trainer.world_size]
+        return DataLoader(WholeImages(own), batch_size=None, collate_fn=tuple)
 
 
-class GeosegCheckpoints(Callback):
-    """Writes `last.safetensors` and `best.safetensors` at every validation."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.best = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, SegmentationModule)
-        miou = float(trainer.callback_metrics["val_miou"])
-        metadata = pl_module.metadata({"val_miou": miou, "step": trainer.global_step})
-        weights = averaged_weights(trainer, pl_module)
-        save_checkpoint(self.folder / "last.safetensors", weights, metadata)
-        if miou > self.best:
-            self.best = miou
-            save_checkpoint(self.folder / "best.safetensors", weights, metadata)
-
-
-def averaged_weights(trainer: pl.Trainer, module: SegmentationModule) -> dict[str, Tensor]:
-    """The state that was validated: the moving average where the run keeps one."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMAWeightAveraging) and callback._average_model is not None:
-            return callback._average_model.module.model.state_dict()
-    return module.model.state_dict()
-
-
-def fit(recipe: Recipe, folder: Path, *, resume: bool = False, device: str = "auto") -> Path:
+def fit(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    pretrained: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
     """Train and return the best checkpoint's path.
 
     Args:
         folder: the run; holds `best.safetensors` and `last.safetensors` (usable by predict),
-            `state.ckpt` (to resume from), CSV and TensorBoard logs.
+            `state.ckpt` (to resume from), `recipe.yaml` (every value), `samples` (predictions
+            as pictures), CSV and TensorBoard logs.
         resume: go on from `state.ckpt`; the loss goes on as if nothing had happened.
+        pretrained: weights to start from, see `initial_model`.
+        devices: GPUs that share each batch.
+        skip_bad: leave out images that cannot be used.
+        report: called with lines for the user.
+        progress: called with images read and in all, while the data is checked.
 
     Raises:
-        OutputError: the folder holds a run already and `resume` is not set, or the reverse.
+        OutputError: the folder holds a run already and `resume` is not set, or the reverse, or
+            the run's recipe was another.
         DataError: what is wrong with the data.
+        CheckpointError: what is wrong with the pretrained weights.
+        OptionError: the device cannot do what is asked for.
     """
-    state = folder / "state.ckpt"
-    if resume and not state.is_file():
-        raise OutputError(f"{state} does not exist, so there is nothing to resume")
-    if state.exists() and not resume:
-        raise OutputError(f"{folder} holds a run already; give --resume or another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, recipe, resume)
+    accelerator = check_device(recipe, device, devices)
+    data = LabelledFolder.open(recipe.data.root)
     pl.seed_everything(recipe.seed, verbose=False)
-    module, data = SegmentationModule(recipe), RunData(recipe)
-    optimizer = recipe.optimizer
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename="state",
-            every_n_train_steps=min(250, recipe.val_every),
-            enable_version_counter=False,
-        ),
-        GeosegCheckpoints(folder),
-    ]
-    if optimizer.ema_decay is not None:
-        callbacks.insert(0, EMAWeightAveraging(decay=optimizer.ema_decay))
-    trainer = pl.Trainer(
-        default_root_dir=folder,
-        accelerator=device,
-        precision=recipe.precision,
-        max_steps=recipe.steps,
-        val_check_interval=recipe.val_every,
-        check_val_every_n_epoch=None,
-        gradient_clip_val=optimizer.clip_norm,
-        callbacks=callbacks,
-        # A resumed run logs beside the first part, not over it.
-        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="", version="")],
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=recipe.log_every,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, data, ckpt_path=state if resume else None)
+    if resume:
+        model = stored_model(folder, data, recipe)
+    else:
+        model, start = initial_model(recipe, data.classes, pretrained)
+        report(f"SegNeXt-{recipe.model.variant} starts from {start}")
+        write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
+        write_whole(folder / "metadata.json", model.metadata.to_header()[HEADER_KEY].encode())
+    splits = {}
+    for name in ("train", "val"):
+        items, counts, bad = inspect(data.split(name), skip_bad=skip_bad, progress=progress)
+        splits[name] = items, counts
+        for sentence in bad:
+            report(f"skipped: {sentence}")
+        if absent := [c.name for c in data.classes if not counts[:, c.id].any()]:
+            report(f"without a {name} pixel: {', '.join(absent)}")
+    validation, val_counts = splits["val"]
+    crops = Crops(recipe, *splits["train"], model.metadata)
+    hidden = hidden_by_group(recipe, validation, len(data.classes))
+    module = SegmentationModule(recipe, model, hidden)
+    scored = Validation(folder, telling(validation, val_counts), report)
+    callbacks: list[Callback] = [scored, ProgressBar(), state_saver(folder, recipe)]
+    if recipe.optimizer.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=recipe.optimizer.ema_decay))
+    with quiet_lightning():
+        try:
+            trainer = pl.Trainer(
+                default_root_dir=folder,
+                accelerator=accelerator.type,
+                devices=devices if accelerator.index is None else [accelerator.index],
+                # Norms keep no statistics of their own on each device, so buffers stay equal.
+                strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
+                sync_batchnorm=devices > 1 and accelerator.type == "cuda",
+                precision=recipe.precision,
+                max_steps=recipe.steps,
+                val_check_interval=min(recipe.val_every, recipe.steps),
+                check_val_every_n_epoch=None,
+                gradient_clip_val=recipe.optimizer.clip_norm,
+                callbacks=callbacks,
+                # A resumed run logs beside the first part, not over it.
+                logger=[
+                    CSVLogger(folder, name="logs"),
+                    TensorBoardLogger(folder, name="", version=""),
+                ],
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                log_every_n_steps=recipe.log_every,
+                enable_model_summary=False,
+                enable_progress_bar=False,
+            )
+            loaders = RunData(recipe, crops, validation)
+            trainer.fit(module, loaders, ckpt_path=folder / STATE if resume else None)
+            if scored.step != trainer.global_step:
+                trainer.validate(module, loaders, verbose=False)
+        except MisconfigurationException as error:
+            raise OptionError(f"--device {device} --devices {devices}: {error}") from error
+        except torch.OutOfMemoryError as error:
+            raise OptionError(
+                "the device has too little memory for this recipe; lower stages.batch or "
+                "stages.crop, share the batch among more --devices, or set precision: bf16-mixed"
+            ) from error
     return folder / "best.safetensors"
+
+
+def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    state = folder / STATE
+    if not resume:
+        if state.exists() or (folder / "best.safetensors").exists():
+            raise OutputError(f"{folder} holds a run already; give --resume or another folder")
+        return
+    if not state.is_file():
+        raise OutputError(f"{state} does not exist, so there is nothing to resume")
+    before = load_recipe(folder / "recipe.yaml")
+    # Where the data lies, and how fast it is loaded, may change; what is computed may not.
+    free = {"root": "", "workers": 0}
+    for part in fields(Recipe):
+        now, then = getattr(recipe, part.name), getattr(before, part.name)
+        if part.name == "data":
+            now, then = replace(now, **free), replace(then, **free)
+        if now != then:
+            raise OutputError(
+                f"{part.name} in the recipe is not that of the run in {folder}; resume with "
+                f"{folder / 'recipe.yaml'}, or train into another folder"
+            )
+
+
+def check_device(recipe: Recipe, name: str, devices: int) -> torch.device:
+    device = choose_device(name)
+    if devices > 1 and device.index is not None:
+        raise OptionError(
+            f"--device {name} is one device; name its kind only for --devices {devices}"
+        )
+    if recipe.precision == "16-mixed" and device.type == "cpu":
+        raise OptionError("precision is 16-mixed, which no CPU trains in; set bf16-mixed")
+    return device
+
+
+def stored_model(folder: Path, data: LabelledFolder, recipe: Recipe) -> SegNeXt:
+    """The network of the run in `folder`; its weights come with the state."""
+    text = (folder / "metadata.json").read_text("utf-8")
+    metadata = Metadata.from_header({HEADER_KEY: text})
+    if metadata.classes != data.classes:
+        raise DataError(f"the classes in {data.root} are not those of the run in {folder}")
+    return blank_model(recipe, metadata)
+
+
+def state_saver(folder: Path, recipe: Recipe) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder,
+        filename=Path(STATE).stem,
+        every_n_train_steps=min(STATE_EVERY, recipe.val_every),
+        enable_version_counter=False,
+    )
+
+
+def telling(items: Sequence[Item], counts: NDArray[np.int64]) -> list[str]:
+    """Names of the images with the most classes."""
+    order = np.argsort(-(counts > 0).sum(axis=1), kind="stable")
+    return [items[i].name for i in order[:SAMPLES]]
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without tips and without warnings that a user can do nothing about."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,4 +103,4 @@ class Scores:
 
 
 def none_if_nan(value: float) -> float | None:
-    return None if value != value else value
+    return None if math.isnan(value) else value

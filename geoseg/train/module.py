@@ -4,50 +4,55 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from geoseg.classes import ISAID
-from geoseg.model.metadata import IMAGENET_MEAN, IMAGENET_STD, Metadata
+from geoseg.model.inference import Precision, TileModel
 from geoseg.model.segnext import SegNeXt
+from geoseg.train.evaluate import count, predict_pixels
 from geoseg.train.loss import partial_cross_entropy
-from geoseg.train.metrics import Confusion, Scores, ignore_hidden
+from geoseg.train.metrics import Confusion
 from geoseg.train.recipe import OptimizerOptions, Recipe
 
 SEED_STRIDE = 1_000_003
 """Keeps the random states of neighbouring seeds and steps apart."""
 
+PRECISIONS: dict[str, Precision] = {
+    "32-true": "float32",
+    "bf16-mixed": "bfloat16",
+    "16-mixed": "float16",
+}
+"""Lightning's names and ours."""
+
+Labelled = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8]]
+"""An item's name and group, image and mask."""
+
 
 class SegmentationModule(pl.LightningModule):
-    """SegNeXt with its loss, its optimizer and its validation scores."""
+    """SegNeXt with its loss, its optimizer and its confusion matrix.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        model: with its `metadata`, which its checkpoints will carry.
+        hidden: per group, (C,) bool: classes that its labels leave out.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, recipe: Recipe, model: SegNeXt, hidden: dict[str, Tensor]) -> None:
         super().__init__()
-        self.recipe = recipe
-        model = SegNeXt(recipe.model.variant, len(ISAID), nmf_gradient=recipe.model.nmf_gradient)
-        for name, parameter in model.named_parameters():
-            if "layer_scale" in name:
-                nn.init.constant_(parameter, recipe.model.layer_scale)
-        self.model = model.to(memory_format=torch.channels_last)
-        self.register_buffer("mean", channel_column(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("std", channel_column(IMAGENET_STD), persistent=False)
-        self.confusion = Confusion(len(ISAID))
-
-    def metadata(self, metrics: dict[str, float]) -> Metadata:
-        """What a checkpoint of this run says about itself."""
-        return Metadata(
-            variant=self.recipe.model.variant,
-            classes=ISAID,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            gsd_range=self.recipe.gsd_range,
-            provenance=self.recipe.provenance,
-            licence=self.recipe.licence,
-            metrics=metrics,
-        )
+        self.recipe, self.hidden = recipe, hidden
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
+        self.metadata = model.metadata
+        self.register_buffer("mean", channel_column(self.metadata.mean), persistent=False)
+        self.register_buffer("std", channel_column(self.metadata.std), persistent=False)
+        self.confusion = Confusion(len(self.metadata.classes))
 
     def forward(self, image: Tensor, stride: int = 1) -> Tensor:
         """Pixels on the 0-255 scale (N,3,H,W) to logits (N,C,H/stride,W/stride)."""
@@ -59,7 +64,8 @@ class SegmentationModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # NMF bases, dropout and drop path then depend on the step alone, not on what was
         # drawn before it: a resumed run repeats the uninterrupted one.
-        torch.manual_seed(self.recipe.seed * SEED_STRIDE + self.global_step)
+        step = self.recipe.seed * SEED_STRIDE + self.global_step
+        torch.manual_seed(step * self.trainer.world_size + self.global_rank)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         options = self.recipe.loss
@@ -68,22 +74,24 @@ class SegmentationModule(pl.LightningModule):
         target = batch["mask"][:, options.stride // 2 :: options.stride]
         target = target[:, :, options.stride // 2 :: options.stride]
         loss = partial_cross_entropy(logits, target, batch["hidden"], options.hard_share)
-        self.log("loss", loss, prog_bar=True)
-        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.log("loss", loss, sync_dist=self.trainer.world_size > 1)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        prediction = self(batch["image"]).argmax(dim=1)
-        target = ignore_hidden(prediction, batch["mask"], batch["hidden"][0])
-        self.confusion.update(prediction, target)
+    def on_validation_start(self) -> None:
+        self.tiles = TileModel(
+            self.model, device=str(self.device), precision=PRECISIONS[self.recipe.precision]
+        )
 
-    def on_validation_epoch_end(self) -> None:
-        scores = Scores.of(self.confusion.compute(), ISAID)
-        self.confusion.reset()
-        self.log("val_miou", scores.miou, prog_bar=True)
-        for row in scores.classes:
-            if row.pixels:
-                self.log(f"val_iou/{row.name}", row.iou)
+    def validation_step(self, batch: Labelled, batch_idx: int) -> dict[str, Any]:
+        """Score one image by the same tiling as `geoseg evaluate`."""
+        _, group, image, mask = batch
+        found = predict_pixels(self.tiles, image, tile_size=1024, overlap=128)
+        count(self.confusion, found, mask, self.hidden.get(group))
+        return {"found": found}
+
+    def on_validation_end(self) -> None:
+        del self.tiles
 
     def configure_optimizers(self) -> Any:
         options = self.recipe.optimizer

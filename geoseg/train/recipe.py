@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from geoseg.classes import ISAID
 from geoseg.errors import RecipeError
 from geoseg.model.segnext import VARIANTS, NmfGradient
+from geoseg.train.strict import build, check, check_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +19,29 @@ class ModelOptions:
     """What is trained."""
 
     variant: str = "T"
-    """T, S, B or L."""
+    """T, S, B or L. Stochastic depth follows from it, see `geoseg.model.segnext.VARIANTS`."""
     nmf_gradient: NmfGradient = "full"
     """Gradient through all steps of the factorization, or the last one only."""
     layer_scale: float = 0.01
     """Initial factor on the residual branches; more than the paper's 0.01 starts faster where
-    there are no pretrained weights."""
+    there are no pretrained weights. Unused where there are."""
+    mean: tuple[float, float, float] | None = None
+    """Of the pixels, per channel, 0-255; None = that of the pretrained weights, else ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """As `mean`."""
+    scale: float | None = None
+    """Factor by which images are enlarged before the model sees them; None = that of the
+    pretrained weights, else 1. The stages' scales come on top."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise RecipeError(
                 f"model.variant is {self.variant!r}; choose one of {', '.join(VARIANTS)}"
             )
+        check("model.layer_scale", self.layer_scale, self.layer_scale > 0, "above 0")
+        check("model.std", self.std, self.std is None or min(self.std) > 0, "above 0")
+        scale = self.scale
+        check("model.scale", scale, scale is None or 1 / 16 <= scale <= 16, "from 1/16 to 16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +56,32 @@ class GroupOptions:
     shuffle_channels: bool = False
     """False-colour imagery: draw a new channel order for every crop."""
 
+    def __post_init__(self) -> None:
+        check("data.groups: weight", self.weight, self.weight >= 0, "0 or more")
+
 
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Where the images are and how crops are drawn from them."""
 
     root: str
-    """Folder with a `split.csv` (group,name,split,image,mask)."""
+    """Folder with a `split.csv` (group,name,split,image,mask) and, unless the classes are iSAID's,
+    a `classes.csv` (id,name,color)."""
     groups: dict[str, GroupOptions] = field(default_factory=dict)
     """Per group of `split.csv`; a group not named here is complete."""
     object_share: float = 0.5
     """Share of the crops that are centred near a pixel of a drawn class."""
     rendered_share: float = 0.0
-    """Share of the crops that come from rendered scenes."""
+    """Share of the crops that come from rendered scenes; these have iSAID's classes."""
+    max_class_share: float = 1.0
+    """A crop of which one class covers more is drawn again, at most ten times."""
     workers: int = 1
     """Loader processes."""
 
     def __post_init__(self) -> None:
-        for name in ("object_share", "rendered_share"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise RecipeError(f"data.{name} is {share}; give a share between 0 and 1")
+        for name in ("object_share", "rendered_share", "max_class_share"):
+            check_share(f"data.{name}", getattr(self, name))
+        check("data.workers", self.workers, self.workers >= 0, "0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +91,21 @@ class AugmentOptions:
     rotate: Literal["none", "right", "any"] = "none"
     """No rotation, multiples of 90°, or (half of the time) any angle."""
     flip: bool = True
+    """Mirror half of the crops."""
+    scale_draw: Literal["log", "uniform"] = "log"
+    """Whether the stages' scales are drawn with uniform logarithms, or uniformly."""
     photometric: float = 1.0
     """Strength of brightness, contrast, saturation and hue changes; 1 as in the paper."""
     grey: float = 0.0
     """Share of the crops turned to grey."""
     blur: float = 0.0
-    """Share of the crops blurred and resharpened, as another sensor would see them."""
+    """Share of the crops blurred, as another sensor would see them."""
+
+    def __post_init__(self) -> None:
+        for name in ("grey", "blur"):
+            check_share(f"augment.{name}", getattr(self, name))
+        strength = self.photometric
+        check("augment.photometric", strength, 0 <= strength <= 2, "from 0 to 2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +114,18 @@ class Stage:
 
     steps: int
     batch: int
+    """Crops a step, over all devices together."""
     crop: int
     """Side of the crops, px; a multiple of 32."""
     scale: tuple[float, float]
-    """Crop pixels per image pixel, drawn log-uniformly."""
+    """Crop pixels per image pixel: the least and the most."""
 
     def __post_init__(self) -> None:
-        if self.crop % 32 or self.crop <= 0:
-            raise RecipeError(f"stages.crop is {self.crop}; give a multiple of 32")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise RecipeError(f"stages.scale is {self.scale}; give 0 < low <= high")
-        if self.steps < 1 or self.batch < 1:
-            raise RecipeError("stages: steps and batch must be at least 1")
+        low, high = self.scale
+        check("stages.steps", self.steps, self.steps >= 1, "at least 1")
+        check("stages.batch", self.batch, self.batch >= 1, "at least 1")
+        check("stages.crop", self.crop, self.crop > 0 and self.crop % 32 == 0, "a multiple of 32")
+        check("stages.scale", self.scale, 0 < low <= high, "0 < least <= most")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +142,21 @@ class OptimizerOptions:
     """Factor on the rate at step 0."""
     power: float = 1.0
     clip_norm: float | None = None
+    """Gradients of a larger norm are shortened to it."""
     ema_decay: float | None = None
+    """Validate and save the moving average of the weights, with this decay a step."""
+
+    def __post_init__(self) -> None:
+        check("optimizer.lr", self.lr, self.lr > 0, "above 0")
+        check("optimizer.head_lr_factor", self.head_lr_factor, self.head_lr_factor > 0, "above 0")
+        check("optimizer.betas", self.betas, all(0 <= b < 1 for b in self.betas), "below 1")
+        decay, clip, ema = self.weight_decay, self.clip_norm, self.ema_decay
+        check("optimizer.weight_decay", decay, decay >= 0, "0 or more")
+        check("optimizer.warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more")
+        check("optimizer.power", self.power, self.power >= 0, "0 or more")
+        check("optimizer.clip_norm", clip, clip is None or clip > 0, "above 0")
+        check("optimizer.ema_decay", ema, ema is None or 0 < ema < 1, "between 0 and 1")
+        check_share("optimizer.warmup_start", self.warmup_start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +172,9 @@ class LossOptions:
     is a third of a step on a CPU."""
 
     def __post_init__(self) -> None:
-        if self.stride not in (1, 2, 4, 8):
-            raise RecipeError(f"loss.stride is {self.stride}; choose 1, 2, 4 or 8")
-        if not 0 < self.hard_share <= 1:
-            raise RecipeError(
-                f"loss.hard_share is {self.hard_share}; give a share above 0 and up to 1"
-            )
+        share = self.hard_share
+        check("loss.stride", self.stride, self.stride in (1, 2, 4, 8), "1, 2, 4 or 8")
+        check("loss.hard_share", share, 0 < share <= 1, "a share above 0 and up to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +190,7 @@ class Recipe:
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     val_every: int = 1000
-    """Steps between validations; a checkpoint is written at each."""
+    """Steps between validations; a checkpoint is written at each, and after the last step."""
     log_every: int = 10
     """Steps between lines of the log."""
     provenance: str = ""
@@ -165,15 +200,27 @@ class Recipe:
     gsd_range: tuple[float, float] | None = None
     """Ground sampling distances that the crops cover, metres a pixel."""
 
+    def __post_init__(self) -> None:
+        check("stages", self.stages, len(self.stages) > 0, "one stage or more")
+        for name in ("val_every", "log_every"):
+            check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        if (warmup := self.optimizer.warmup_steps) >= self.steps:
+            raise RecipeError(
+                f"optimizer.warmup_steps is {warmup}, but the stages have {self.steps} steps in all"
+            )
+
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
-    def complete_ids(self, group: str) -> frozenset[int]:
-        """Class ids whose objects are all labelled in `group` (background excluded)."""
-        options = self.data.groups.get(group, GroupOptions())
-        every = frozenset(c.id for c in ISAID if c.id)
-        return every if options.complete is None else frozenset(options.complete)
+    def group(self, name: str) -> GroupOptions:
+        """What is said of a group, or the defaults."""
+        return self.data.groups.get(name, GroupOptions())
+
+    def to_yaml(self) -> str:
+        """Every value, for the record; `load_recipe` reads it back."""
+        plain = json.loads(json.dumps(asdict(self)))  # YAML has no tuples
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def load_recipe(path: str | Path, **changes: Any) -> Recipe:
@@ -194,72 +241,11 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
         raise RecipeError(f"recipe {path} holds {type(content).__name__}; a mapping is needed")
     for name, value in changes.items():
         *parents, last = name.split(".")
-        node = content
+        node: Any = content
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"{parent} is {node!r}; it must be a mapping")
         node[last] = value
-    return build(Recipe, content, "")
-
-
-def build(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `kind`; `where` is its dotted name for messages."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return build_dataclass(kind, value, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return build(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise RecipeError(f"{where} is {value!r}; choose one of {', '.join(arguments)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise wrong_type(where, value, "a list")
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise RecipeError(f"{where} has {len(value)} values; it takes {len(arguments)}")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(
-            build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise wrong_type(where, value, "a mapping")
-        return {str(k): build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    return build_scalar(kind, value, where)
-
-
-def build_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise wrong_type(where or "the recipe", value, "a mapping")
-    hints = typing.get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    if unknown := [key for key in value if key not in hints]:
-        raise RecipeError(
-            f"unknown key {prefix}{unknown[0]}; known here: {', '.join(sorted(hints))}"
-        )
-    for item in dataclasses.fields(kind):
-        required = (
-            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        )
-        if required and item.name not in value:
-            raise RecipeError(f"{prefix}{item.name} is missing from the recipe")
-    return kind(**{key: build(hints[key], v, f"{prefix}{key}") for key, v in value.items()})
-
-
-def build_scalar(kind: Any, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 6e-5 as a string
-        try:
-            return float(value)
-        except ValueError:
-            raise wrong_type(where, value, "a number") from None
-    if type(value) is kind:
-        return value
-    raise wrong_type(where, value, {"int": "a whole number"}.get(kind.__name__, kind.__name__))
-
-
-def wrong_type(where: str, value: Any, wanted: str) -> RecipeError:
-    return RecipeError(f"{where} is {value!r} ({type(value).__name__}); it must be {wanted}")
+    recipe: Recipe = build(Recipe, content)
+    return recipe

@@ -1,0 +1,208 @@
+"""The endless, reproducible stream of crops drawn from labelled images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from geoseg.classes import IGNORE, ISAID
+from geoseg.errors import DataError
+from geoseg.model.metadata import Metadata
+from geoseg.render import render_scene
+from geoseg.train.augment import Placement, photometric, sample_ids, sample_pixels
+from geoseg.train.folder import Item
+from geoseg.train.recipe import GroupOptions, Recipe, Stage
+
+RENDERED_SIZE = 1024
+"""Side of a rendered scene, px."""
+CROPS_PER_RENDERED = 32
+"""Rendering costs as much as a hundred crops: one scene serves several."""
+ATTEMPTS = 10
+"""As often is a crop drawn in which no class may cover too much."""
+COARSE = 8
+"""Every n-th pixel of a row and column decides about that."""
+
+
+def hidden_classes(options: GroupOptions, num_classes: int) -> Tensor:
+    """(C,) bool: classes whose objects may stand unlabelled in the group's background.
+
+    Raises:
+        DataError: the recipe names a class that the data does not have.
+    """
+    hidden = torch.zeros(num_classes, dtype=torch.bool)
+    if options.complete is not None:
+        if unknown := [i for i in options.complete if not 0 <= i < num_classes]:
+            raise DataError(
+                f"data.groups: complete names class {unknown[0]}; the data has 0-{num_classes - 1}"
+            )
+        hidden[1:] = True
+        for class_id in options.complete:
+            hidden[class_id] = False
+    return hidden
+
+
+def hidden_by_group(recipe: Recipe, items: Sequence[Item], num_classes: int) -> dict[str, Tensor]:
+    """`hidden_classes` of every group among the items."""
+    groups = sorted({item.group for item in items})
+    return {group: hidden_classes(recipe.group(group), num_classes) for group in groups}
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Crop number i of a run: a pure function of the recipe, its seed and i.
+
+    So a resumed run draws what the uninterrupted one would have drawn, and the number of
+    loader processes and devices changes nothing.
+
+    Args:
+        items: the training images.
+        counts: (N,C) their pixels by class.
+        metadata: of the model that is trained.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        items: Sequence[Item],
+        counts: NDArray[np.int64],
+        metadata: Metadata,
+    ) -> None:
+        self.recipe, self.items = recipe, list(items)
+        self.fill = np.asarray(metadata.mean, dtype=np.float32)
+        self.enlarge = metadata.scale
+        self.num_classes = len(metadata.classes)
+        groups = {item.group for item in items}
+        if unknown := sorted(set(recipe.data.groups) - groups):
+            raise DataError(f"data.groups names {unknown[0]!r}, which has no training image")
+        if recipe.data.rendered_share and metadata.classes != ISAID:
+            raise DataError(
+                f"data.rendered_share is {recipe.data.rendered_share}, but rendered scenes have "
+                "iSAID's classes and the data has others; set it to 0"
+            )
+        self.hidden = hidden_by_group(recipe, items, self.num_classes)
+        self.hidden["rendered"] = torch.zeros(self.num_classes, dtype=torch.bool)
+        weights = np.array([recipe.group(item.group).weight for item in items])
+        if not weights.any():
+            raise DataError("data.groups: every weight is 0, so no image is ever drawn")
+        # The fourth root lifts rare classes without drowning the run in their few images.
+        odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
+        odds[0] = 0
+        self.class_odds = normalised(odds)
+        self.item_odds = normalised(weights * counts.sum(axis=1) ** 0.5)
+        self.item_odds_of_class = [normalised(weights * column**0.5) for column in counts.T]
+
+    def __getitem__(self, key: tuple[int, Stage]) -> dict[str, Tensor]:
+        index, stage = key
+        options, rng = self.recipe.augment, np.random.default_rng((self.recipe.seed, index))
+        image, mask, group, wanted = self.draw(rng, index)
+        placement = self.place(rng, mask, wanted, stage)
+        pixels, inside = sample_pixels(image, placement, stage.crop)
+        if self.recipe.group(group).shuffle_channels:
+            pixels = pixels[..., rng.permutation(3)]
+        pixels = photometric(rng, pixels, options)
+        # As in prediction, the model sees the channel mean where there is no image.
+        pixels[~inside] = self.fill
+        ids = sample_ids(mask, placement, stage.crop)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "mask": torch.from_numpy(ids.astype(np.int64)),
+            "hidden": self.hidden[group],
+        }
+
+    def draw(
+        self, rng: np.random.Generator, index: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str, int | None]:
+        """Image, mask, group, and the class of which a pixel is to lie in the crop."""
+        data = self.recipe.data
+        on_object = rng.random() < data.object_share and self.class_odds.any()
+        if rng.random() < data.rendered_share:
+            image, mask = rendered(self.recipe.seed, index // CROPS_PER_RENDERED)
+            present = [int(i) for i in np.unique(mask) if i not in (0, IGNORE)]
+            wanted = int(rng.choice(present)) if present and on_object else None
+            return image, mask, "rendered", wanted
+        wanted, odds = None, self.item_odds
+        if on_object:
+            wanted = int(rng.choice(self.num_classes, p=self.class_odds))
+            odds = self.item_odds_of_class[wanted]
+        item = self.items[rng.choice(len(self.items), p=odds)]
+        return *load_cached(item), item.group, wanted
+
+    def place(
+        self, rng: np.random.Generator, mask: NDArray[np.uint8], wanted: int | None, stage: Stage
+    ) -> Placement:
+        """A place that shows the wanted class, and not too much of one class."""
+        size = (mask.shape[1], mask.shape[0])
+        target = None if wanted is None else draw_pixel(rng, mask, wanted)
+        limit = self.recipe.data.max_class_share
+        for _ in range(ATTEMPTS):
+            placement = Placement.draw(rng, size, target, stage, self.recipe.augment, self.enlarge)
+            if limit == 1:
+                break
+            ids = sample_ids(mask, placement, stage.crop, COARSE)
+            counts = np.bincount(ids[ids != IGNORE], minlength=1)
+            if counts.max() < limit * max(1, counts.sum()):
+                break
+        return placement
+
+
+def normalised(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = odds.sum()
+    return odds / total if total else odds
+
+
+@lru_cache(maxsize=32)
+def load_cached(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """`item.load()`; images that are drawn often stay decoded."""
+    return item.load()
+
+
+@lru_cache(maxsize=2)
+def rendered(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    scene_seed = seed * 1_000_003 + number
+    gsd = 10 ** np.random.default_rng(scene_seed).uniform(math.log10(0.15), math.log10(0.7))
+    scene = render_scene(RENDERED_SIZE, RENDERED_SIZE, gsd=float(gsd), seed=scene_seed)
+    return scene.image, scene.class_ids
+
+
+def draw_pixel(
+    rng: np.random.Generator, mask: NDArray[np.uint8], class_id: int
+) -> tuple[float, float]:
+    """Column and row of a pixel of the class."""
+    row, column = divmod(int(rng.choice(np.flatnonzero(mask == class_id))), mask.shape[1])
+    return float(column), float(row)
+
+
+class StagedBatches(Sampler[list[tuple[int, Stage]]]):
+    """Batches of (crop number, stage) from step `start` to the end of the last stage.
+
+    `rank` of `world` processes takes every `world`-th crop of a batch. The length is that of the
+    whole run: Lightning counts the batches before `start` as seen.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], start: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.stages, self.start, self.rank, self.world = tuple(stages), start, rank, world
+        for stage in stages:
+            if stage.batch % world:
+                raise DataError(
+                    f"stages.batch is {stage.batch}, which {world} devices cannot share equally"
+                )
+
+    def __len__(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def __iter__(self) -> Iterator[list[tuple[int, Stage]]]:
+        step = first = 0
+        for stage in self.stages:
+            for _ in range(stage.steps):
+                end = first + stage.batch
+                if step >= self.start:
+                    yield [(index, stage) for index in range(first + self.rank, end, self.world)]
+                step, first = step + 1, end

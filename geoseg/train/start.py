@@ -1,0 +1,104 @@
+"""The network that a run starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from geoseg.classes import LabelClass
+from geoseg.errors import CheckpointError
+from geoseg.model.checkpoint import FOREIGN_SUFFIXES, locate_weights, read_checkpoint
+from geoseg.model.importers import load_backbone_state
+from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.train.recipe import Recipe
+
+CLASSIFIER = "decode_head.conv_seg."
+"""Prefix of the only parameters whose shape depends on the classes."""
+
+
+def initial_model(
+    recipe: Recipe, classes: tuple[LabelClass, ...], pretrained: str | None
+) -> tuple[SegNeXt, str]:
+    """A network with its `metadata`, and a sentence that says what it starts from.
+
+    Args:
+        pretrained: a file in one of the public spellings, of which the backbone is taken; or a
+            geoseg checkpoint (path or name of public weights), of which everything is taken, but
+            not the classifier if its classes are others. None = random weights.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another variant.
+    """
+    plain = described(recipe, Metadata(recipe.model.variant, classes), classes)
+    if pretrained is None:
+        model = blank_model(recipe, plain)
+        for name, parameter in model.named_parameters():
+            if "layer_scale" in name:
+                nn.init.constant_(parameter, recipe.model.layer_scale)
+        return model, "random weights"
+    if Path(pretrained).suffix.lower() in FOREIGN_SUFFIXES:
+        model = blank_model(recipe, plain)
+        state = load_backbone_state(Path(pretrained))
+        load(model.backbone, state, pretrained, recipe.model.variant)
+        return model, f"the backbone of {pretrained}; the head starts at random"
+    state, known = read_checkpoint(locate_weights(pretrained))
+    if known.variant != recipe.model.variant:
+        raise other_variant(pretrained, known.variant, recipe.model.variant)
+    model = blank_model(recipe, described(recipe, known, classes))
+    if [c.name for c in known.classes] == [c.name for c in classes]:
+        model.load_state_dict(state)
+        return model, f"all of {pretrained}"
+    kept = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
+    model.load_state_dict(kept, strict=False)
+    return model, (
+        f"{pretrained}, without its classifier: it tells {len(known.classes)} other classes "
+        f"apart, the data has {len(classes)}; that layer starts at random"
+    )
+
+
+def described(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...]) -> Metadata:
+    """What the run's checkpoints will say; what the recipe leaves open stays as known."""
+    options = recipe.model
+    return replace(
+        known,
+        classes=classes,
+        mean=options.mean or known.mean,
+        std=options.std or known.std,
+        scale=options.scale or known.scale,
+        gsd_range=recipe.gsd_range,
+        provenance=recipe.provenance,
+        licence=recipe.licence,
+        metrics={},
+    )
+
+
+def blank_model(recipe: Recipe, metadata: Metadata) -> SegNeXt:
+    """The network that `metadata` describes, with random weights."""
+    gradient = recipe.model.nmf_gradient
+    model = SegNeXt(
+        metadata.variant,
+        len(metadata.classes),
+        head_bias=metadata.head_bias,
+        nmf_gradient=gradient,
+    )
+    if metadata.nmf_rank != model.variant.rank:
+        model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank, gradient)
+    model.metadata = metadata
+    return model
+
+
+def load(module: nn.Module, state: dict[str, Tensor], source: str, variant: str) -> None:
+    expected = module.state_dict()
+    if any(key not in expected or expected[key].shape != state[key].shape for key in state):
+        raise other_variant(source, "another variant", variant)
+    module.load_state_dict(state, strict=False)  # files carry no BatchNorm step counters
+
+
+def other_variant(source: str, found: str, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"--pretrained {source} is SegNeXt-{found}, but model.variant is {wanted}; "
+        "take other weights, or another recipe"
+    )
