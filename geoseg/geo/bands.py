@@ -74,9 +74,10 @@ class Bands:
 
     def _is_nodata(self, color: NDArray) -> NDArray[np.bool_]:
         """No data: every band says so, as in GDAL's dataset mask; or any is not a number."""
-        empty = np.ones(color.shape[1:], bool)
-        for plane, value in zip(color, self.nodata, strict=True):
-            empty &= (plane == value) if value is not None else False
+        if None in self.nodata:
+            empty = np.zeros(color.shape[1:], bool)
+        else:
+            empty = np.all([p == v for p, v in zip(color, self.nodata, strict=True)], axis=0)
         if np.issubdtype(color.dtype, np.floating):
             empty |= ~np.isfinite(color).all(axis=0)
         return empty

@@ -15,13 +15,15 @@ from geoseg.grid import Window
 
 _NEAR = 4
 """Counts by which JPEG makes a flat area differ from its value."""
-_RINGING = 16
+_RINGING = 32
 """Counts by which the last pixels before a hard edge differ."""
 _REACH = 16
 """Pixels from the edge over which a codec rings: a JPEG unit with subsampled colour."""
 _LEAK = 2
 """Gaps up to twice this wide do not connect: a gutter or shadow is no way into the scene."""
-HALO = 2 * _LEAK + _REACH
+_SPECK = 2
+"""Ringing beyond these counts comes in specks, up to twice this wide."""
+HALO = 2 * _LEAK + _REACH + 2 * _SPECK
 """Pixels around a window on which `Collar.covers` depends."""
 
 _DATA, _EDGE, _COLLAR = 0, 1, 2
@@ -62,6 +64,7 @@ class Collar:
         ringing = _is_near(color, self.value, _RINGING * self.tolerance)
         for _ in range(_REACH):
             region = _grow(region, 1) & (ringing | core)
+        region = _shrink(_grow(region, _SPECK), _SPECK)
         return (cells == _COLLAR) | ((cells == _EDGE) & region)
 
     def _cells_under(
@@ -79,17 +82,17 @@ def find_collars(
 ) -> tuple[Collar, ...]:
     """The collars of a scene of `shape`, given as a coarse picture (3, h, w) of stored values.
 
-    Flat black or white that touches the border along 3 % of a side, covers 0.1 % of the scene
-    and holds one exact value over 90 % of its cells; a white one must hold a corner and a fifth of
-    a side too, for white roofs and clouds saturate. Dark roofs, water and shadows have texture.
+    Flat black or white that holds one exact value over 70 % of its cells, covers 0.1 % of the
+    scene, and holds a corner of it or a tenth of a side: dark roofs, shadows and water have
+    texture. As white roofs and clouds saturate, a white one must hold a corner and a fifth of a
+    side.
     """
     integer = coarse.dtype.kind in "ui"
     found = []
     for value in (0, np.iinfo(coarse.dtype).max) if integer else (0,):
         core = _is_near(coarse, value, _NEAR * integer) | ~valid
-        exact = (coarse == value).all(axis=0) | ~valid
-        region = _connected(core, exact, white=value > 0)
-        if region.any() and (region & valid).any():
+        region = _connected(core, coarse, white=value > 0)
+        if (region & valid).any():
             cell = max(1.0, shape[0] / coarse.shape[1], shape[1] / coarse.shape[2])
             outside = _grow(region, max(1, round(_REACH / cell)))
             cells = np.where(_shrink(region, 1), _COLLAR, np.where(outside, _EDGE, _DATA))
@@ -97,9 +100,7 @@ def find_collars(
     return tuple(found)
 
 
-def _connected(
-    core: NDArray[np.bool_], exact: NDArray[np.bool_], *, white: bool
-) -> NDArray[np.bool_]:
+def _connected(core: NDArray[np.bool_], coarse: NDArray, *, white: bool) -> NDArray[np.bool_]:
     """The parts of `core` that reach in from the border and look like a collar."""
     free = _shrink(core, 1)
     accepted = np.zeros_like(core)
@@ -108,7 +109,7 @@ def _connected(
         if (seed & (accepted | rejected)).any():
             continue
         region = _grow(_flood(free, seed), 1) & core
-        if _is_collar(region, exact, white=white):
+        if _is_collar(region, coarse, white=white):
             accepted |= region
         else:
             rejected |= region
@@ -135,13 +136,20 @@ def _border_runs(free: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     return seeds
 
 
-def _is_collar(region: NDArray[np.bool_], exact: NDArray[np.bool_], *, white: bool) -> bool:
-    size = int(region.sum())
-    if size < max(64, region.size / 1000) or (region & exact).sum() < 0.9 * size:
+def _is_collar(region: NDArray[np.bool_], coarse: NDArray, *, white: bool) -> bool:
+    values = coarse[:, region]
+    if values.shape[1] < max(64, region.size / 1000):
+        return False
+    # Strong compression turns 0 into another constant.
+    usual = np.median(values, axis=1, keepdims=True)
+    if (values == usual).all(axis=0).mean() < 0.7:
         return False
     sides = (region[0], region[-1], region[:, 0], region[:, -1])
     has_corner = bool(region[[0, 0, -1, -1], [0, -1, 0, -1]].any())
-    return not white or (has_corner and max(side.mean() for side in sides) >= 0.2)
+    contact = max(side.mean() for side in sides)
+    if white:
+        return has_corner and bool(contact >= 0.2)
+    return has_corner or bool(contact >= 0.1)
 
 
 def _flood(free: NDArray[np.bool_], seed: NDArray[np.bool_]) -> NDArray[np.bool_]:
