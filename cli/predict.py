@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
 @options.tta
 @options.batch_size
 @options.workers
+@click.option(
+    "--gsd", type=float, metavar="METRES", help="Let the model see pixels of this size instead."
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this dask.distributed cluster.")
 @click.option(
     "--format",
@@ -59,6 +61,7 @@ def command(
     tta: bool,
     batch_size: int | None,
     workers: int | None,
+    gsd: float | None,
     scheduler: str | None,
     formats: tuple[str, ...],
     confidence: bool,
@@ -80,7 +83,9 @@ def command(
     model = TileModel(
         load_model(weights), device=device, precision=precision, batch_size=batch_size, tta=tta
     )
-    tiling = Tiling(tile_size=tile_size, overlap=overlap, workers=workers, scheduler=scheduler)
+    tiling = Tiling(
+        tile_size=tile_size, overlap=overlap, gsd=gsd, workers=workers, scheduler=scheduler
+    )
     request = Request(
         folder=output,
         formats=formats,
@@ -96,10 +101,12 @@ def command(
         except GeosegError as error:
             if len(scenes) == 1:
                 raise
-            logging.getLogger("geoseg").error("%s: %s", scene, error)
+            click.echo(f"Error: {error}", err=True)
             failures.append({"scene": scene, "error": str(error)})
             continue
         summaries.append(summary)
+        for note in summary.notes:
+            click.echo(f"Warning: {scene}: {note}", err=True)
         if not (quiet or as_json):
             click.echo(report(summary))
     if as_json:

@@ -9,6 +9,7 @@ a few per cent) need the arithmetic. The result is the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,9 @@ class Axis:
     """(n,) how far it is from there to the next cell, 0-1."""
 
     @staticmethod
-    def between(start: int, end: int, first_cell: int, cells: int) -> Axis:
+    def between(start: int, end: int, first_cell: int, cells: int, step: float) -> Axis:
         """For pixels `start` to `end`, on cells `first_cell` to `first_cell + cells`."""
-        position = (np.arange(start, end) + 0.5) / CELL - 0.5 - first_cell
+        position = (np.arange(start, end) + 0.5) / (CELL * step) - 0.5 - first_cell
         position = np.clip(position, 0, cells - 1)
         index = np.minimum(position.astype(np.intp), max(cells - 2, 0))
         return Axis(index, (position - index).astype(np.float32))
@@ -60,15 +61,23 @@ class Decoded:
     """(H,W): softmax probability of the pixel's class; 0 where it was not asked for."""
 
 
-def decode(logits: Floats, cells: Window, core: Window, *, confidence: str = "objects") -> Decoded:
+def decode(
+    logits: Floats,
+    cells: Window,
+    core: Window,
+    *,
+    step: tuple[float, float] = (1.0, 1.0),
+    confidence: Literal["none", "objects", "all"] = "objects",
+) -> Decoded:
     """Decode the pixels of `core` from the logits (h,w,C) of `cells`.
 
     Args:
+        step: pixels of `core`'s grid per pixel that the model saw, across and down.
         confidence: compute it for ``none`` of the pixels, for ``objects`` (all but class 0),
             or for ``all``.
     """
-    rows = Axis.between(core.row_off, core.row_end, cells.row_off, cells.height)
-    columns = Axis.between(core.col_off, core.col_end, cells.col_off, cells.width)
+    rows = Axis.between(core.row_off, core.row_end, cells.row_off, cells.height, step[1])
+    columns = Axis.between(core.col_off, core.col_end, cells.col_off, cells.width, step[0])
     corners = logits.argmax(axis=2).astype(np.uint8)  # (h,w)
     agreed = agreement(corners)  # (h-1,w-1)
     class_ids = agreed.take(rows.index, axis=0).take(columns.index, axis=1)  # (H,W)

@@ -5,6 +5,7 @@ Pure arithmetic on pixel rectangles; nothing here reads a raster or knows a mode
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -173,7 +174,7 @@ def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
     # A core ends on the grid of logits, so that every cell belongs to one tile.
     bounds = [
         (left + size + right) // 2 // CELL * CELL
-        for left, right in zip(starts[:-1], starts[1:], strict=True)
+        for left, right in itertools.pairwise(starts)
     ]
     return tuple(
         Span(start, size, core_start, core_end)

@@ -11,9 +11,9 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask.threaded
 import numpy as np
@@ -26,11 +26,12 @@ from geoseg.decode import cells_around, decode
 from geoseg.errors import OptionError
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.scene import Scene
+from geoseg.geo.view import View
 from geoseg.grid import ALIGN, CELL, Block, Grid, Window
 from geoseg.model.inference import TileModel
 from geoseg.outputs import Outputs, Request
 from geoseg.stitch import Partial, blend
-from geoseg.summary import Summary
+from geoseg.summary import ClassTotal, Summary
 
 Graph = dict[Any, Any]
 
@@ -45,6 +46,8 @@ class Tiling:
     """Overlap of neighbouring tiles, px."""
     tiles_per_block: int = 2
     """Side of a block, tiles."""
+    gsd: float | None = None
+    """Metres a pixel at which the model sees the scene; None = the scene's own."""
     workers: int | None = None
     """Threads that read, decode and write; None = as the machine has cores, 2 to 8."""
     scheduler: str | None = None
@@ -58,6 +61,8 @@ class Tiling:
             raise OptionError(
                 f"--overlap is {self.overlap}; give at most half of --tile-size {self.tile_size}"
             )
+        if self.gsd is not None and not self.gsd > 0:
+            raise OptionError(f"--gsd is {self.gsd}; give metres a pixel, above 0")
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers is {self.workers}; give at least 1")
 
@@ -71,20 +76,24 @@ class Inferred:
     """What *infer* leaves of a block: cells and a mask, no pixels."""
 
     partial: Partial
+    window: Window | None
+    """The scene's pixels that the block decides on; None where its core holds no centre of one."""
     valid: NDArray[np.uint8]
-    """The core's validity, bit-packed."""
+    """Of those pixels, bit-packed."""
     clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """A finished block. All arrays cover its core."""
+    """A finished block."""
 
     block: Block
+    window: Window
+    """The scene's pixels that it decided on."""
     class_ids: NDArray[np.uint8]
-    """(H,W); IGNORE where there is no data."""
+    """(H,W) of `window`; IGNORE where there is no data."""
     confidence: NDArray[np.float32] | None
-    """(H,W); None unless it is to be written."""
+    """(H,W) of `window`, NaN where there is no data; None unless it is to be written."""
     logits: NDArray[np.float16] | None
     """(h,w,C) of the core's cells; None unless they are to be written."""
     polygons: BlockPolygons
@@ -113,63 +122,92 @@ def predict(
         OptionError: options that contradict each other or the machine.
     """
     tiling = tiling or Tiling()
-    scene = Scene.open(path)
+    scene = Scene.open(str(path))
+    view = View.of(scene, gsd=tiling.gsd, scale=model.metadata.scale)
+    width, height = view.geobox.width, view.geobox.height
+    grid = Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block)
     geobox = scene.geobox
-    grid = Grid(
-        geobox.width, geobox.height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block
-    )
     total, done = geobox.width * geobox.height, 0
     clock = Clock()
-    with clock.stage("total"), Outputs(scene, model.metadata, request) as outputs:
+    with clock.stage("total"), Outputs(view, model.metadata.classes, request) as outputs:
 
-        def write(result: BlockResult) -> None:
+        def write(result: BlockResult | None) -> None:
             nonlocal done
+            if result is None:
+                return
             with result.clock.stage("write"):
                 outputs.write(result)
             clock.seconds.update(result.clock.seconds)
             done += result.class_ids.size
             progress(done, total)
 
-        compute(scene, grid, model, request, tiling, write)
+        compute(view, grid, model, request, tiling, write)
         written = outputs.finish(clock)
-    return Summary.of(scene, model, tiling, grid, written, clock)
+    scene.close()
+    table, metadata = written.features, model.metadata
+    return Summary(
+        scene=str(path),
+        width=geobox.width,
+        height=geobox.height,
+        crs=geobox.crs.to_string() if geobox.crs else None,
+        gsd=geobox.gsd,
+        valid_pixels=written.valid_pixels,
+        seconds=dict(clock.seconds),
+        classes={
+            str(name): ClassTotal(len(rows), float(rows["area_m2"].sum()))
+            for name, rows in table.groupby("class", sort=False)
+        },
+        outputs={kind: str(file) for kind, file in written.paths.items()},
+        weights={
+            "variant": metadata.variant,
+            "provenance": metadata.provenance,
+            "licence": metadata.licence,
+        },
+        options={
+            **asdict(tiling),
+            **asdict(request),
+            "folder": str(request.folder),
+            **model.options,
+        },
+        notes=scene.notes,
+    )
 
 
 def compute(
-    scene: Scene,
+    view: View,
     grid: Grid,
     model: TileModel,
     request: Request,
     tiling: Tiling,
-    write: Callable[[BlockResult], None],
+    write: Callable[[BlockResult | None], None],
 ) -> None:
     """Run the graph; `write` is called once per block, never by two threads at once."""
     lock = threading.Lock()
 
-    def write_here(result: BlockResult) -> None:
+    def write_here(result: BlockResult | None) -> None:
         with lock:
             write(result)
 
     if tiling.scheduler is None:
-        graph, _, done = build_graph(scene, grid, model, request, tiling.threads, write_here)
+        graph, _, done = build_graph(view, grid, model, request, tiling.threads, write_here)
         dask.threaded.get(graph, done, num_workers=tiling.threads)
     else:
-        graph, decoded, _ = build_graph(scene, grid, model, request, tiling.threads, forget)
+        graph, decoded, _ = build_graph(view, grid, model, request, tiling.threads, forget)
         for result in run_on_cluster(graph, decoded, tiling.scheduler):
             write(result)
 
 
-def forget(result: BlockResult) -> None:
+def forget(result: BlockResult | None) -> None:
     """In place of writing, where the result is fetched from elsewhere."""
 
 
 def build_graph(
-    scene: Scene,
+    view: View,
     grid: Grid,
     model: TileModel,
     request: Request,
     threads: int,
-    finish: Callable[[BlockResult], None],
+    finish: Callable[[BlockResult | None], None],
 ) -> tuple[Graph, list[Any], list[Any]]:
     """The dask graph, the keys of its decoded blocks, and of `finish` called on them."""
     run = uuid.uuid4().hex[:12]  # a cluster may run several graphs at once
@@ -184,32 +222,45 @@ def build_graph(
     # follows the width of the scene, not its area.
     reach = max(number[b] - i for block, i in number.items() for b in sources[block])
     ahead = reach + 1 + threads
-    scene_key, model_key = key("scene"), key("model")
-    graph: Graph = {scene_key: scene, model_key: model}
+    view_key, model_key = key("view"), key("model")
+    graph: Graph = {view_key: view, model_key: model}
     for block, i in number.items():
         after = [key("done", i - ahead)] if i >= ahead else []
-        graph[key("infer", i)] = (infer_block, scene_key, block, grid, model_key, *after)
+        graph[key("infer", i)] = (infer_block, view_key, block, grid, model_key, *after)
         cells = cells_around(block.core, grid.extent)
         pieces = []
         for source in sources[block]:
             piece = key("halo", number[source], i)
             graph[piece] = (halo, key("infer", number[source]), cells)
             pieces.append(piece)
-        graph[key("decode", i)] = (decode_block, block, cells, request, key("infer", i), pieces)
+        graph[key("decode", i)] = (
+            decode_block,
+            view_key,
+            block,
+            cells,
+            request,
+            key("infer", i),
+            pieces,
+        )
         graph[key("done", i)] = (finish, key("decode", i))
     decoded, done = ([key(name, i) for i in range(len(blocks))] for name in ("decode", "done"))
     return graph, decoded, done
 
 
-def infer_block(scene: Scene, block: Block, grid: Grid, model: TileModel, *after: None) -> Inferred:
+def infer_block(view: View, block: Block, grid: Grid, model: TileModel, *after: None) -> Inferred:
     """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
     clock = Clock()
-    window = readable(block, grid)
+    window, target = readable(block, grid), view.on_scene(block.core)
     with clock.stage("read"):
-        pixels = scene.read(window)
+        pixels = view.read(window)
+        if target is None:
+            valid = np.zeros(0, bool)
+        elif view.step == (1, 1):
+            valid = pixels.valid[target.relative_to(window).slices]
+        else:
+            valid = view.scene.read(target).valid
     partial = infer(block, grid, pixels.image, pixels.valid, model, clock)
-    core = block.core.relative_to(window)
-    return Inferred(partial, np.packbits(pixels.valid[core.slices]), clock)
+    return Inferred(partial, target, np.packbits(valid), clock)
 
 
 def halo(inferred: Inferred, cells: Window) -> Partial:
@@ -218,36 +269,51 @@ def halo(inferred: Inferred, cells: Window) -> Partial:
 
 
 def decode_block(
-    block: Block, cells: Window, request: Request, inferred: Inferred, pieces: list[Partial]
-) -> BlockResult:
-    """Blend, decode and polygonize the core of a block."""
-    clock, core = Clock(inferred.clock.seconds.copy()), block.core
+    view: View,
+    block: Block,
+    cells: Window,
+    request: Request,
+    inferred: Inferred,
+    pieces: list[Partial],
+) -> BlockResult | None:
+    """Blend, decode and polygonize what a block decides on; None where that is nothing."""
+    clock, window = Clock(inferred.clock.seconds.copy()), inferred.window
+    if window is None:
+        return None
     with clock.stage("stitch"):
         logits = blend(cells, pieces)
     with clock.stage("decode"):
-        decoded = decode(logits, cells, core, confidence="all" if request.confidence else "objects")
-        valid = np.unpackbits(inferred.valid, count=core.width * core.height).astype(bool)
-        class_ids = decoded.class_ids
+        wanted: Literal["all", "objects"] = "all" if request.confidence else "objects"
+        decoded = decode(logits, cells, window, step=view.step, confidence=wanted)
+        class_ids, confidence = decoded.class_ids, decoded.confidence
+        valid = np.unpackbits(inferred.valid, count=class_ids.size).astype(bool)
         class_ids[~valid.reshape(class_ids.shape)] = IGNORE
     with clock.stage("polygonize"):
-        polygons = polygonize(class_ids, core, confidence=decoded.confidence)
-    own = Window(
-        core.col_off // CELL,
-        core.row_off // CELL,
-        -(-core.width // CELL),
-        -(-core.height // CELL),
-    )
+        polygons = polygonize(class_ids, window, confidence=confidence)
+    if request.confidence:
+        assert confidence is not None
+        confidence[class_ids == IGNORE] = np.nan
     return BlockResult(
         block=block,
+        window=window,
         class_ids=class_ids,
-        confidence=decoded.confidence if request.confidence else None,
-        logits=logits[own.relative_to(cells).slices].astype(np.float16) if request.logits else None,
+        confidence=confidence if request.confidence else None,
+        logits=own_cells(block, cells, logits) if request.logits else None,
         polygons=polygons,
         clock=clock,
     )
 
 
-def run_on_cluster(graph: Graph, keys: list[Any], address: str) -> Iterator[BlockResult]:
+def own_cells(block: Block, cells: Window, logits: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Of the logits of `cells`, those that the block's core owns."""
+    core = block.core
+    left, top = core.col_off // CELL, core.row_off // CELL
+    right, bottom = -(-core.col_end // CELL), -(-core.row_end // CELL)
+    own = Window(left, top, right - left, bottom - top)
+    return logits[own.relative_to(cells).slices].astype(np.float16)
+
+
+def run_on_cluster(graph: Graph, keys: list[Any], address: str) -> Iterator[BlockResult | None]:
     """The values of `keys` as they are finished on a dask.distributed cluster.
 
     Raises:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import zarr
+from affine import Affine
 from numpy.typing import NDArray
 
+from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
 from geoseg.grid import CELL, Window
@@ -26,33 +28,35 @@ class LogitsWriter:
     that the array can be opened with xarray or decoded again without the scene.
     """
 
-    def __init__(
-        self, path: Path, geobox: GeoBox, attributes: dict[str, Any], classes: int
-    ) -> None:
+    def __init__(self, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> None:
         self.path = path
         self.temporary = path.with_name(f".{path.name}.partial")
         shutil.rmtree(self.temporary, ignore_errors=True)
         height, width = -(-geobox.height // CELL), -(-geobox.width // CELL)
-        cells = geobox.transform * geobox.transform.scale(CELL)
+        cells = geobox.transform @ Affine.scale(CELL)
         try:
             self.array = zarr.create_array(
                 self.temporary,
-                shape=(height, width, classes),
-                chunks=(min(CHUNK, height), min(CHUNK, width), classes),
+                shape=(height, width, len(classes)),
+                chunks=(min(CHUNK, height), min(CHUNK, width), len(classes)),
                 dtype="float16",
                 attributes={
                     "crs": geobox.crs.to_wkt() if geobox.crs else None,
                     "transform": list(cells.to_gdal()),
-                    **attributes,
+                    "classes": [item.name for item in classes],
                 },
             )
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
-    def write(self, cells: Window, logits: NDArray[np.float16]) -> None:
-        """Store `logits` (h,w,C) at `cells`. Not for several threads at once."""
-        rows, columns = cells.slices
-        self.array[rows, columns] = logits
+    def write(self, core: Window, logits: NDArray[np.float16]) -> None:
+        """Store `logits` (h,w,C) of a block whose `core` (px) begins on the cells' grid.
+
+        Not for several threads at once.
+        """
+        top, left = core.row_off // CELL, core.col_off // CELL
+        height, width, _ = logits.shape
+        self.array[top : top + height, left : left + width] = logits
 
     def __enter__(self) -> LogitsWriter:
         return self

@@ -63,6 +63,16 @@ class TileModel:
         self.turn = threading.Lock()
 
     @property
+    def options(self) -> dict[str, object]:
+        """How it computes, for a summary."""
+        return {
+            "device": str(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+            "tta": self.tta,
+        }
+
+    @property
     def num_classes(self) -> int:
         return len(self.metadata.classes)
 

@@ -1,0 +1,301 @@
+"""Predict from end to end, with a stand-in model whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import rasterio.features
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from rasterio.transform import Affine
+from torch import nn
+
+from geoseg.classes import IGNORE, ISAID
+from geoseg.cli.main import main
+from geoseg.errors import OptionError, OutputError
+from geoseg.model.checkpoint import save_checkpoint
+from geoseg.model.inference import TileModel
+from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import SegNeXt
+from geoseg.outputs import Request
+from geoseg.predict import Tiling, predict
+
+HEIGHT, WIDTH = 410, 530
+TRANSFORM = Affine(0.5, 0.0, 448_000.0, 0.0, -0.5, 5_412_000.0)
+
+
+class Colors(nn.Module):
+    """Class 14 where red leads, 9 where green does, 1 where blue does, else background."""
+
+    metadata = Metadata("T", ISAID)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = F.avg_pool2d(x, 8)
+        logits = means.new_full((len(x), 16, *means.shape[2:]), -9.0)
+        logits[:, 0] = 1.0
+        for channel, class_id in enumerate((14, 9, 1)):
+            others = means.sum(dim=1) - means[:, channel]
+            logits[:, class_id] = 3 * means[:, channel] - others
+        return logits
+
+
+class Broken(Colors):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("this model fails")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    """Coloured discs on grey, with a triangle of nodata; in UTM."""
+    rng = np.random.default_rng(5)
+    image = np.full((3, HEIGHT, WIDTH), 110, np.uint8)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    for _ in range(60):
+        row, column, radius = rng.integers(HEIGHT), rng.integers(WIDTH), rng.integers(5, 40)
+        inside = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+        image[:, inside] = 60
+        image[rng.integers(3), inside] = 220
+    image[:, rows + columns < 130] = 0
+    path = tmp_path_factory.mktemp("scene") / "town.tif"
+    profile = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 3, "dtype": "uint8"}
+    profile |= {"crs": "EPSG:32633", "transform": TRANSFORM, "nodata": 0}
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(image)
+    return path
+
+
+SMALL = Tiling(tile_size=128, overlap=32, workers=2)
+
+
+def run(scene, folder, tiling=SMALL, model=None, **request):
+    model = TileModel(model or Colors(), device="cpu")
+    return predict(scene, model, Request(Path(folder), **request), tiling)
+
+
+def layers_of(path):
+    return {
+        name: pyogrio.read_dataframe(path, layer=name)
+        for name, _ in pyogrio.list_layers(path)
+        if name != "layer_styles"
+    }
+
+
+def assert_same_outputs(one, two):
+    assert Path(one.outputs["classes"]).read_bytes() == Path(two.outputs["classes"]).read_bytes()
+    first, second = layers_of(one.outputs["gpkg"]), layers_of(two.outputs["gpkg"])
+    assert list(first) == list(second)
+    for name, frame in first.items():
+        assert frame.equals(second[name])
+
+
+def assert_same_map(one, two):
+    """Equal but for the last bits of the logits."""
+    with rasterio.open(one.outputs["classes"]) as a, rasterio.open(two.outputs["classes"]) as b:
+        assert (a.read(1) != b.read(1)).mean() <= 1e-6
+    first, second = layers_of(one.outputs["gpkg"]), layers_of(two.outputs["gpkg"])
+    assert list(first) == list(second)
+    for name, frame in first.items():
+        assert frame.geometry.equals(second[name].geometry)
+        np.testing.assert_allclose(frame["confidence"], second[name]["confidence"], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def reference(scene, tmp_path_factory):
+    return run(scene, tmp_path_factory.mktemp("reference"), simplify=0.0)
+
+
+def test_class_raster_lies_on_the_scenes_grid_and_is_a_cog(scene, reference):
+    with rasterio.open(reference.outputs["classes"]) as found, rasterio.open(scene) as given:
+        assert found.crs == given.crs
+        assert found.transform == given.transform
+        assert found.shape == given.shape
+        assert found.nodata == IGNORE
+        assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert found.colormap(1)[14][:3] == ISAID[14].color
+        assert found.tags(1)["CLASS_14"] == "plane"
+        ids = found.read(1)
+        empty = (given.read() == 0).all(axis=0)
+    assert ((ids == IGNORE) == empty).all()
+    assert set(np.unique(ids)) == {0, 1, 9, 14, IGNORE}
+    assert reference.valid_pixels == (~empty).sum()
+
+
+def test_unsimplified_polygons_are_the_class_raster(reference):
+    with rasterio.open(reference.outputs["classes"]) as file:
+        ids, transform = file.read(1), file.transform
+    drawn = np.zeros_like(ids)
+    for name, frame in layers_of(reference.outputs["gpkg"]).items():
+        class_id = next(item.id for item in ISAID if item.name == name)
+        assert frame.crs.to_epsg() == 32633
+        assert frame.geometry.is_valid.all()
+        assert (frame["class_id"] == class_id).all()
+        np.testing.assert_allclose(frame["area_m2"], frame.geometry.area, rtol=1e-3)
+        assert frame["confidence"].between(0, 1).all()
+        shapes = [(geometry, class_id) for geometry in frame.geometry]
+        drawn |= rasterio.features.rasterize(shapes, ids.shape, transform=transform, dtype="uint8")
+    assert (drawn == np.where(ids == IGNORE, 0, ids)).all()
+
+
+def test_discs_get_their_classes(scene, reference):
+    with rasterio.open(scene) as file:
+        image = file.read().astype(int)
+    with rasterio.open(reference.outputs["classes"]) as file:
+        ids = file.read(1)
+    for channel, class_id in enumerate((14, 9, 1)):
+        disc = (image[channel] == 220) & (ids != IGNORE)
+        assert (ids[disc] == class_id).mean() > 0.7
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_outputs_do_not_depend_on_workers(scene, reference, tmp_path, workers):
+    tiling = Tiling(tile_size=128, overlap=32, workers=workers)
+    assert_same_outputs(reference, run(scene, tmp_path, tiling, simplify=0.0))
+
+
+@pytest.mark.parametrize("side", [1, 3, 9])
+def test_outputs_do_not_depend_on_blocks(scene, reference, tmp_path, side):
+    tiling = Tiling(tile_size=128, overlap=32, tiles_per_block=side)
+    assert_same_map(reference, run(scene, tmp_path, tiling, simplify=0.0))
+
+
+def test_a_cluster_gives_the_same_outputs(scene, reference, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        tiling = Tiling(tile_size=128, overlap=32, scheduler=cluster.scheduler_address)
+        assert_same_outputs(reference, run(scene, tmp_path, tiling, simplify=0.0))
+
+
+def test_confidence_and_logits(scene, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    summary = run(scene, tmp_path, confidence=True, logits=True)
+    with rasterio.open(summary.outputs["confidence"]) as file:
+        percent = file.read(1)
+        assert file.nodata == IGNORE
+    with rasterio.open(summary.outputs["classes"]) as file:
+        ids = file.read(1)
+    assert ((percent == IGNORE) == (ids == IGNORE)).all()
+    assert percent[ids != IGNORE].max() <= 100
+    store = zarr.open_array(summary.outputs["logits"], mode="r")
+    assert store.shape == (-(-HEIGHT // 8), -(-WIDTH // 8), 16)
+    assert store.attrs["classes"][14] == "plane"
+    full = F.interpolate(
+        torch.from_numpy(store[:]).float().permute(2, 0, 1)[None],
+        scale_factor=8,
+        mode="bilinear",
+        align_corners=False,
+    )[0, :, :HEIGHT, :WIDTH]
+    decoded = full.argmax(dim=0).numpy()
+    assert (decoded == ids)[ids != IGNORE].mean() > 0.999
+    probs = full.softmax(dim=0).amax(dim=0).numpy() * 100
+    assert np.abs(probs - percent)[ids != IGNORE].max() < 2
+
+
+def test_existing_results_are_kept_unless_told_otherwise(scene, tmp_path):
+    first = run(scene, tmp_path)
+    before = {path: Path(path).read_bytes() for path in first.outputs.values()}
+    with pytest.raises(OutputError, match="--overwrite"):
+        run(scene, tmp_path)
+    with pytest.raises(RuntimeError, match="this model fails"):
+        run(scene, tmp_path, model=Broken(), overwrite=True)
+    assert {path: Path(path).read_bytes() for path in first.outputs.values()} == before
+    assert len(list(tmp_path.iterdir())) == len(before)
+    run(scene, tmp_path, overwrite=True)
+
+
+def test_a_failing_model_leaves_nothing(scene, tmp_path):
+    with pytest.raises(RuntimeError, match="this model fails"):
+        run(scene, tmp_path / "new", model=Broken(), confidence=True, logits=True)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_test_time_augmentation_is_symmetric(scene, tmp_path):
+    """With the colours' own symmetry, turning changes nothing but the rounding."""
+    plain, turned = Colors(), TileModel(Colors(), device="cpu", tta=True)
+    x = torch.randn(1, 3, 64, 96)
+    expected = plain(x).softmax(dim=1)
+    torch.testing.assert_close(turned.logits(x).exp(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("gsd", [0.35, 0.8])
+def test_at_another_gsd_the_outputs_stay_on_the_scenes_grid(scene, reference, tmp_path, gsd):
+    summary = run(scene, tmp_path, Tiling(tile_size=128, overlap=32, gsd=gsd))
+    with rasterio.open(summary.outputs["classes"]) as found:
+        ids, transform = found.read(1), found.transform
+    with rasterio.open(reference.outputs["classes"]) as file:
+        expected = file.read(1)
+    assert transform == TRANSFORM
+    assert ((ids == IGNORE) == (expected == IGNORE)).all()
+    assert (ids == expected).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"tile_size": 100}, "--tile-size"),
+        ({"overlap": 33}, "--overlap"),
+        ({"tile_size": 128, "overlap": 96}, "--overlap"),
+        ({"workers": 0}, "--workers"),
+    ],
+)
+def test_impossible_options_name_their_flag(options, flag):
+    with pytest.raises(OptionError, match=flag):
+        Tiling(**options)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """An untrained SegNeXt-T: it runs, whatever it finds."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "t.safetensors"
+    save_checkpoint(path, SegNeXt("T", 16), Metadata("T", ISAID))
+    return path
+
+
+def test_command_prints_one_json_object(scene, checkpoint, tmp_path):
+    arguments = [str(scene), "-o", str(tmp_path), "--weights", str(checkpoint)]
+    arguments += ["--tile-size", "128", "--overlap", "32", "--json"]
+    result = CliRunner().invoke(main, ["predict", *arguments])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["pixels"] == HEIGHT * WIDTH
+    assert {"read", "model", "decode", "total"} <= set(summary["seconds"])
+    assert summary["options"]["tile_size"] == 128
+    assert all(Path(path).exists() for path in summary["outputs"].values())
+    again = CliRunner().invoke(main, ["predict", *arguments])
+    assert again.exit_code != 0
+    assert "--overwrite" in again.stderr
+
+
+def test_command_on_a_picture_without_georeferencing(checkpoint, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    arguments = ["predict", str(tmp_path / "x.png"), "-o", str(tmp_path), "--weights"]
+    result = CliRunner().invoke(main, [*arguments, str(checkpoint)])
+    assert result.exit_code == 0, result.output
+    assert "pixel coordinates" in result.stderr
+    assert (tmp_path / "x.classes.tif").exists()
+
+
+def test_one_bad_scene_does_not_lose_the_others(scene, checkpoint, tmp_path):
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"not a raster")
+    arguments = ["predict", str(bad), str(scene), "-o", str(tmp_path), "--weights", str(checkpoint)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "bad.tif" in result.stderr
+    assert (tmp_path / "town.gpkg").exists()
+
+
+def test_scenes_of_one_name_are_refused_before_any_work(scene, tmp_path):
+    result = CliRunner().invoke(main, ["predict", str(scene), str(scene), "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "called town" in result.stderr
