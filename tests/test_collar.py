@@ -66,7 +66,7 @@ def assert_found(valid: NDArray[np.bool_], inside: NDArray[np.bool_], narrow: in
     assert wide.any()
     assert not valid[wide].any(), "4 px into the collar nothing is taken for ground"
     assert valid[shrunk(inside, 2)].all(), "nor ground for collar"
-    assert (valid != inside).mean() < 4 / len(inside)
+    assert (valid != inside).mean() < narrow / 4 / len(inside)
 
 
 @pytest.mark.parametrize("value", [0, 255])

@@ -61,9 +61,7 @@ class Collar:
         core = (cells == _COLLAR) | _is_near(color, self.value, _NEAR * self.tolerance)
         region = _shrink(core, _LEAK)
         region = _grow(region, _LEAK)
-        ringing = _is_near(color, self.value, _RINGING * self.tolerance)
-        for _ in range(_REACH):
-            region = _grow(region, 1) & (ringing | core)
+        region = _rung(region, color, self.value, self.tolerance)
         region = _shrink(_grow(region, _SPECK), _SPECK)
         return (cells == _COLLAR) | ((cells == _EDGE) & region)
 
@@ -94,7 +92,8 @@ def find_collars(
         region = _connected(core, coarse, white=value > 0)
         if (region & valid).any():
             cell = max(1.0, shape[0] / coarse.shape[1], shape[1] / coarse.shape[2])
-            outside = _grow(region, max(1, round(_REACH / cell)))
+            # Overviews are compressed too, and ring in their own larger units.
+            outside = _grow(_rung(region, coarse, value, integer), max(1, round(_REACH / cell)))
             cells = np.where(_shrink(region, 1), _COLLAR, np.where(outside, _EDGE, _DATA))
             found.append(Collar(float(value), int(integer), cells.astype(np.uint8), shape))
     return tuple(found)
@@ -183,6 +182,16 @@ def _cells_of(start: int, length: int, count: int, pixels: int, cells: int) -> N
     """
     centres = 2 * start * count + (2 * np.arange(count, dtype=np.int64) + 1) * length
     return centres * cells // (2 * count * pixels)
+
+
+def _rung(
+    region: NDArray[np.bool_], color: NDArray, value: float, tolerance: int
+) -> NDArray[np.bool_]:
+    """`region` and what a codec made of it near its edge."""
+    ringing = region | _is_near(color, value, _RINGING * tolerance)
+    for _ in range(_REACH):
+        region = _grow(region, 1) & ringing
+    return region
 
 
 def _is_near(color: NDArray, value: float, counts: int) -> NDArray[np.bool_]:
