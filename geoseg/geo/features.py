@@ -30,15 +30,16 @@ def features(
     placed = shapely.transform(geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
     placed = shapely.orient_polygons(placed)
     sizes = measure(placed, geobox.crs)
-    names = {label.id: label.name for label in classes}
     ids = polygons.class_id
-    names_of = np.array([names.get(i, f"class_{i}") for i in range(256)], object)
+    known = {label.id: label.name for label in classes}
+    occurring, kind = np.unique(ids, return_inverse=True)
+    names = np.array([known.get(int(i), f"class_{i}") for i in occurring], object)
     confidence = polygons.confidence
     table = pd.DataFrame(
         {
             "object_id": np.arange(1, len(ids) + 1),
-            "class_id": ids.astype(np.int16),
-            "class": pd.Series(names_of[ids], dtype="str"),
+            "class_id": ids.astype(np.int32),
+            "class": pd.Series(names[kind], dtype="str"),
             "area_m2": sizes.area,
             "confidence": np.full(len(ids), np.nan) if confidence is None else confidence,
             "length_m": sizes.length,

@@ -4,74 +4,135 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import TracebackType
 
-import geopandas
+import numpy as np
+import pandas as pd
 import pyogrio
+from geopandas import GeoDataFrame
+from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.styles import TABLE, qml
 
+_GREY = (128, 128, 128)
+
 
 def write_layers(
     path: Path,
-    frame: geopandas.GeoDataFrame,
+    frame: GeoDataFrame,
     classes: tuple[LabelClass, ...],
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
-    """Write a GeoPackage and return the features in each of its layers.
+    """Write `frame`, from `features`, as one GeoPackage; see `Layers`.
 
-    There is a layer for every class that occurs, the one with the largest objects first, so that
-    small objects are drawn over large ones. A table layer_styles gives QGIS the classes' colours.
-    The file appears at `path` once it is complete, in place of one that was there.
-
-    Args:
-        frame: from `features`.
-        metadata: written to the file's gpkg_metadata, and to that of each layer.
-
-    Raises:
-        OutputError: the file cannot be written.
+    The layer with the largest objects comes first. Returns the features in each layer.
     """
-    colors = {label.name: label.color for label in classes}
-    counts: dict[str, int] = {}
-    extras = dict(metadata or {})
-    partial = path.with_name(f".{path.name}.partial.gpkg")
     typical = frame.groupby("class")["area_m2"].median().sort_values(ascending=False, kind="stable")
-    try:
-        partial.unlink(missing_ok=True)
+    with Layers(path, classes, metadata) as layers:
         for name in typical.index:
-            rows = frame[frame["class"] == name]
-            _write(rows, partial, name, extras)
-            counts[name] = len(rows)
-        if not counts:
-            _write(frame, partial, "objects", extras)
-        _add_styles(partial, [(name, colors.get(name, (128, 128, 128))) for name in counts])
-        partial.replace(path)
-    except (OSError, sqlite3.Error, pyogrio.errors.DataSourceError) as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return counts
+            layers.append(frame[frame["class"] == name])
+        return layers.counts
 
 
-def _write(frame: geopandas.GeoDataFrame, path: Path, layer: str, metadata: dict[str, str]) -> None:
-    with warnings.catch_warnings():
-        # A picture without a place on the ground has no CRS, and the user knows.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
+def read_layers(path: Path) -> GeoDataFrame:
+    """The features of all layers that `write_layers` wrote, in its order of object_id.
+
+    Raises OutputError where there is no such file.
+    """
+    try:
+        names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+        frames = [pyogrio.read_dataframe(path, layer=name) for name in names]
+    except DataSourceError as error:
+        raise OutputError(f"{path} cannot be read: {error}") from error
+    frames = [frame for frame in frames if len(frame)] or frames[:1]
+    together = pd.concat(frames, ignore_index=True)
+    return together.sort_values("object_id", ignore_index=True) if len(together) else together
+
+
+class Layers:
+    """A GeoPackage under construction: a layer per class, in the order of their first features.
+
+    A table layer_styles gives QGIS the classes' colours. Used as a context: the file appears at
+    `path` once the context is left in peace, in place of one that was there. Raises OutputError
+    where it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        classes: tuple[LabelClass, ...],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """`metadata` goes to the file's gpkg_metadata, and to that of each layer."""
+        self.path = path
+        self.counts: dict[str, int] = {}
+        self._partial = path.with_name(f".{path.name}.partial.gpkg")
+        self._colors = {label.name: label.color for label in classes}
+        self._metadata = dict(metadata or {})
+
+    def append(self, frame: GeoDataFrame) -> None:
+        """Add features, all of one class."""
+        layer = frame["class"].iloc[0]
+        with self._failures(), warnings.catch_warnings():
+            # A picture without a place on the ground has no CRS, and the user knows.
+            warnings.filterwarnings("ignore", message="'crs' was not provided")
+            pyogrio.write_dataframe(
+                frame,
+                self._partial,
+                layer=layer,
+                driver="GPKG",
+                geometry_type="Polygon",
+                promote_to_multi=False,
+                append=bool(self.counts),
+                dataset_metadata=self._metadata,
+                layer_metadata=self._metadata,
+            )
+        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
+
+    def __enter__(self) -> Layers:
+        with self._failures():
+            self._partial.unlink(missing_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._failures():
+            try:
+                if kind is None:
+                    if not self.counts:
+                        self._write_nothing()
+                    colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
+                    _add_styles(self._partial, colors)
+                    self._partial.replace(self.path)
+            finally:
+                self._partial.unlink(missing_ok=True)
+
+    def _write_nothing(self) -> None:
+        """A GeoPackage needs a layer to be one."""
         pyogrio.write_dataframe(
-            frame,
-            path,
-            layer=layer,
+            GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
+            self._partial,
+            layer="objects",
             driver="GPKG",
             geometry_type="Polygon",
-            promote_to_multi=False,
-            append=path.exists(),
-            dataset_metadata=metadata,
-            layer_metadata=metadata,
+            dataset_metadata=self._metadata,
         )
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error, DataSourceError, DataLayerError) as error:
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
 
 
 def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:

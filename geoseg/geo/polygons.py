@@ -38,7 +38,7 @@ class Polygons:
     """(R,) corners of each ring."""
     ring_counts: NDArray[np.int64]
     """(P,) rings of each polygon, the shell first."""
-    class_id: NDArray[np.uint8]
+    class_id: NDArray[np.integer]
     """(P,)"""
     pixels: NDArray[np.int64]
     """(P,) pixels of the class; holes that were filled do not count."""

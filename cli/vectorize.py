@@ -1,0 +1,96 @@
+"""`geoseg vectorize`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("raster", metavar="CLASSES")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="GeoPackage to write.  [default: the raster's name, .gpkg, in the current folder]",
+)
+@click.option(
+    "--simplify",
+    type=float,
+    metavar="METRES",
+    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: a pixel]",
+)
+@click.option(
+    "--min-area",
+    type=float,
+    metavar="M2",
+    help="Smaller regions are specks and go.  [default: 9 pixels]",
+)
+@click.option(
+    "--skip",
+    type=int,
+    multiple=True,
+    default=[0],
+    show_default=True,
+    metavar="VALUE",
+    help="No polygons of this value, nor of nodata; may be given several times.",
+)
+@click.option("--skip-none", is_flag=True, help="Polygons of every value but nodata.")
+@click.option(
+    "--classes",
+    "classes_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV with the columns id, name and color (#rrggbb).  [default: as the raster says]",
+)
+@options.workers
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@options.as_json
+@options.verbosity
+def command(
+    raster: str,
+    output: Path | None,
+    simplify: float | None,
+    min_area: float | None,
+    skip: tuple[int, ...],
+    skip_none: bool,
+    classes_file: Path | None,
+    workers: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Turn CLASSES, a raster of one band of whole numbers, into polygons.
+
+    Writes a GeoPackage with a layer per class, in the classes' colours. Lengths and areas are in
+    metres, or in pixels where the raster has no place on the ground.
+    """
+    from geoseg.geo.class_raster import read_classes
+    from geoseg.geo.vectorize import vectorize
+
+    with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:
+        done = vectorize(
+            raster,
+            output or Path(f"{Path(raster).stem}.gpkg"),
+            simplify=simplify,
+            min_area=min_area,
+            skip=() if skip_none else skip,
+            classes=read_classes(classes_file) if classes_file else None,
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps({**asdict(done), "output": str(done.output)}))
+    elif not quiet:
+        click.echo(
+            f"{raster}: {done.width * done.height / 1e6:.1f} Mpx in {done.seconds:.1f} s, "
+            f"{sum(done.features.values())} polygons"
+        )
+        for layer, count in done.features.items():
+            click.echo(f"  {layer:<20} {count:>7}")
+        click.echo(f"  {done.output}")

@@ -1,0 +1,174 @@
+"""Class raster in, styled layers out; block by block, on several threads."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+
+from geoseg.classes import LabelClass
+from geoseg.errors import OptionError, OutputError
+from geoseg.geo.class_raster import ClassRaster
+from geoseg.geo.features import features
+from geoseg.geo.layers import Layers
+from geoseg.geo.polygons import BlockPolygons, Polygons, polygonize
+from geoseg.geo.seams import merge
+from geoseg.geo.simplify import thinned
+from geoseg.grid import Window
+
+BLOCK = 2048
+"""Side of a block, px. Results do not depend on it."""
+TOLERANCE = 1.0
+"""Of outlines, by default: pixels."""
+SPECK = 9.0
+"""Smaller regions are specks, by default: pixels."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH = 50_000
+"""Polygons that exist as geometry at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectorized:
+    """What was done."""
+
+    output: Path
+    width: int
+    height: int
+    features: dict[str, int]
+    """By layer."""
+    tolerance: float
+    """Of the outlines, pixels."""
+    min_pixels: float
+    seconds: float
+
+
+def vectorize(
+    path: str | Path,
+    output: Path,
+    *,
+    simplify: float | None = None,
+    min_area: float | None = None,
+    skip: Collection[int] = (0,),
+    classes: tuple[LabelClass, ...] | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Vectorized:
+    """Write the regions of a class raster as a GeoPackage with a layer per class.
+
+    Memory grows with the corners of the outlines that are kept (some ten bytes each), not with
+    the raster.
+
+    Args:
+        simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
+            0 = exact, None = TOLERANCE pixels.
+        min_area: regions smaller than this many m² (pixels) are specks; None = SPECK pixels.
+        skip: values that become no polygons.
+        classes: names and colours; None = as the raster declares.
+        workers: threads; None = as the machine has cores, 2 to 8.
+        progress: called with pixels done and in all.
+
+    Raises:
+        SceneError: the raster cannot be used, OutputError: the output cannot be written,
+        OptionError: a negative size.
+    """
+    start = time.perf_counter()
+    for flag, size in (("--simplify", simplify), ("--min-area", min_area)):
+        if size is not None and not size >= 0:
+            raise OptionError(f"{flag} is {size}; give 0 or more")
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists; give --overwrite or another name (-o)")
+    raster = ClassRaster.open(path, skip, classes)
+    geobox = raster.geobox
+    pixel = geobox.gsd or 1.0
+    threads = workers or min(8, max(2, os.cpu_count() or 2))
+    tolerance = TOLERANCE if simplify is None else simplify / pixel
+    min_pixels = SPECK if min_area is None else min_area / pixel**2
+    with closing(raster.source), ThreadPoolExecutor(threads) as pool:
+        polygons = merge(_blocks(raster, min_pixels, pool, progress))
+        polygons = thinned(polygons.without_specks(min_pixels), tolerance)
+        polygons = replace(polygons, class_id=raster.values[polygons.class_id])
+        counts = _write(output, polygons, raster, pool)
+    return Vectorized(
+        output=output,
+        width=geobox.width,
+        height=geobox.height,
+        features=counts,
+        tolerance=tolerance,
+        min_pixels=min_pixels,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _blocks(
+    raster: ClassRaster,
+    min_pixels: float,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int, int], None],
+) -> Iterator[BlockPolygons]:
+    extent = raster.geobox.extent
+    windows = [
+        Window(left, top, min(BLOCK, extent.width - left), min(BLOCK, extent.height - top))
+        for top in range(0, extent.height, BLOCK)
+        for left in range(0, extent.width, BLOCK)
+    ]
+
+    def polygons_of(window: Window) -> BlockPolygons:
+        codes = raster.read(window)
+        return polygonize(codes, window, skip=raster.skip, min_pixels=min_pixels)
+
+    done = 0
+    for block in pool.map(polygons_of, windows):
+        done += block.window.width * block.window.height
+        progress(done, extent.width * extent.height)
+        yield block
+
+
+def _write(
+    output: Path, polygons: Polygons, raster: ClassRaster, pool: ThreadPoolExecutor
+) -> dict[str, int]:
+    """A batch of each class after the other: measured on all threads, written by this one."""
+
+    def table(places: NDArray[np.integer]) -> GeoDataFrame:
+        batch = polygons.take(places)
+        frame = features(batch, batch.geometry, raster.geobox, raster.classes)
+        return frame.assign(object_id=places + 1)
+
+    ids = np.unique(polygons.class_id)
+    sizes = [np.median(polygons.pixels[polygons.class_id == value]) for value in ids]
+    batches = [
+        batch
+        for value in ids[np.argsort(sizes, kind="stable")[::-1]]
+        for members in [np.flatnonzero(polygons.class_id == value)]
+        for batch in np.array_split(members, math.ceil(len(members) / BATCH))
+    ]
+    with Layers(output, raster.classes) as layers:
+        for frame in _ahead(pool, table, batches):
+            layers.append(frame)
+        return layers.counts
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 2
+) -> Iterator[R]:
+    """Results in order, at most `ahead` of them before they are asked for."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
