@@ -23,8 +23,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--split", default="val", show_default=True, help="Split of DATA/split.csv.")
 @click.option(
     "--recipe",
-    type=FILE,
-    help="Recipe that says which classes each group of images labels completely.",
+    help="Recipe (file or name) that says which classes each group of images labels completely.",
 )
 @click.option(
     "--confusion", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG."
@@ -71,7 +70,7 @@ def score_pixels(
     data: Path,
     *,
     split: str,
-    recipe: Path | None,
+    recipe: str | None,
     confusion: Path | None,
     device: str,
     precision: Any,

@@ -11,7 +11,7 @@ from . import options
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("recipe")
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -27,7 +27,7 @@ from . import options
     "--pretrained",
     metavar="NAME|PATH",
     help="Weights to start from: ImageNet weights of the backbone (.pth, .pkl), or a geoseg "
-    "checkpoint, also of other classes.  [default: random]",
+    "checkpoint, also of other classes; `default` = the built-in ones.  [default: random]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @options.device
@@ -37,7 +37,7 @@ from . import options
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used.")
 def command(
-    recipe: Path,
+    recipe: str,
     data: Path | None,
     output: Path | None,
     pretrained: str | None,
@@ -47,7 +47,7 @@ def command(
     seed: int | None,
     skip_bad: bool,
 ) -> None:
-    """Train a model by RECIPE, a YAML file as in configs/.
+    """Train a model by RECIPE, a YAML file or the name of one that geoseg has (segnext_t_own, …).
 
     The data is a folder that `geoseg prepare` made, or any with a split.csv. The run's folder
     gets best.safetensors and last.safetensors, which `geoseg predict --weights` takes.
@@ -62,7 +62,7 @@ def command(
     with options.count_bar("read", "image") as progress:
         best = fit(
             load_recipe(recipe, **changes),
-            output or Path("runs") / recipe.stem,
+            output or Path("runs") / Path(recipe).stem,
             resume=resume,
             pretrained=pretrained,
             device=device,

@@ -121,6 +121,8 @@ def fit(
     else:
         model, start = initial_model(recipe, data.classes, pretrained)
         report(f"SegNeXt-{recipe.model.variant} starts from {start}")
+        origin = f"{recipe.provenance}\nstarted from {start}".strip()
+        model.metadata = replace(model.metadata, provenance=origin)
         write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
         write_whole(folder / "metadata.json", model.metadata.to_header()[HEADER_KEY].encode())
     splits = {}

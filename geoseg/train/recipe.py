@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,8 +224,23 @@ class Recipe:
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
+def find_recipe(name: str) -> Path:
+    """The file `name`, or the recipe of that name that geoseg comes with.
+
+    Raises:
+        RecipeError: neither exists.
+    """
+    shipped = {path.stem: path for path in Path(str(files("geoseg.configs"))).glob("*.yaml")}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in shipped:
+        known = ", ".join(sorted(shipped))
+        raise RecipeError(f"{name} is no recipe file, nor one that geoseg has: {known}")
+    return shipped[name]
+
+
 def load_recipe(path: str | Path, **changes: Any) -> Recipe:
-    """Read and check a recipe.
+    """Read and check a recipe, a file or a name as `find_recipe` takes it.
 
     `changes` replace values by dotted name (``{"data.root": "elsewhere"}``).
 
@@ -233,7 +249,7 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
             the message names the key.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(find_recipe(str(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"recipe {path} cannot be read: {reason}") from error

@@ -26,8 +26,8 @@ def initial_model(
 
     Args:
         pretrained: a file in one of the public spellings, of which the backbone is taken; or a
-            geoseg checkpoint (path or name of public weights), of which everything is taken, but
-            not the classifier if its classes are others. None = random weights.
+            geoseg checkpoint (path, name of public weights, or `default`), of which everything is
+            taken, but not the classifier if its classes are others. None = random weights.
 
     Raises:
         CheckpointError: it cannot be read, or is of another variant.
@@ -44,7 +44,7 @@ def initial_model(
         state = load_backbone_state(Path(pretrained))
         load(model.backbone, state, pretrained, recipe.model.variant)
         return model, f"the backbone of {pretrained}; the head starts at random"
-    state, known = read_checkpoint(locate_weights(pretrained))
+    state, known = read_checkpoint(locate_weights(None if pretrained == "default" else pretrained))
     if known.variant != recipe.model.variant:
         raise other_variant(pretrained, known.variant, recipe.model.variant)
     model = blank_model(recipe, described(recipe, known, classes))
