@@ -167,7 +167,12 @@ def _check(path: str, dataset: DatasetReader) -> None:
 
 
 def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
-    """A file that declares its empty pixels is believed, unless a lossy codec blurred them."""
+    """A file that declares its empty pixels is believed, unless a lossy codec blurred them.
+
+    The mask of a mosaic and of a warped scene says only where there are files.
+    """
+    if dataset.driver == "VRT":
+        return True
     if bands.alpha or bands.has_mask:
         return False
     codec = dataset.compression

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import rasterio
@@ -17,6 +18,8 @@ from rasterio.vrt import WarpedVRT
 from geoseg.errors import SceneError
 
 _GDAL: dict[str, Any] = {
+    # GDAL's own default is a share of the machine's memory, which grows with the machine.
+    "GDAL_CACHEMAX": 256,
     # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
     "GDAL_VRT_ENABLE_PYTHON": "NO",
@@ -32,6 +35,7 @@ _GDAL_REMOTE: dict[str, Any] = {
     "GDAL_HTTP_LOW_SPEED_TIME": 30,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
 }
+_FOLDERS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
 
 
 class Source:
@@ -49,6 +53,16 @@ class Source:
     @property
     def is_remote(self) -> bool:
         return "://" in self.path or self.path.startswith(("/vsicurl/", "/vsis3/"))
+
+    @property
+    def gdal_name(self) -> str:
+        """The address as GDAL spells it, absolute."""
+        for scheme, folder in _FOLDERS.items():
+            if self.path.startswith(scheme):
+                return folder + self.path.removeprefix(scheme)
+        if self.path.startswith(("http://", "https://")):
+            return f"/vsicurl/{self.path}"
+        return self.path if self.path.startswith("/") else str(Path(self.path).resolve())
 
     @contextmanager
     def dataset(self, doing: str = "open") -> Iterator[DatasetReader]:

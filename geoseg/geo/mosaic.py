@@ -1,0 +1,173 @@
+"""Several files as one scene: a VRT over them, so that no object ends at a file's border."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
+from xml.etree.ElementTree import Element, ElementTree, SubElement
+
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.vrt import WarpedVRT
+
+from geoseg.errors import OutputError, SceneError
+from geoseg.geo.bands import choose_bands
+from geoseg.geo.source import Source
+
+_GDAL_TYPES = {
+    "uint8": "Byte",
+    "int8": "Int8",
+    "uint16": "UInt16",
+    "int16": "Int16",
+    "uint32": "UInt32",
+    "int32": "Int32",
+    "float32": "Float32",
+    "float64": "Float64",
+}
+_ALIGNED = 0.01
+"""Files this close to a common grid, in pixels, are taken to lie on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file of a mosaic."""
+
+    path: str
+    name: str
+    """`path` as GDAL spells it."""
+    width: int
+    height: int
+    transform: Affine
+    crs: CRS | None
+    dtype: str
+    colors: tuple[str, ...]
+    """What each band shows; a mask in an alpha band is no band."""
+    nodata: float | None
+    masked: bool
+    """A mask or an alpha band says where the file is empty."""
+
+
+def write_mosaic(paths: Sequence[str], target: Path) -> None:
+    """Write a VRT of the rasters at `paths` to `target`; where they overlap, later ones win.
+
+    Emptiness stays what each file declares, and there is none of it where no file is.
+    Raises SceneError, naming the file, where one differs from the first in CRS, pixel size, bands,
+    dtype or nodata value, and OutputError where the VRT cannot be written.
+    """
+    parts = [_part(path) for path in paths]
+    first = parts[0]
+    for part in parts[1:]:
+        _must_fit(part, first)
+    offsets = [~first.transform @ (part.transform.c, part.transform.f) for part in parts]
+    columns, rows = ([_snapped(offset[axis]) for offset in offsets] for axis in (0, 1))
+    left, top = floor(min(columns)), floor(min(rows))
+    right = ceil(max(column + part.width for column, part in zip(columns, parts, strict=True)))
+    bottom = ceil(max(row + part.height for row, part in zip(rows, parts, strict=True)))
+    origin = first.transform @ Affine.translation(left, top)
+
+    vrt = Element("VRTDataset", rasterXSize=str(right - left), rasterYSize=str(bottom - top))
+    if first.crs is not None:
+        SubElement(vrt, "SRS").text = first.crs.to_wkt()
+    SubElement(vrt, "GeoTransform").text = ", ".join(map(repr, origin.to_gdal()))
+    places = [(column - left, row - top) for column, row in zip(columns, rows, strict=True)]
+    for number, color in enumerate(first.colors, start=1):
+        band = SubElement(vrt, "VRTRasterBand", dataType=_GDAL_TYPES[first.dtype], band=str(number))
+        SubElement(band, "ColorInterp").text = color.capitalize()
+        if first.nodata is not None:
+            SubElement(band, "NoDataValue").text = repr(first.nodata)
+        for part, place in zip(parts, places, strict=True):
+            _add_pixels(band, part, place, number)
+    if first.nodata is None:
+        mask = SubElement(SubElement(vrt, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        for part, place in zip(parts, places, strict=True):
+            _add_mask(mask, part, place)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        ElementTree(vrt).write(temporary, encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _part(path: str) -> _Part:
+    with closing(Source(path)) as source, source.dataset() as dataset:
+        if isinstance(dataset, WarpedVRT):
+            raise SceneError(f"{path}: placed by control points only; warp it first (gdalwarp)")
+        if ColorInterp.palette in dataset.colorinterp:
+            raise SceneError(f"{path}: has a palette; expand it first (gdal_translate -expand rgb)")
+        if len(set(dataset.dtypes)) > 1 or len(set(dataset.nodatavals)) > 1:
+            raise SceneError(f"{path}: its bands differ in dtype or nodata value")
+        bands, _ = choose_bands(path, dataset, None)
+        colors = [color.name for color in dataset.colorinterp]
+        if bands.alpha:
+            del colors[bands.alpha - 1]
+        return _Part(
+            path=path,
+            name=source.gdal_name,
+            width=dataset.width,
+            height=dataset.height,
+            transform=dataset.transform,
+            crs=dataset.crs,
+            dtype=dataset.dtypes[0],
+            colors=tuple(colors),
+            nodata=dataset.nodatavals[0],
+            masked=bool(bands.alpha) or bands.has_mask,
+        )
+
+
+def _must_fit(part: _Part, first: _Part) -> None:
+    steps = [value for t in (part.transform, first.transform) for value in (t.a, t.b, t.d, t.e)]
+    size = max(map(abs, steps))
+    for what, ours, theirs in (
+        ("CRS", part.crs, first.crs),
+        ("bands", part.colors, first.colors),
+        ("dtype", part.dtype, first.dtype),
+        ("nodata value", part.nodata, first.nodata),
+    ):
+        if ours != theirs and repr(ours) != repr(theirs):  # not-a-number is not itself
+            raise SceneError(
+                f"{part.path}: {what} {ours}, but {first.path} has {theirs}; the files of a "
+                "mosaic must agree"
+            )
+    if any(abs(a - b) > 1e-6 * size for a, b in zip(steps[:4], steps[4:], strict=True)):
+        raise SceneError(
+            f"{part.path}: its pixels ({steps[0]:g}, {steps[3]:g}) are not those of {first.path} "
+            f"({steps[4]:g}, {steps[7]:g}); warp the files to one grid first (gdalwarp -tr)"
+        )
+
+
+def _snapped(offset: float) -> float:
+    nearest = round(offset)
+    return nearest if abs(offset - nearest) <= _ALIGNED else offset
+
+
+def _add_pixels(band: Element, part: _Part, place: tuple[float, float], number: int) -> None:
+    source = _add_source(band, part, place, str(number))
+    if part.nodata is not None:
+        SubElement(source, "NODATA").text = repr(part.nodata)
+    elif part.masked:
+        SubElement(source, "UseMaskBand").text = "true"
+
+
+def _add_mask(band: Element, part: _Part, place: tuple[float, float]) -> None:
+    source = _add_source(band, part, place, "mask,1" if part.masked else "1")
+    if part.masked:
+        SubElement(source, "NODATA").text = "0"  # where this file is empty, another may not be
+    else:  # full wherever the file is, whatever it holds
+        SubElement(source, "ScaleOffset").text = "255"
+        SubElement(source, "ScaleRatio").text = "0"
+
+
+def _add_source(band: Element, part: _Part, place: tuple[float, float], which: str) -> Element:
+    source = SubElement(band, "ComplexSource")
+    SubElement(source, "SourceFilename", relativeToVRT="0").text = part.name
+    SubElement(source, "SourceBand").text = which
+    size = {"xSize": str(part.width), "ySize": str(part.height)}
+    SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+    SubElement(source, "DstRect", {"xOff": repr(place[0]), "yOff": repr(place[1]), **size})
+    return source
