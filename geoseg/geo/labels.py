@@ -109,7 +109,7 @@ def _pixels(shapes: NDArray[np.object_], geobox: GeoBox) -> NDArray[np.object_]:
     inverse = ~geobox.transform
 
     def to_pixels(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(inverse * (xy[:, 0], xy[:, 1]))
+        return np.column_stack(inverse @ (xy[:, 0], xy[:, 1]))
 
     moved = shapely.transform(shapely.force_2d(shapes), to_pixels)
     broken = ~shapely.is_valid(moved)

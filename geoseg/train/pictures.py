@@ -31,13 +31,14 @@ MARGIN = 190
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 """Image (H,W,3), truth and prediction (H,W)."""
+NEAREST = Image.Resampling.NEAREST
 HUES = np.array([hue(i) for i in range(256)], dtype=np.float32)
 
 
 def sample_sheet(samples: Sequence[Sample], classes: Sequence[LabelClass]) -> Image.Image:
     """A row per sample: image, truth and prediction, and below a legend."""
     rows = [
-        [shrunk(pane) for pane in (image, tinted(image, truth), tinted(image, found))]
+        [fitted(pane) for pane in (image, tinted(image, truth), tinted(image, found))]
         for image, truth, found in samples
     ]
     present = {int(i) for _, truth, found in samples for i in np.union1d(truth, found)}
@@ -67,9 +68,11 @@ def tinted(image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> NDArray[np.uint8
     return np.where((ids == IGNORE)[..., None], grey * 0.3, drawn).astype(np.uint8)
 
 
-def shrunk(pixels: NDArray[np.uint8]) -> Image.Image:
-    """As a picture no larger than a pane; small ones keep their size."""
+def fitted(pixels: NDArray[np.uint8]) -> Image.Image:
+    """As a picture no larger than a pane; small ones are enlarged by a whole number."""
     picture = Image.fromarray(pixels)
+    if (factor := PANE // max(picture.size)) > 1:
+        return picture.resize((picture.width * factor, picture.height * factor), NEAREST)
     picture.thumbnail((PANE, PANE), Image.Resampling.BOX)
     return picture
 
