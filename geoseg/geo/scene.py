@@ -189,9 +189,19 @@ def _find_collars(dataset: DatasetReader, bands: Bands) -> tuple[Collar, ...]:
     height, width = dataset.shape
     if _is_costly(dataset) and not _has_flat_side(dataset, bands):
         return ()
-    shape = _reduced(dataset.shape, _COARSE)
+    shape = _coarse(dataset)
     coarse, valid = bands.read(dataset, Window(0, 0, width, height), shape, Resampling.average)
     return find_collars(coarse, valid, (height, width))
+
+
+def _coarse(dataset: DatasetReader) -> tuple[int, int]:
+    """The largest shape within `_COARSE` that can be read at once: an overview's, if there is."""
+    shapes = [
+        (-(-dataset.height // factor), -(-dataset.width // factor))
+        for factor in (1, *sorted(dataset.overviews(1)))
+    ]
+    fitting = [shape for shape in shapes if max(shape) <= _COARSE]
+    return fitting[0] if fitting else _reduced(shapes[-1], _COARSE)
 
 
 def _reduced(shape: tuple[int, int], side: int) -> tuple[int, int]:

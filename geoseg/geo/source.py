@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import rasterio
@@ -19,13 +20,11 @@ from geoseg.errors import SceneError
 
 _GDAL: dict[str, Any] = {
     # GDAL's own default is a share of the machine's memory, which grows with the machine.
-    "GDAL_CACHEMAX": 256,
+    "GDAL_CACHEMAX": 256 * 2**20,  # bytes, for rasterio
     # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
     "GDAL_VRT_ENABLE_PYTHON": "NO",
-}
-_GDAL_REMOTE: dict[str, Any] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no guessing at sidecar files over the network
+    # For files on servers, among them those that a local VRT names.
     "CPL_VSIL_CURL_CACHE_SIZE": 128 * 2**20,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIRANGE": "YES",
@@ -35,18 +34,24 @@ _GDAL_REMOTE: dict[str, Any] = {
     "GDAL_HTTP_LOW_SPEED_TIME": 30,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
 }
+_GDAL_REMOTE: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no guessing at sidecar files over the network
+}
 _FOLDERS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
 
 
 class Source:
-    """One raster file or address. GDAL's handles belong to one thread; this object to all.
+    """One raster file or address, for all threads.
 
-    Pickling keeps the address only, so that a worker in another process opens its own handles.
+    As a GDAL handle serves one thread at a time, each thread has its own; but of a remote file
+    there is one, read in turns, for a handle keeps the blocks that it fetched. Pickling keeps the
+    address only, so that a worker in another process opens its own handles.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._local = threading.local()
+        self._local = SimpleNamespace() if self.is_remote else threading.local()
+        self._turn = threading.Lock() if self.is_remote else nullcontext()
         self._lock = threading.Lock()
         self._handles: list[DatasetReader] = []
 
@@ -66,10 +71,11 @@ class Source:
 
     @contextmanager
     def dataset(self, doing: str = "open") -> Iterator[DatasetReader]:
-        """This thread's handle; what GDAL raises comes out as SceneError: "cannot `doing` …"."""
+        """A handle for this thread, not to be kept. What GDAL raises comes out as SceneError,
+        "cannot `doing`"."""
         settings = _GDAL | _GDAL_REMOTE if self.is_remote else _GDAL
         try:
-            with rasterio.Env(**settings):
+            with self._turn, rasterio.Env(**settings):
                 if not hasattr(self._local, "handle"):
                     self._local.handle = self._open()
                 yield self._local.handle
@@ -99,7 +105,7 @@ class Source:
         with self._lock:
             while self._handles:
                 self._handles.pop().close()  # a warped view before the file under it
-        self._local = threading.local()
+        self._local = type(self._local)()
 
     def __getstate__(self) -> str:
         return self.path
