@@ -32,6 +32,13 @@ from . import options
     help="Smaller regions are specks and go.  [default: 9 pixels]",
 )
 @click.option(
+    "--specks",
+    type=click.Choice(["fill", "drop"]),
+    default="fill",
+    show_default=True,
+    help="fill: they take the class around them; drop: they leave holes.",
+)
+@click.option(
     "--skip",
     type=int,
     multiple=True,
@@ -56,6 +63,7 @@ def command(
     output: Path | None,
     simplify: float | None,
     min_area: float | None,
+    specks: str,
     skip: tuple[int, ...],
     skip_none: bool,
     classes_file: Path | None,
@@ -78,6 +86,7 @@ def command(
             output or Path(f"{Path(raster).stem}.gpkg"),
             simplify=simplify,
             min_area=min_area,
+            fill=specks == "fill",
             skip=() if skip_none else skip,
             classes=read_classes(classes_file) if classes_file else None,
             workers=workers,

@@ -2,7 +2,7 @@
 
     block = polygonize(class_ids, window, confidence=probs)    # in workers, any thread
     polygons = merge(blocks)                                   # geoseg.geo.seams
-    polygons = polygons.without_specks(min_pixels)
+    polygons = sieve(polygons, min_pixels)                     # geoseg.geo.sieve
     geometry = simplify(polygons, tolerance)                   # geoseg.geo.simplify
     frame = features(polygons, geometry, geobox, classes)      # geoseg.geo.features
     write_layers(path, frame, classes)                         # geoseg.geo.layers
@@ -15,12 +15,13 @@ of their first pixels. So equal rasters give equal arrays, however they were cut
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geoseg.classes import IGNORE
 from geoseg.geo.rings import trace
 from geoseg.grid import Window
 
@@ -41,7 +42,7 @@ class Polygons:
     class_id: NDArray[np.integer]
     """(P,)"""
     pixels: NDArray[np.int64]
-    """(P,) pixels of the class; holes that were filled do not count."""
+    """(P,) pixels of the class; specks that were filled do not count."""
     probability: NDArray[np.int64] | None
     """(P,) sum of the probability over those pixels, in units of 1 / PROBABILITY_UNIT."""
 
@@ -110,11 +111,24 @@ class Polygons:
         )
 
     def without_specks(self, min_pixels: float) -> Polygons:
-        """Without polygons of fewer pixels, and with holes of fewer pixels filled.
-
-        A speck inside another polygon so takes the class around it.
-        """
+        """Without polygons of fewer pixels, and with holes of fewer pixels filled."""
         return self.select(self.pixels >= min_pixels, abs(self.ring_areas) >= min_pixels)
+
+    def in_order(self) -> Polygons:
+        """Sorted by their first pixels."""
+        first = self.corners[self.ring_starts[self.shells]]
+        return self.take(np.lexsort((first[:, 0], first[:, 1])))
+
+    def added_up(self, group: NDArray[np.integer]) -> Polygons:
+        """With the sums over all polygons of a group at the place that is its number."""
+
+        def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
+            sums = np.zeros_like(values)
+            np.add.at(sums, group, values)
+            return sums
+
+        probability = None if self.probability is None else added(self.probability)
+        return replace(self, pixels=added(self.pixels), probability=probability)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Polygons]) -> Polygons:
@@ -162,6 +176,7 @@ def polygonize(
     skip: Collection[int] = (0,),
     confidence: NDArray[np.floating] | None = None,
     min_pixels: float = 0,
+    fill: bool = True,
 ) -> BlockPolygons:
     """The 4-connected regions of equal class in one block.
 
@@ -169,54 +184,88 @@ def polygonize(
         class_ids: (H, W) under `window`; IGNORE never becomes a polygon.
         skip: classes that do not become polygons either.
         confidence: (H, W) probability of the class, 0-1.
-        min_pixels: see `Polygons.without_specks`, which it equals for what touches no border.
+        min_pixels, fill: as they will be given to `geoseg.geo.sieve.sieve`. What that would do
+            away with for certain is left out at once; its result is the same.
     """
+    lone = np.zeros((2, 0), np.int64)
+    if fill and min_pixels > 1:
+        class_ids, lone = _without_lone_pixels(class_ids)
     found = trace(class_ids, skip)
-    x, y, sign, rank = found.x, found.y, found.sign, found.rank
+    x, y, sign = found.x, found.y, found.sign
 
-    # Rings by number of their first corner, which is also their order; sums over their insides.
+    # Rings and components by their first corners, which is also their order.
     heads, ring = _numbered(found.head, found.head)
-    area = np.bincount(ring, sign * x * y).astype(np.int64)
-    owner = _numbered(found.component, found.component[heads])[1]
-    pixels = np.bincount(owner, area).astype(np.int64)
+    shells, owner = _numbered(found.component, found.component[heads])
+    # Sums over what is inside; pixels that were filled do not count.
+    lone = lone[:, ~np.isin(class_ids[lone[0], lone[1]], [*skip, IGNORE])]
+    filled = _numbered(found.component, found.component_at(*lone))[1]
+    area = np.bincount(ring, sign * x * y, len(heads)).astype(np.int64)
+    pixels = np.bincount(owner, area, len(shells)).astype(np.int64)
+    pixels -= np.bincount(filled, minlength=len(shells))
     probability = None
     if confidence is not None:
-        probability = np.bincount(
-            owner[ring], sign * _accumulate(confidence)[y, x], len(pixels)
-        ).astype(np.int64)
+        units = _accumulate(confidence)
+        inside = np.bincount(owner[ring], sign * units[y, x], len(shells))
+        taken = np.bincount(filled, _units(confidence[lone[0], lone[1]]), len(shells))
+        probability = (inside - taken).astype(np.int64)
 
-    shell = np.flatnonzero(area > 0)
     border = (x == 0) | (y == 0) | (x == class_ids.shape[1]) | (y == class_ids.shape[0])
-    is_open = np.bincount(owner[ring], border, len(pixels)) > 0
-    kept = (abs(area) >= min_pixels) & (is_open | (pixels >= min_pixels))[owner]
-    kept[shell] |= is_open[owner[shell]]
+    is_open = np.bincount(owner[ring], border, len(shells)) > 0
+    speck = ~is_open & (pixels < min_pixels)
+    shell, small = area > 0, abs(area) < min_pixels
+    if fill:
+        # Specks that are all there is in a hole which will be filled: both begin at one place.
+        place = y[heads] * np.int64(found.edges.stride) + x[heads]
+        alike = (place[1:] == place[:-1]) & (area[1:] == -area[:-1])
+        within = (np.append(alike, False) | np.append(False, alike)) & small & shell
+        speck[owner[~within & shell]] = False
+    kept = ~speck[owner] & (shell | ~(small & fill))
 
-    # Rings of one polygon next to each other; a shell's first corner comes before its holes'.
-    order = np.lexsort((np.arange(len(heads)), owner))
+    # Rings of one polygon go next to each other, its shell first.
+    order = np.lexsort((~shell, owner))
     order = order[kept[order]]
     sizes = np.bincount(ring, minlength=len(heads))
     start = np.full(len(heads), -1)
     start[order] = np.cumsum(sizes[order]) - sizes[order]
     mine = start[ring] >= 0
-    place = start[ring[mine]] + rank[mine]
+    place = start[ring[mine]] + found.rank[mine]
     corners = np.empty((len(place), 2), np.int32)
     corners[place, 0] = x[mine] + window.col_off
     corners[place, 1] = y[mine] + window.row_off
 
-    counts = np.bincount(owner[order], minlength=len(pixels))
-    alive = counts > 0
-    first = shell[np.argsort(owner[shell])]
-    inside = np.minimum(y[heads[first]], class_ids.shape[0] - 1), x[heads[first]]
     every = Polygons(
         corners=corners,
         ring_sizes=sizes[order],
-        ring_counts=counts[alive],
-        class_id=class_ids[inside][alive],
-        pixels=pixels[alive],
-        probability=None if probability is None else probability[alive],
+        ring_counts=np.bincount(owner[order], minlength=len(shells))[~speck],
+        class_id=class_ids[y[shells], x[shells]][~speck],
+        pixels=pixels[~speck],
+        probability=None if probability is None else probability[~speck],
     )
-    is_open = is_open[alive]
+    is_open = is_open[~speck]
     return BlockPolygons(window, closed=every.select(~is_open), open=every.select(is_open))
+
+
+def _without_lone_pixels(
+    class_ids: NDArray[np.uint8],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels whose eight neighbours are all of one other class take that class.
+
+    Returns the result and (2, n) their rows and columns.
+    """
+    inner, left, above = class_ids[1:-1, 1:-1], class_ids[1:-1, :-2], class_ids[:-2, 1:-1]
+    y, x = np.nonzero((inner != left) & (inner != above))
+    around = class_ids[y, x]
+    alike = np.ones(len(y), bool)
+    for down in range(3):
+        for right in range(3):
+            if (down, right) != (1, 1):
+                alike &= class_ids[y + down, x + right] == around
+    if not alike.any():
+        return class_ids, np.zeros((2, 0), np.int64)
+    y, x = y[alike] + 1, x[alike] + 1
+    filled = class_ids.copy()
+    filled[y, x] = around[alike]
+    return filled, np.stack([y, x])
 
 
 def _numbered(
@@ -227,11 +276,15 @@ def _numbered(
     return np.flatnonzero(own), (np.cumsum(own) - 1)[members]
 
 
+def _units(confidence: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.rint(confidence * np.float32(PROBABILITY_UNIT))
+
+
 def _accumulate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
     """(H + 1, W + 1) sums of all pixels above and to the left, in units of probability."""
     height, width = confidence.shape
     sums = np.zeros((height + 1, width + 1), np.int64)
-    np.rint(confidence * np.float32(PROBABILITY_UNIT), out=sums[1:, 1:], casting="unsafe")
+    sums[1:, 1:] = _units(confidence)
     np.cumsum(sums, axis=0, out=sums)
     return np.cumsum(sums, axis=1, out=sums)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,11 @@ class Corners:
     """(N,) steps along the ring from its head."""
     component: Ints
     """(N,) number of the first corner around the same 4-connected pixels."""
+    edges: LeftEdges
+
+    def component_at(self, y: Ints, x: Ints) -> Ints:
+        """(n,) component of pixels, none of which is IGNORE."""
+        return self.component[self.edges.above(y, x)]
 
     @property
     def sign(self) -> Ints:
@@ -39,6 +45,27 @@ class Corners:
         that S accumulates from the top left; S = x · y counts them. (Green's theorem: only
         vertical edges count, and every corner ends or begins one.)"""
         return _sign(self.direction)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftEdges:
+    """Edges that have the pixels of their outline on the right, where runs of pixels begin."""
+
+    breaks: Ints
+    """Where neighbours in a row differ: places in an array of `stride` columns, sorted."""
+    stride: int
+    tops: Ints
+    """Corners at the upper ends of the edges, by column and row."""
+    keys: Ints
+    """column · HEIGHT + row of the tops."""
+
+    HEIGHT: ClassVar[int] = 2**20
+
+    def above(self, y: Ints, x: Ints) -> Ints:
+        """The corner atop the edge where each pixel's run of equal pixels begins."""
+        place = (y + 1) * np.int64(self.stride) + x
+        column = self.breaks[np.searchsorted(self.breaks, place, "right") - 1] % self.stride
+        return self.tops[np.searchsorted(self.keys, column * self.HEIGHT + y, "right") - 1]
 
 
 def _sign(direction: Ints) -> Ints:
@@ -88,7 +115,11 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
             following[starts] = line[arriving[line] == direction]
 
     head, rank = cycles(following)
-    component = _components(x, y, arriving, head, across, by_column)
+    tops = by_column[arriving[by_column] == 3]
+    left_edges = LeftEdges(
+        np.flatnonzero(across), width + 1, tops, x[tops] * np.int64(LeftEdges.HEIGHT) + y[tops]
+    )
+    component = _components(x, y, arriving, head, left_edges)
     pinched = _split_pinches(nodes, edges, component, following)
     if len(pinched):
         hit = np.zeros(len(head), bool)
@@ -98,28 +129,17 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
         number[again] = np.arange(len(again))
         local, rank[again] = cycles(number[following[again]])
         head[again] = again[local]
-    return Corners(x, y, arriving, head, rank, component)
+    return Corners(x, y, arriving, head, rank, component, left_edges)
 
 
-def _components(
-    x: Ints, y: Ints, arriving: Ints, head: Ints, across: NDArray[np.bool_], by_column: Ints
-) -> Ints:
+def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: LeftEdges) -> Ints:
     """Holes join the ring that lies left of them, until that is a shell."""
     area = np.bincount(head, _sign(arriving) * x * y, len(head))
     owner = np.arange(len(head), dtype=np.int32)
     holes = np.flatnonzero(area < 0)
-    if len(holes) == 0:
-        return owner[head]
-    # The pixel left of a hole's first corner is its region's, and so is its run of equal pixels up
-    # to the edge where that run begins; the ring of that edge reaches further left than the hole.
-    stride = across.shape[1]
-    breaks = np.flatnonzero(across)
-    place = (y[holes] + 1) * np.int64(stride) + x[holes]
-    column = breaks[np.searchsorted(breaks, place) - 1] % stride
-    tops = by_column[arriving[by_column] == 3]
-    rows = across.shape[0]
-    upward = x[tops] * np.int64(rows) + y[tops]
-    owner[holes] = head[tops[np.searchsorted(upward, column * rows + y[holes], "right") - 1]]
+    # The pixel left of a hole's first corner is its region's. The ring of the edge where that
+    # pixel's run begins reaches further left than the hole, so following it comes to an end.
+    owner[holes] = head[edges.above(y[holes], x[holes] - 1)]
     while not np.array_equal(owner, owner[owner]):
         owner = owner[owner]
     return owner[head]

@@ -24,6 +24,7 @@ from geoseg.geo.features import features
 from geoseg.geo.layers import Layers
 from geoseg.geo.polygons import BlockPolygons, Polygons, polygonize
 from geoseg.geo.seams import merge
+from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import thinned
 from geoseg.grid import Window
 
@@ -61,6 +62,7 @@ def vectorize(
     *,
     simplify: float | None = None,
     min_area: float | None = None,
+    fill: bool = True,
     skip: Collection[int] = (0,),
     classes: tuple[LabelClass, ...] | None = None,
     workers: int | None = None,
@@ -76,6 +78,7 @@ def vectorize(
         simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
             0 = exact, None = TOLERANCE pixels.
         min_area: regions smaller than this many m² (pixels) are specks; None = SPECK pixels.
+        fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
         classes: names and colours; None = as the raster declares.
         workers: threads; None = as the machine has cores, 2 to 8.
@@ -98,8 +101,8 @@ def vectorize(
     tolerance = TOLERANCE if simplify is None else simplify / pixel
     min_pixels = SPECK if min_area is None else min_area / pixel**2
     with closing(raster.source), ThreadPoolExecutor(threads) as pool:
-        polygons = merge(_blocks(raster, min_pixels, pool, progress))
-        polygons = thinned(polygons.without_specks(min_pixels), tolerance)
+        polygons = merge(_blocks(raster, min_pixels, fill, pool, progress))
+        polygons = thinned(sieve(polygons, min_pixels, fill=fill), tolerance)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
         counts = _write(output, polygons, raster, pool)
     return Vectorized(
@@ -116,6 +119,7 @@ def vectorize(
 def _blocks(
     raster: ClassRaster,
     min_pixels: float,
+    fill: bool,
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
 ) -> Iterator[BlockPolygons]:
@@ -128,7 +132,7 @@ def _blocks(
 
     def polygons_of(window: Window) -> BlockPolygons:
         codes = raster.read(window)
-        return polygonize(codes, window, skip=raster.skip, min_pixels=min_pixels)
+        return polygonize(codes, window, skip=raster.skip, min_pixels=min_pixels, fill=fill)
 
     done = 0
     for block in pool.map(polygons_of, windows):
