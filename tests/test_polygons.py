@@ -1,0 +1,242 @@
+"""Laws of polygons: chunked equals whole, polygons equal the raster, coverages stay coverages."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import rasterio.features
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from shapely.geometry import shape
+
+from geoseg.classes import IGNORE
+from geoseg.geo.polygons import Polygons, polygonize
+from geoseg.geo.seams import merge
+from geoseg.geo.sieve import sieve
+from geoseg.geo.simplify import noded, thinned
+from geoseg.grid import Window
+
+ClassMap = NDArray[np.uint8]
+
+RING = np.pad(np.pad(np.pad(np.ones((1, 1), np.uint8), 1), 1, constant_values=1), 1)
+HAND_MADE = {
+    "checkerboard": np.indices((9, 10)).sum(axis=0) % 2,
+    "rings in rings": np.pad(np.pad(RING, 1, constant_values=1), 1, constant_values=2),
+    "pinched corners": np.array([[1, 0, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 1]]),
+    "hole touching its shell": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]]),
+    "two holes touching": np.pad(np.array([[0, 1], [1, 0]]), 1, constant_values=1),
+    "united far away, pinched here": np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]]),
+    "lines": np.arange(64).reshape(8, 8) // 8 % 2,
+    "spiral": np.array(
+        [
+            [1, 1, 1, 1, 1, 1],
+            [0, 0, 0, 0, 0, 1],
+            [1, 1, 1, 1, 0, 1],
+            [1, 0, 0, 1, 0, 1],
+            [1, 0, 1, 1, 0, 1],
+            [1, 0, 0, 0, 0, 1],
+            [1, 1, 1, 1, 1, 1],
+        ]
+    ),
+    "one pixel": np.ones((1, 1)),
+    "nothing": np.full((3, 4), IGNORE),
+}
+
+
+@st.composite
+def class_maps(draw: st.DrawFn) -> ClassMap:
+    """Noise, noise of larger pixels, and speckled plains."""
+    shape = draw(st.tuples(st.integers(1, 14), st.integers(1, 14)))
+    values = st.sampled_from([0, 1, 2, IGNORE])
+    noise = draw(arrays(np.uint8, shape, elements=values))
+    zoom = draw(st.sampled_from([(1, 1), (2, 3), (3, 1), (5, 5)]))
+    coarse = np.kron(noise, np.ones(zoom, np.uint8))
+    specks = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, coarse.shape[0] - 1), st.integers(0, coarse.shape[1] - 1), values
+            ),
+            max_size=12,
+        )
+    )
+    for row, column, value in specks:
+        coarse[row, column] = value
+    return coarse
+
+
+skips = st.sampled_from([(), (0,)])
+sides = st.tuples(st.integers(1, 17), st.integers(1, 17)) | st.sampled_from([(1, 99), (99, 1)])
+
+
+def whole(class_ids: ClassMap, skip: tuple[int, ...]) -> Polygons:
+    return chunked(class_ids, class_ids.shape, skip)
+
+
+def chunked(
+    class_ids: ClassMap,
+    block: tuple[int, int],
+    skip: tuple[int, ...],
+    confidence: NDArray[np.float32] | None = None,
+    **specks: float,
+) -> Polygons:
+    blocks = []
+    for top in range(0, class_ids.shape[0], block[0]):
+        for left in range(0, class_ids.shape[1], block[1]):
+            part = slice(top, top + block[0]), slice(left, left + block[1])
+            height, width = class_ids[part].shape
+            blocks.append(
+                polygonize(
+                    class_ids[part],
+                    Window(left, top, width, height),
+                    skip=skip,
+                    confidence=None if confidence is None else confidence[part],
+                    **specks,
+                )
+            )
+    return merge(blocks[::-1])
+
+
+def assert_same(one: Polygons, other: Polygons) -> None:
+    for field in fields(Polygons):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+
+
+def reference(class_ids: ClassMap, skip: tuple[int, ...]) -> list[tuple[int, bytes]]:
+    """GDAL's polygons, as sorted pairs of class and normalised WKB."""
+    wanted = ~np.isin(class_ids, [*skip, IGNORE])
+    found = list(rasterio.features.shapes(class_ids, mask=wanted, connectivity=4))
+    geometry = np.array([shape(item) for item, _ in found], object)
+    return pairs(np.array([value for _, value in found], int), shapely.simplify(geometry, 0))
+
+
+def pairs(class_id: NDArray, geometry: NDArray) -> list[tuple[int, bytes]]:
+    return sorted(zip(class_id.tolist(), shapely.to_wkb(shapely.normalize(geometry)), strict=True))
+
+
+def burnt(class_id: NDArray, geometry: NDArray, shape: tuple[int, int]) -> ClassMap:
+    if len(geometry) == 0:
+        return np.full(shape, IGNORE, np.uint8)
+    items = zip(geometry, class_id.tolist(), strict=True)
+    return rasterio.features.rasterize(items, shape, fill=IGNORE, dtype="uint8")
+
+
+@settings(max_examples=150, deadline=None)
+@given(class_maps(), sides, skips)
+def test_chunked_is_what_gdal_makes_of_the_whole(class_ids, block, skip):
+    found = chunked(class_ids, block, skip)
+    assert_same(found, whole(class_ids, skip))
+    assert shapely.is_valid(found.geometry).all()
+    assert pairs(found.class_id, found.geometry) == reference(class_ids, skip)
+    np.testing.assert_array_equal(found.pixels, shapely.area(found.geometry))
+
+
+@pytest.mark.parametrize("name", HAND_MADE)
+@pytest.mark.parametrize("block", [(1, 1), (1, 99), (99, 1), (2, 3), (4, 4), (99, 99)])
+def test_hand_made_maps(name, block):
+    class_ids = np.asarray(HAND_MADE[name], np.uint8)
+    found = chunked(class_ids, block, ())
+    assert shapely.is_valid(found.geometry).all()
+    assert pairs(found.class_id, found.geometry) == reference(class_ids, ())
+
+
+@settings(max_examples=40, deadline=None)
+@given(class_maps(), sides, skips)
+def test_rasterized_again_they_are_the_raster(class_ids, block, skip):
+    found = chunked(class_ids, block, skip)
+    wanted = np.where(np.isin(class_ids, skip), IGNORE, class_ids)
+    np.testing.assert_array_equal(burnt(found.class_id, found.geometry, class_ids.shape), wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(class_maps(), sides, st.integers(0, 2**32 - 1))
+def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
+    confidence = np.random.default_rng(seed).random(class_ids.shape, np.float32)
+    found = chunked(class_ids, block, (), confidence)
+    assert_same(found, chunked(class_ids, class_ids.shape, (), confidence))
+    for polygon, mean in zip(found.geometry, found.confidence, strict=True):
+        inside = rasterio.features.rasterize([polygon], class_ids.shape, dtype="uint8") == 1
+        assert mean == pytest.approx(confidence[inside].mean(), abs=2e-5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(class_maps(), sides, skips, st.sampled_from([0.5, 0.7072, 1, 1.5, 3, 30]))
+def test_simplified_coverages_have_neither_overlaps_nor_gaps(class_ids, block, skip, tolerance):
+    exact = chunked(class_ids, block, skip)
+    with_nodes = noded(exact).geometry
+    assert shapely.equals(with_nodes, exact.geometry).all()
+    simple = thinned(exact, tolerance)
+    geometry = simple.geometry
+    assert shapely.is_valid(geometry).all()
+    if len(geometry):
+        assert shapely.coverage_is_valid(geometry)
+    assert_same(simple, thinned(whole(class_ids, skip), tolerance))
+    if not skip and (class_ids != IGNORE).all():
+        covered = shapely.coverage_union_all(geometry)
+        assert len(shapely.get_rings(covered)) == 1
+        assert shapely.area(covered) == pytest.approx(shapely.area(geometry).sum())
+
+
+def test_simplification_is_as_strong_as_that_of_geos():
+    rng = np.random.default_rng(5)
+    waves = np.cumsum(np.cumsum(rng.normal(size=(200, 200)), axis=0), axis=1)
+    class_ids = np.digitize(waves, np.quantile(waves, [0.2, 0.4, 0.6, 0.8])).astype(np.uint8)
+    exact = whole(class_ids, ())
+    coverage = noded(exact).geometry
+    for tolerance in (0.7072, 1, 2, 5):
+        ours = len(thinned(exact, tolerance).corners)
+        rings = len(exact.ring_sizes)
+        theirs = shapely.get_num_coordinates(shapely.coverage_simplify(coverage, tolerance)).sum()
+        assert ours <= 1.05 * (theirs - rings)
+
+
+@settings(max_examples=100, deadline=None)
+@given(class_maps(), sides, skips, st.integers(0, 12), st.booleans())
+def test_sieve_does_not_see_blocks(class_ids, block, skip, min_pixels, fill):
+    expected = sieve(whole(class_ids, skip), min_pixels, fill=fill)
+    found = chunked(class_ids, block, skip, min_pixels=min_pixels, fill=fill)
+    assert_same(sieve(found, min_pixels, fill=fill), expected)
+    assert shapely.is_valid(expected.geometry).all()
+    # What comes out are whole regions of a raster again.
+    raster = burnt(expected.class_id, expected.geometry, class_ids.shape)
+    again = whole(raster, ())
+    if fill:
+        np.testing.assert_array_equal(again.corners, expected.corners)
+        assert (again.pixels >= min_pixels).all()
+    else:
+        large = whole(class_ids, skip).pixels >= min_pixels
+        assert len(expected) == large.sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(class_maps(), st.integers(2, 12))
+def test_sieve_keeps_large_regions_and_leaves_no_gaps(class_ids, min_pixels):
+    class_ids = np.where(class_ids == IGNORE, 3, class_ids).astype(np.uint8)
+    class_ids = np.pad(class_ids, 3, constant_values=7)
+    before = whole(class_ids, ())
+    after = sieve(before, min_pixels)
+    raster = burnt(after.class_id, after.geometry, class_ids.shape)
+    assert (raster != IGNORE).all()
+    large = before.pixels >= min_pixels
+    kept = burnt(before.class_id[large], before.geometry[large], class_ids.shape)
+    np.testing.assert_array_equal(raster[kept != IGNORE], kept[kept != IGNORE])
+
+
+def test_sieve_gives_specks_to_the_class_along_most_of_their_outline():
+    class_ids = np.array([[1, 1, 1, 2, 2], [1, 1, 3, 2, 2], [1, 1, 3, 2, 2], [1, 1, 1, 1, 2]])
+    sieved = sieve(whole(class_ids.astype(np.uint8), ()), 3)
+    raster = burnt(sieved.class_id, sieved.geometry, class_ids.shape)
+    np.testing.assert_array_equal(raster, np.where(class_ids == 3, 1, class_ids))
+
+
+def test_specks_at_the_edge_of_nothing_vanish():
+    class_ids = np.zeros((6, 8), np.uint8)
+    class_ids[1:5, 1:5] = 1
+    class_ids[2, 5] = 2  # three of its sides border on nothing
+    sieved = sieve(whole(class_ids, (0,)), 4)
+    np.testing.assert_array_equal(sieved.class_id, [1])
+    np.testing.assert_array_equal(sieved.pixels, [16])
