@@ -119,7 +119,7 @@ def block_bytes(path: Path, window: Window) -> int:
 
 
 def test_the_whole_scene_is_fetched_once(server: Server, cog: Path) -> None:
-    scene = Scene.open(server.url("whole"), collar="off")
+    scene = Scene.open(server.url("whole"))  # looks for collars, too
     step = 768  # a block is needed by several windows, and by several threads
     windows = [
         Window(x, y, min(step + 128, SIDE - x), min(step + 128, SIDE - y))
@@ -144,13 +144,6 @@ def test_a_part_fetches_its_blocks(server: Server, cog: Path) -> None:
     scene.read(window)
     needed = block_bytes(cog, window)
     assert server.sent <= 1.2 * needed, f"{server.sent / needed:.2f} times the blocks needed"
-
-
-def test_looking_for_collars_takes_an_overview(server: Server, cog: Path) -> None:
-    Scene.open(server.url("collar"))
-    with rasterio.open(cog) as raster:
-        assert raster.overviews(1)
-    assert server.sent < 0.5 * cog.stat().st_size
 
 
 def test_a_busy_server_is_asked_again(server: Server) -> None:

@@ -21,8 +21,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
+from rasterio.rpc import RPC
 
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.scene import Pixels, Scene
 from geoseg.grid import Window
@@ -214,6 +215,12 @@ def test_a_given_range_is_used(tmp_path: Path) -> None:
     assert (everything(scene).image == 128).all()
 
 
+@pytest.mark.parametrize("wanted", [(5, 5), (9, 1), (0, float("nan"))])
+def test_a_range_that_is_none_is_refused(tmp_path: Path, wanted: tuple[float, float]) -> None:
+    with pytest.raises(OptionError, match="smaller one first"):
+        Scene.open(save(tmp_path / "a.tif", picture(3, 4, 4)), rescale=wanted)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
@@ -311,6 +318,31 @@ def test_control_points_give_a_grid(tmp_path: Path) -> None:
     assert pixels.valid[int(y), int(x)]
     assert not pixels.valid[0, 0]
     assert 0.6 < pixels.valid.mean() < 0.9
+
+
+def test_rational_polynomials_alone_are_refused(tmp_path: Path) -> None:
+    ones = [1.0] + [0.0] * 19
+    rpcs = RPC(0, 1, 10, 0.1, ones, ones, 5, 5, 20, 0.1, ones, ones, 5, 5)
+    path = tmp_path / "a.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=9, width=9, dtype="uint8", rpcs=rpcs
+    ) as raster:
+        raster.write(picture(1, 9, 9))
+    with pytest.raises(SceneError, match="orthorectify it first"):
+        Scene.open(str(path))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [Affine(0.5, 0, 5e5, 0, 0.5, 4e6), Affine(0.4, 0.3, 5e5, 0.3, -0.4, 4e6)],
+    ids=["south-up", "rotated"],
+)
+def test_any_affine_grid_is_kept(tmp_path: Path, transform: Affine) -> None:
+    bands = picture(3, 20, 30)
+    scene = Scene.open(save(tmp_path / "a.tif", bands, transform=transform))
+    assert scene.geobox.transform.almost_equals(transform, 1e-9)
+    assert scene.geobox.gsd == pytest.approx(0.5, rel=1e-3)
+    assert (everything(scene).image == bands).all()
 
 
 def test_without_georeferencing_a_note_says_so(tmp_path: Path) -> None:

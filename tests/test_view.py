@@ -150,3 +150,26 @@ def test_unknown_ground_is_refused(tmp_path: Path) -> None:
 def test_absurd_factors_are_refused(scene: Scene, gsd: float) -> None:
     with pytest.raises(SceneError, match="give another --gsd"):
         View.of(scene, gsd=gsd)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2)])
+@pytest.mark.parametrize("gsd", [0.02, 0.3, 2.9])
+def test_tiny_scenes(tmp_path: Path, shape: tuple[int, int], gsd: float) -> None:
+    path = tmp_path / "a.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=3,
+        height=shape[0],
+        width=shape[1],
+        dtype="uint8",
+        crs="EPSG:25832",
+        transform=Affine(0.1, 0, 5e5, 0, -0.1, 5e6),
+    ) as raster:
+        raster.write(np.full((3, *shape), 77, np.uint8))
+    view = View.of(Scene.open(str(path)), gsd=gsd)
+    pixels = view.read(view.geobox.extent)
+    assert (pixels.image == 77).all()
+    assert pixels.valid.all()
+    assert view.on_scene(view.geobox.extent) == view.scene.geobox.extent

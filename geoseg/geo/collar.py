@@ -42,6 +42,10 @@ class Collar:
     shape: tuple[int, int]
     """Height and width of the scene in pixels."""
 
+    def __str__(self) -> str:
+        share = (self.cells == _COLLAR).mean()
+        return f"{'white' if self.value else 'black'} collar on {share:.0%} of the scene: left out"
+
     def crosses(self, window: Window) -> bool:
         """Whether `window` may hold collar pixels that only their neighbours decide."""
         return bool((self._cells_under(window) == _EDGE).any())

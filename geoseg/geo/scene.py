@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.geo.bands import Bands, choose_bands
 from geoseg.geo.collar import HALO, Collar, find_collars
 from geoseg.geo.geobox import GeoBox
@@ -73,7 +73,8 @@ class Scene:
         rescale: stored values that become 0 and 255; None leaves 8 bits as they are and stretches
         others between the 2nd and 98th percentile of the scene.
 
-        Raises SceneError. Takes time and memory that do not grow with the scene's area.
+        Memory is bounded. The whole file is read only where a collar shows on one of its sides and
+        there are no overviews. Raises SceneError, and OptionError for a range that is none.
         """
         source = Source(str(path))
         with source.dataset() as dataset:
@@ -88,7 +89,10 @@ class Scene:
                     notes += ("no overviews: too large to look for collars (gdaladdo adds them)",)
                 else:
                     collars = _find_collars(dataset, chosen)
+            notes += tuple(map(str, collars))
             stretch = _stretch(dataset, chosen, collars, rescale)
+            if stretch is not None:
+                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255",)
         return cls(source, geobox, chosen, stretch, collars, notes)
 
     @property
@@ -189,19 +193,9 @@ def _find_collars(dataset: DatasetReader, bands: Bands) -> tuple[Collar, ...]:
     height, width = dataset.shape
     if _is_costly(dataset) and not _has_flat_side(dataset, bands):
         return ()
-    shape = _coarse(dataset)
+    shape = _reduced(dataset.shape, _COARSE)
     coarse, valid = bands.read(dataset, Window(0, 0, width, height), shape, Resampling.average)
     return find_collars(coarse, valid, (height, width))
-
-
-def _coarse(dataset: DatasetReader) -> tuple[int, int]:
-    """The largest shape within `_COARSE` that can be read at once: an overview's, if there is."""
-    shapes = [
-        (-(-dataset.height // factor), -(-dataset.width // factor))
-        for factor in (1, *sorted(dataset.overviews(1)))
-    ]
-    fitting = [shape for shape in shapes if max(shape) <= _COARSE]
-    return fitting[0] if fitting else _reduced(shapes[-1], _COARSE)
 
 
 def _reduced(shape: tuple[int, int], side: int) -> tuple[int, int]:
@@ -232,6 +226,8 @@ def _stretch(
     wanted: tuple[float, float] | None,
 ) -> Rescale | None:
     if wanted is not None:
+        if not wanted[0] < wanted[1]:
+            raise OptionError(f"--rescale {wanted[0]:g},{wanted[1]:g}: give the smaller one first")
         return Rescale((wanted[0],) * 3, (wanted[1],) * 3)
     if bands.dtype == np.uint8:
         return None

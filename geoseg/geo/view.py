@@ -125,9 +125,11 @@ class View:
         rows = window.height, window.row_off * down - top, window.row_end * down - top
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         picture = _resize(picture, columns, rows, Image.Resampling.BICUBIC)
+        planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+        if valid.all():
+            return Pixels(planes, np.ones(planes.shape[1:], bool))
         share = Image.fromarray(np.where(valid, np.uint8(255), np.uint8(0)))
         share = _resize(share, columns, rows, Image.Resampling.BILINEAR)
-        planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
         return Pixels(planes, np.asarray(share) >= 128)
 
     def _support(self, start: int, stop: int, axis: int) -> tuple[int, int, int]:
