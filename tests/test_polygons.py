@@ -51,7 +51,7 @@ HAND_MADE = {
 @st.composite
 def class_maps(draw: st.DrawFn) -> ClassMap:
     """Noise, noise of larger pixels, and speckled plains."""
-    shape = draw(st.tuples(st.integers(1, 14), st.integers(1, 14)))
+    shape = draw(st.tuples(st.integers(1, 10), st.integers(1, 10)))
     values = st.sampled_from([0, 1, 2, IGNORE])
     noise = draw(arrays(np.uint8, shape, elements=values))
     zoom = draw(st.sampled_from([(1, 1), (2, 3), (3, 1), (5, 5)]))
@@ -70,7 +70,7 @@ def class_maps(draw: st.DrawFn) -> ClassMap:
 
 
 skips = st.sampled_from([(), (0,)])
-sides = st.tuples(st.integers(1, 17), st.integers(1, 17)) | st.sampled_from([(1, 99), (99, 1)])
+sides = st.tuples(st.integers(3, 17), st.integers(3, 17)) | st.sampled_from([(1, 99), (99, 1)])
 
 
 def whole(class_ids: ClassMap, skip: tuple[int, ...]) -> Polygons:
