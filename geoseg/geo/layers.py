@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,24 @@ def read_layers(path: Path) -> GeoDataFrame:
     return together.sort_values("object_id", ignore_index=True) if len(together) else together
 
 
+def write_polygons(
+    frame: GeoDataFrame, path: Path, layer: str, driver: str, **options: Any
+) -> None:
+    """Hand features to GDAL. Raises what pyogrio raises."""
+    with warnings.catch_warnings():
+        # A picture without a place on the ground has no CRS, and the user knows.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        pyogrio.write_dataframe(
+            frame,
+            path,
+            layer=layer,
+            driver=driver,
+            geometry_type="Polygon",
+            promote_to_multi=False,
+            **options,
+        )
+
+
 class Layers:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
@@ -78,16 +97,12 @@ class Layers:
     def append(self, frame: GeoDataFrame) -> None:
         """Add features, all of one class."""
         layer = frame["class"].iloc[0]
-        with self._failures(), warnings.catch_warnings():
-            # A picture without a place on the ground has no CRS, and the user knows.
-            warnings.filterwarnings("ignore", message="'crs' was not provided")
-            pyogrio.write_dataframe(
+        with self._failures():
+            write_polygons(
                 frame,
                 self._partial,
-                layer=layer,
-                driver="GPKG",
-                geometry_type="Polygon",
-                promote_to_multi=False,
+                layer,
+                "GPKG",
                 append=bool(self.counts),
                 dataset_metadata=self._metadata,
                 layer_metadata=self._metadata,

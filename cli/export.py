@@ -1,0 +1,47 @@
+"""`geoseg export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("layers", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["shapefile", "flatgeobuf", "geojson", "geoparquet", "kml", "csv"]),
+    required=True,
+    help="shapefile: a file per class; geojson, kml: in WGS 84; csv: geometry as WKT.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder of the files.  [default: the current one]",
+)
+@click.option("--t-srs", metavar="CRS", help="Reproject, for instance to EPSG:25832.")
+@click.option("--layer", "wanted", multiple=True, help="Only this class; may be given again.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@options.verbosity
+def command(
+    layers: Path,
+    kind: str,
+    output: Path,
+    t_srs: str | None,
+    wanted: tuple[str, ...],
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write LAYERS, a GeoPackage of `geoseg predict` or `vectorize`, in another format."""
+    from geoseg.geo.export import export
+
+    paths = export(layers, output, kind, target_crs=t_srs, layers=wanted, overwrite=overwrite)
+    if not quiet:
+        for path in paths:
+            click.echo(path)
