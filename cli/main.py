@@ -9,7 +9,7 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
-from . import evaluate, predict, prepare, train, vectorize, weights
+from . import evaluate, export, predict, prepare, train, vectorize, weights
 
 
 class Group(click.Group):
@@ -36,6 +36,7 @@ main.add_command(prepare.command, "prepare")
 main.add_command(train.command, "train")
 main.add_command(evaluate.command, "evaluate")
 main.add_command(vectorize.command, "vectorize")
+main.add_command(export.command, "export")
 
 
 if __name__ == "__main__":
