@@ -104,6 +104,7 @@ class Layers:
                 layer,
                 "GPKG",
                 append=bool(self.counts),
+                VERSION="1.3",  # what GDAL 3.3 to 3.6, and QGIS with them, know
                 dataset_metadata=self._metadata,
                 layer_metadata=self._metadata,
             )

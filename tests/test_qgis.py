@@ -1,0 +1,68 @@
+"""QGIS itself opens our layers in their colours. Skipped where QGIS's Python is not installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from PIL import Image
+from rasterio.crs import CRS
+
+from geoseg.classes import ISAID
+from geoseg.geo.features import features
+from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers import write_layers
+from geoseg.geo.polygons import polygonize
+from geoseg.geo.seams import merge
+from geoseg.grid import Window
+
+SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+SCRIPT = Path(__file__).with_name("qgis_layers.py")
+
+
+def qgis(*arguments: str) -> str:
+    if SYSTEM_PYTHON is None:
+        pytest.skip("no system Python")
+    probe = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import qgis.core"], capture_output=True, check=False
+    )
+    if probe.returncode:
+        pytest.skip("QGIS's Python is not installed (Debian: python3-qgis)")
+    done = subprocess.run(
+        [SYSTEM_PYTHON, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_qgis_shows_layers_in_the_colours_of_the_classes(tmp_path):
+    class_ids = np.zeros((200, 200), np.uint8)
+    class_ids[20:180, 20:180] = 15  # a harbor
+    class_ids[60:100, 50:110] = 1  # with a ship
+    class_ids[120:130, 140:145] = 9  # and a car
+    polygons = merge([polygonize(class_ids, Window(0, 0, 200, 200))])
+    geobox = GeoBox(200, 200, Affine(0.1, 0, 4e5, 0, -0.1, 5.5e6), CRS.from_epsg(32633))
+    path, picture = tmp_path / "scene.gpkg", tmp_path / "scene.png"
+    write_layers(path, features(polygons, polygons.geometry, geobox, ISAID), ISAID)
+
+    layers = json.loads(qgis(str(path), str(picture)))
+    assert [layer["name"] for layer in layers] == ["harbor", "ship", "small_vehicle"]
+    colors = {label.name: [*label.color] for label in ISAID}
+    for layer in layers:
+        assert layer["valid"]
+        assert layer["styled"]
+        assert layer["features"] == 1
+        assert layer["crs"] == "EPSG:32633"
+        assert layer["colors"] == [colors[layer["name"]]]
+        assert layer["legend"] == [layer["name"]]
+    drawn = {color for _, color in Image.open(picture).convert("RGB").getcolors(2**20)}
+    assert {tuple(colors[layer["name"]]) for layer in layers} <= drawn  # the outlines
