@@ -1,10 +1,9 @@
-"""The training loop: the loss, the crops, the recipes, and a run that is killed and resumed."""
+"""The parts of training: recipes, crops, loss, sampling."""
 
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,16 @@ import yaml
 from PIL import Image
 
 from geoseg.classes import IGNORE, ISAID
-from geoseg.errors import DataError, OutputError, RecipeError
-from geoseg.model.checkpoint import load_model
+from geoseg.errors import DataError, RecipeError
 from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import VARIANTS, DropPath, SegNeXt
 from geoseg.render import render_scene
 from geoseg.train.augment import Placement, sample_ids, sample_pixels
 from geoseg.train.crops import Crops, StagedBatches
-from geoseg.train.fit import fit
 from geoseg.train.folder import Item, LabelledFolder, inspect
 from geoseg.train.loss import partial_cross_entropy
-from geoseg.train.recipe import Stage, load_recipe
+from geoseg.train.module import parameter_groups, rate_factor
+from geoseg.train.recipe import AugmentOptions, LossOptions, Recipe, Stage, load_recipe
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -46,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def small_recipe(root: Path, path: Path, **changes: object) -> Path:
-    """A recipe of six steps that validates, and saves its state, after every third."""
+    """A recipe with everything in it."""
     content = {
         "data": {"root": str(root), "rendered_share": 0.3, "workers": 0},
         "stages": [
@@ -63,18 +62,42 @@ def small_recipe(root: Path, path: Path, **changes: object) -> Path:
     return path
 
 
-def losses(folder: Path) -> dict[int, float]:
-    """Loss by step, over all parts of a run."""
-    found = {}
-    for path in sorted(folder.glob("logs/version_*/metrics.csv")):
-        with path.open() as file:
-            found |= {int(r["step"]): float(r["loss"]) for r in csv.DictReader(file) if r["loss"]}
-    return found
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_shipped_recipes_are_valid(path):
-    assert load_recipe(path).steps > 0
+def test_shipped_recipes_are_valid_and_survive_yaml(path, tmp_path):
+    recipe = load_recipe(path)
+    assert recipe == load_recipe(path.stem)
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml())
+    assert load_recipe(again) == recipe
+
+
+@pytest.mark.parametrize(("variant", "drop_path"), [("T", 0.1), ("S", 0.1), ("B", 0.2), ("L", 0.3)])
+def test_isaid_recipes_are_the_published_ones(variant, drop_path):
+    recipe = load_recipe(f"segnext_{variant.lower()}_isaid")
+    assert recipe.stages == (Stage(160_000, 16, 896, (0.5, 2.0)),)
+    assert recipe.model.variant == variant
+    assert VARIANTS[variant].drop_path == drop_path
+    assert recipe.loss == LossOptions(hard_share=1, stride=1)
+    model = SegNeXt(variant, 16)
+    rates = [m.rate for m in model.modules() if isinstance(m, DropPath)]
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(drop_path)
+    groups = parameter_groups(model, recipe.optimizer)
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [
+        (6e-5, 0.01),
+        (6e-5, 0),
+        (pytest.approx(6e-4), 0.01),
+        (pytest.approx(6e-4), 0),
+    ]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    norms = [n for n, p in model.named_parameters() if any(p is q for q in groups[1]["params"])]
+    assert all(p.ndim == 1 for g in (groups[1], groups[3]) for p in g["params"])
+    assert "backbone.patch_embed1.proj.1.weight" in norms
+    # mmcv's "poly" with linear warm-up: rate · (1 - (1 - step/1500) · (1 - 1e-6)).
+    for step in (0, 1, 700, 1499, 1500, 80_000, 160_000):
+        poly = 1 - step / 160_000
+        warm = 1 - (1 - step / 1500) * (1 - 1e-6) if step < 1500 else 1
+        assert rate_factor(step, recipe) == pytest.approx(poly * warm, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,11 @@ def test_shipped_recipes_are_valid(path):
         ({"stages": [{"steps": 1}]}, "is missing"),
         ({"data": {"root": "x", "rendered_share": 2}}, "data.rendered_share is 2"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"val_every": 0}, "val_every is 0"),
+        ({"data": {"root": "x", "max_class_share": -1}}, "data.max_class_share is -1"),
+        ({"model": {"std": [1, 0, 1]}}, "model.std is"),
+        ({"optimizer": {"ema_decay": 1}}, "optimizer.ema_decay is 1"),
+        ({"optimizer": {"warmup_steps": 6}}, "optimizer.warmup_steps is 6, but the stages have 6"),
         ({"stages": 3}, "stages is 3"),
     ],
 )
@@ -157,6 +185,59 @@ def test_a_crop_without_scaling_is_a_symmetry_of_the_image(quarters, mirror):
     assert inside[1:-1, 1:-1].all()
 
 
+def test_crops_lie_on_the_image_evenly_and_show_their_target():
+    rng, options = np.random.default_rng(0), AugmentOptions(scale_draw="uniform")
+    stage = Stage(1, 1, 64, (0.5, 2.0))
+    scales, lefts = [], []
+    for _ in range(500):
+        target = rng.uniform(0, 300), rng.uniform(0, 200)
+        crop = Placement.draw(rng, (300, 200), target, stage, options)
+        half = 32 / crop.scale
+        for center, point, side in zip(crop.center, target, (300, 200), strict=True):
+            assert half - 1e-9 <= center <= side - half + 1e-9
+            assert abs(center - point) <= half
+        free = Placement.draw(rng, (300, 200), None, stage, options, enlarge=1.5)
+        scales.append(free.scale)
+        half = 32 / free.scale
+        lefts.append((free.center[0] - half) / (300 - 2 * half))
+    for values, low, high in ((scales, 0.75, 3.0), (lefts, 0.0, 1.0)):
+        share = np.histogram(values, bins=5, range=(low, high))[0] / 500
+        assert (abs(share - 0.2) < 0.06).all()
+
+
+def test_crops_of_one_class_only_are_drawn_again(folder, tmp_path):
+    recipe = load_recipe(
+        small_recipe(folder, tmp_path / "r.yaml"),
+        **{"data.max_class_share": 0.9, "data.rendered_share": 0.0, "data.object_share": 0.0},
+    )
+    free = replace(recipe, data=replace(recipe.data, max_class_share=1.0))
+    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+
+    def dominated(recipe: Recipe) -> int:
+        crops = Crops(recipe, items, counts, Metadata("T", ISAID))
+        masks = [crops[(i, recipe.stages[0])]["mask"].ravel() for i in range(60)]
+        labelled = [mask[mask != IGNORE] for mask in masks]
+        return sum(int(m.bincount().max()) > 0.9 * len(m) for m in labelled)
+
+    assert dominated(recipe) < 0.75 * dominated(free)
+
+
+def test_classes_and_groups_must_be_those_of_the_data(folder, tmp_path):
+    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    path = small_recipe(folder, tmp_path / "r.yaml")
+    three = replace(Metadata("T", ISAID), classes=ISAID[:3])
+    with pytest.raises(DataError, match=r"rendered_share is 0\.3"):
+        Crops(load_recipe(path), items, counts[:, :3], three)
+    for groups, words in (
+        ({"village": {}}, "names 'village'"),
+        ({"town": {"complete": [1, 16]}}, "class 16; the data has 0-15"),
+        ({"town": {"weight": 0}}, "every weight is 0"),
+    ):
+        recipe = load_recipe(path, **{"data.groups": groups})
+        with pytest.raises(DataError, match=words):
+            Crops(recipe, items, counts, Metadata("T", ISAID))
+
+
 def test_crops_depend_on_their_number_alone(folder, tmp_path):
     recipe = load_recipe(small_recipe(folder, tmp_path / "r.yaml"))
     items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
@@ -199,40 +280,3 @@ def test_bad_data_is_named(folder, tmp_path):
     mask.write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be read as an image"):
         item.load()
-
-
-KILLED_RUN = """
-import os, sys
-from pathlib import Path
-from geoseg.train.fit import fit
-from geoseg.train.module import SegmentationModule
-from geoseg.train.recipe import load_recipe
-
-step = SegmentationModule.training_step
-def step_or_die(self, batch, index):
-    if self.global_step == 4:
-        os.kill(os.getpid(), 9)
-    return step(self, batch, index)
-SegmentationModule.training_step = step_or_die
-fit(load_recipe(sys.argv[1]), Path(sys.argv[2]), device="cpu")
-"""
-
-
-def test_a_killed_run_resumes_to_the_same_losses_and_weights(folder, tmp_path):
-    path = small_recipe(folder, tmp_path / "recipe.yaml")
-    recipe = load_recipe(path)
-    best = fit(recipe, tmp_path / "whole", device="cpu")
-    command = [sys.executable, "-c", KILLED_RUN, str(path), str(tmp_path / "cut")]
-    killed = subprocess.run(command, capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()
-    with pytest.raises(OutputError, match="--resume"):
-        fit(recipe, tmp_path / "cut", device="cpu")
-    fit(recipe, tmp_path / "cut", resume=True, device="cpu")
-    whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "cut")
-    assert sorted(whole) == list(range(6))
-    for step in (3, 4, 5):
-        assert resumed[step] == pytest.approx(whole[step], abs=1e-5)
-    one, two = (load_model(tmp_path / run / "last.safetensors") for run in ("whole", "cut"))
-    for name, value in one.state_dict().items():
-        torch.testing.assert_close(value, two.state_dict()[name], atol=1e-5, rtol=0)
-    assert load_model(best).metadata.classes == ISAID

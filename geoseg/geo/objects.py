@@ -104,7 +104,7 @@ def score_objects(
 
 def read_objects(
     path: Path,
-) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.uint8]]:
+) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.integer]]:
     """Class names by id, the grid, and polygons in pixel coordinates with their class ids."""
     try:
         with rasterio.open(path) as file:
