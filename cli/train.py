@@ -60,7 +60,7 @@ def command(
     changes: dict[str, Any] = {"data.root": str(data) if data else None, "seed": seed}
     changes = {key: value for key, value in changes.items() if value is not None}
     with options.count_bar("read", "image") as progress:
-        best = fit(
+        fit(
             load_recipe(recipe, **changes),
             output or Path("runs") / Path(recipe).stem,
             resume=resume,
@@ -71,4 +71,3 @@ def command(
             report=tqdm.write,
             progress=progress,
         )
-    click.echo(f"best checkpoint: {best}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg.errors import DataError, OptionError, OutputError
@@ -112,6 +113,7 @@ def fit(
         CheckpointError: what is wrong with the pretrained weights.
         OptionError: the device cannot do what is asked for.
     """
+    report = rank_zero_only(report)
     check_folder(folder, recipe, resume)
     accelerator = check_device(recipe, device, devices)
     data = LabelledFolder.open(recipe.data.root)
@@ -178,7 +180,9 @@ def fit(
                 "the device has too little memory for this recipe; lower stages.batch or "
                 "stages.crop, share the batch among more --devices, or set precision: bf16-mixed"
             ) from error
-    return folder / "best.safetensors"
+    best = folder / "best.safetensors"
+    report(f"best checkpoint: {best}")
+    return best
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
