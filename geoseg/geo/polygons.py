@@ -84,6 +84,15 @@ class Polygons:
             shapely.GeometryType.POLYGON, closed.astype(np.float64), (rings, polygons)
         )
 
+    @property
+    def boxes(self) -> NDArray[np.object_]:
+        """(P,) shapely boxes around them."""
+        (left, top), (right, bottom) = (
+            reach.reduceat(self.corners, self.ring_starts)[self.shells].T
+            for reach in (np.minimum, np.maximum)
+        )
+        return shapely.box(left, top, right, bottom)
+
     def select(self, which: NDArray[np.bool_], rings: NDArray[np.bool_] | None = None) -> Polygons:
         """The polygons of a (P,) mask, of their rings only those of an (R,) mask."""
         kept = np.repeat(which, self.ring_counts)

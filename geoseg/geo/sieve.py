@@ -51,11 +51,7 @@ def sieve(polygons: Polygons, min_pixels: float, *, fill: bool = True) -> Polygo
 
 def _near(polygons: Polygons, small: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(P,) the small polygons and all that may touch one."""
-    low, high = (
-        reach.reduceat(polygons.corners, polygons.ring_starts)[polygons.shells]
-        for reach in (np.minimum, np.maximum)
-    )
-    boxes = shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1])
+    boxes = polygons.boxes
     near = np.zeros(len(polygons), bool)
     near[shapely.STRtree(boxes).query(boxes[small])[1]] = True
     return near

@@ -8,16 +8,21 @@ corner lies on the pixel grid, areas are exact and both sides of a boundary deci
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
+from geoseg.geo.edges import connected
 from geoseg.geo.polygons import Polygons, following_corners, spread, sum_runs
 
 Ints = NDArray[np.int64]
 
 _NEVER = np.iinfo(np.int64).max
+_GROUP = 100_000
+"""Corners that are worth a turn: enough for arrays to pay, few enough for the processor's cache."""
 
 
 def simplify(polygons: Polygons, tolerance: float) -> NDArray[np.object_]:
@@ -25,14 +30,36 @@ def simplify(polygons: Polygons, tolerance: float) -> NDArray[np.object_]:
     return thinned(polygons, tolerance).geometry
 
 
-def thinned(polygons: Polygons, tolerance: float) -> Polygons:
+def thinned(
+    polygons: Polygons, tolerance: float, apply: Callable[..., Iterable[Polygons]] = map
+) -> Polygons:
     """Without corners that span triangles of up to `tolerance`² pixels.
 
     Corners where three outlines meet stay. No outline is moved across a corner of another one, so
     polygons that do not overlap still do not, and there are no gaps where there were none.
+
+    Args:
+        apply: the `map` of a pool of threads, to share the work.
     """
     if tolerance <= 0 or len(polygons) == 0:
         return polygons
+    groups = _independent(polygons)
+    parts = apply(lambda members: _thinned(polygons.take(members), tolerance), groups)
+    return Polygons.concatenate(parts).take(np.argsort(np.concatenate(groups)))
+
+
+def _independent(polygons: Polygons) -> list[Ints]:
+    """Polygons in groups whose boxes do not meet, so that none can stand in another's way."""
+    boxes = polygons.boxes
+    cluster = connected(len(polygons), shapely.STRtree(boxes).query(boxes))
+    corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
+    before = np.cumsum(np.bincount(cluster, corners, len(polygons)))
+    group = (before // _GROUP)[cluster]
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+
+
+def _thinned(polygons: Polygons, tolerance: float) -> Polygons:
     polygons = noded(polygons)
     outlines = _Outlines.of(polygons)
     outlines.thin(2 * tolerance**2 * (1 + 1e-9))
@@ -196,10 +223,22 @@ class _Outlines:
     def _is_free(self, corner: Ints, area: Ints) -> NDArray[np.bool_]:
         """No other corner lies in the triangle or on its sides.
 
-        Of all triangles on a grid, those of half a cell hold no other grid point.
+        Of all triangles on a grid, those of half a cell hold no other grid point, and those of a
+        whole cell only one: the middle of a side (Pick's theorem).
         """
         free = np.ones(len(corner), bool)
-        large = np.flatnonzero(area > 1)
+        whole = np.flatnonzero(area == 2)
+        v = corner[whole]
+        ends = np.stack([self.before[v], v, self.after[v]])
+        x, y = self.x[ends], self.y[ends]
+        wide, tall = x + x[[1, 2, 0]], y + y[[1, 2, 0]]
+        halved = (wide % 2 == 0) & (tall % 2 == 0)
+        middle = ((tall // 2 << 32) + wide // 2)[halved]
+        free[whole[halved.nonzero()[1]]] = ~self._is_taken(middle)[0]
+
+        large = np.flatnonzero(area > 2)
+        if len(large) == 0:
+            return free
         v = corner[large]
         triangle = np.stack([self.before[v], v, self.after[v]])
         x, y = self.x[triangle], self.y[triangle]
@@ -224,8 +263,12 @@ class _Outlines:
         widths = np.maximum(right - left + 1, 0)
         which, row = np.repeat(which, widths), np.repeat(row, widths)
         key = (row << 32) + spread(left, widths)
-        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
-        hit = (self.keys[place] == key) & self.taken[place]
-        hit &= (self.place[triangle][:, which] != place).all(axis=0)
+        taken, place = self._is_taken(key)
+        hit = taken & (self.place[triangle][:, which] != place).all(axis=0)
         free[large[which[hit]]] = False
         return free
+
+    def _is_taken(self, key: Ints) -> tuple[NDArray[np.bool_], Ints]:
+        """Whether a corner is at each place on the grid, and which of the places it would be."""
+        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
+        return (self.keys[place] == key) & self.taken[place], place

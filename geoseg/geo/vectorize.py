@@ -102,7 +102,7 @@ def vectorize(
     min_pixels = SPECK if min_area is None else min_area / pixel**2
     with closing(raster.source), ThreadPoolExecutor(threads) as pool:
         polygons = merge(_blocks(raster, min_pixels, fill, pool, progress))
-        polygons = thinned(sieve(polygons, min_pixels, fill=fill), tolerance)
+        polygons = thinned(sieve(polygons, min_pixels, fill=fill), tolerance, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
         counts = _write(output, polygons, raster, pool)
     return Vectorized(
