@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
-from geoseg.geo.polygons import Polygons, polygonize
+from geoseg.geo.flat import Polygons
+from geoseg.geo.polygons import polygonize
 from geoseg.geo.seams import merge
 from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import noded, thinned

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.polygons import Polygons, following_corners, spread
+from geoseg.geo.flat import Polygons, following_corners, spread
 from geoseg.geo.rings import cycles
 
 Ints = NDArray[np.integer]

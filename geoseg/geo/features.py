@@ -9,9 +9,9 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
+from geoseg.geo.flat import Polygons
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.measure import measure
-from geoseg.geo.polygons import Polygons
 
 
 def features(

@@ -1,4 +1,4 @@
-"""Polygons of class rasters, exact in integer pixel coordinates.
+"""Polygons of class rasters, from blocks to layers.
 
     block = polygonize(class_ids, window, confidence=probs)    # in workers, any thread
     polygons = merge(blocks)                                   # geoseg.geo.seams
@@ -7,163 +7,24 @@
     frame = features(polygons, geometry, geobox, classes)      # geoseg.geo.features
     write_layers(path, frame, classes)                         # geoseg.geo.layers
 
-Shells run so that their shoelace sum in (x = column, y = row) is positive; a ring starts at its
-first corner in row-major order, a polygon with its shell, and polygons are in the row-major order
-of their first pixels. So equal rasters give equal arrays, however they were cut into blocks.
+All but the last two is integer arithmetic on pixel corners, so the result does not depend on how
+the raster was cut into blocks, nor on the order in which these arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE
-from geoseg.geo.rings import trace
+from geoseg.geo.flat import PROBABILITY_UNIT, Polygons, spread
+from geoseg.geo.rings import Corners, trace
 from geoseg.grid import Window
 
-PROBABILITY_UNIT = 2**16
-"""Probabilities are added as integers, so that no order of adding changes the sum."""
-
-
-@dataclass(frozen=True, slots=True)
-class Polygons:
-    """Polygons as flat arrays: compact, quick to pickle, and exact."""
-
-    corners: NDArray[np.int32]
-    """(N, 2) x and y of all rings, one ring after the other, not closed."""
-    ring_sizes: NDArray[np.int64]
-    """(R,) corners of each ring."""
-    ring_counts: NDArray[np.int64]
-    """(P,) rings of each polygon, the shell first."""
-    class_id: NDArray[np.integer]
-    """(P,)"""
-    pixels: NDArray[np.int64]
-    """(P,) pixels of the class; specks that were filled do not count."""
-    probability: NDArray[np.int64] | None
-    """(P,) sum of the probability over those pixels, in units of 1 / PROBABILITY_UNIT."""
-
-    def __len__(self) -> int:
-        return len(self.class_id)
-
-    @property
-    def confidence(self) -> NDArray[np.float64] | None:
-        """(P,) mean probability."""
-        if self.probability is None:
-            return None
-        return self.probability / (self.pixels * PROBABILITY_UNIT)
-
-    @property
-    def ring_starts(self) -> NDArray[np.int64]:
-        """(R,) first corner of each ring."""
-        return np.cumsum(self.ring_sizes) - self.ring_sizes
-
-    @property
-    def shells(self) -> NDArray[np.int64]:
-        """(P,) the ring that is each polygon's shell."""
-        return np.cumsum(self.ring_counts) - self.ring_counts
-
-    @property
-    def ring_areas(self) -> NDArray[np.int64]:
-        """(R,) pixels inside each ring, those of holes negative."""
-        x, y = self.corners.astype(np.int64).T
-        onward = following_corners(self.ring_sizes)
-        return sum_runs(x * (y[onward] - y), self.ring_sizes)
-
-    @property
-    def geometry(self) -> NDArray[np.object_]:
-        """(P,) shapely polygons in pixel coordinates."""
-        ends = np.cumsum(self.ring_sizes)
-        closed = np.insert(self.corners, ends, self.corners[self.ring_starts], axis=0)
-        rings = np.concatenate([[0], np.cumsum(self.ring_sizes + 1)])
-        polygons = np.concatenate([[0], np.cumsum(self.ring_counts)])
-        return shapely.from_ragged_array(
-            shapely.GeometryType.POLYGON, closed.astype(np.float64), (rings, polygons)
-        )
-
-    @property
-    def boxes(self) -> NDArray[np.object_]:
-        """(P,) shapely boxes around them."""
-        (left, top), (right, bottom) = (
-            reach.reduceat(self.corners, self.ring_starts)[self.shells].T
-            for reach in (np.minimum, np.maximum)
-        )
-        return shapely.box(left, top, right, bottom)
-
-    def select(self, which: NDArray[np.bool_], rings: NDArray[np.bool_] | None = None) -> Polygons:
-        """The polygons of a (P,) mask, of their rings only those of an (R,) mask."""
-        kept = np.repeat(which, self.ring_counts)
-        if rings is not None:
-            kept &= rings
-        return Polygons(
-            corners=self.corners[np.repeat(kept, self.ring_sizes)],
-            ring_sizes=self.ring_sizes[kept],
-            ring_counts=sum_runs(kept.astype(np.int64), self.ring_counts)[which],
-            class_id=self.class_id[which],
-            pixels=self.pixels[which],
-            probability=None if self.probability is None else self.probability[which],
-        )
-
-    def take(self, order: NDArray[np.integer]) -> Polygons:
-        """The polygons at the places of `order`, in that order."""
-        rings = spread(self.shells[order], self.ring_counts[order])
-        return Polygons(
-            corners=self.corners[spread(self.ring_starts[rings], self.ring_sizes[rings])],
-            ring_sizes=self.ring_sizes[rings],
-            ring_counts=self.ring_counts[order],
-            class_id=self.class_id[order],
-            pixels=self.pixels[order],
-            probability=None if self.probability is None else self.probability[order],
-        )
-
-    def without_specks(self, min_pixels: float) -> Polygons:
-        """Without polygons of fewer pixels, and with holes of fewer pixels filled."""
-        return self.select(self.pixels >= min_pixels, abs(self.ring_areas) >= min_pixels)
-
-    def in_order(self) -> Polygons:
-        """Sorted by their first pixels."""
-        first = self.corners[self.ring_starts[self.shells]]
-        return self.take(np.lexsort((first[:, 0], first[:, 1])))
-
-    def added_up(self, group: NDArray[np.integer]) -> Polygons:
-        """With the sums over all polygons of a group at the place that is its number."""
-
-        def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
-            sums = np.zeros_like(values)
-            np.add.at(sums, group, values)
-            return sums
-
-        probability = None if self.probability is None else added(self.probability)
-        return replace(self, pixels=added(self.pixels), probability=probability)
-
-    @classmethod
-    def concatenate(cls, parts: Iterable[Polygons]) -> Polygons:
-        """One after the other."""
-        parts = [part for part in parts if len(part)] or [_NONE]
-        sums = [part.probability for part in parts if part.probability is not None]
-        if sums and len(sums) < len(parts):
-            raise ValueError("some of the polygons have a confidence, others have none")
-        return cls(
-            corners=np.concatenate([part.corners for part in parts]),
-            ring_sizes=np.concatenate([part.ring_sizes for part in parts]),
-            ring_counts=np.concatenate([part.ring_counts for part in parts]),
-            class_id=np.concatenate([part.class_id for part in parts]),
-            pixels=np.concatenate([part.pixels for part in parts]),
-            probability=np.concatenate(sums) if sums else None,
-        )
-
-
-_NONE = Polygons(
-    corners=np.zeros((0, 2), np.int32),
-    ring_sizes=np.zeros(0, np.int64),
-    ring_counts=np.zeros(0, np.int64),
-    class_id=np.zeros(0, np.uint8),
-    pixels=np.zeros(0, np.int64),
-    probability=None,
-)
+Ints = NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,59 +60,115 @@ def polygonize(
     lone = np.zeros((2, 0), np.int64)
     if fill and min_pixels > 1:
         class_ids, lone = _without_lone_pixels(class_ids)
+        lone = lone[:, ~np.isin(class_ids[lone[0], lone[1]], [*skip, IGNORE])]
     found = trace(class_ids, skip)
-    x, y, sign = found.x, found.y, found.sign
+    rings = _Rings.of(found)
+    x, y = found.x, found.y
 
-    # Rings and components by their first corners, which is also their order.
-    heads, ring = _numbered(found.head, found.head)
-    shells, owner = _numbered(found.component, found.component[heads])
-    # Sums over what is inside; pixels that were filled do not count.
-    lone = lone[:, ~np.isin(class_ids[lone[0], lone[1]], [*skip, IGNORE])]
-    filled = _numbered(found.component, found.component_at(*lone))[1]
-    area = np.bincount(ring, sign * x * y, len(heads)).astype(np.int64)
-    pixels = np.bincount(owner, area, len(shells)).astype(np.int64)
-    pixels -= np.bincount(filled, minlength=len(shells))
+    # What is inside each polygon, but for pixels that were filled.
+    filled = rings.polygon_at(*lone)
+    pixels = _sums(rings.polygon, rings.area, len(rings.shells))
+    pixels -= np.bincount(filled, minlength=len(pixels))
     probability = None
     if confidence is not None:
-        units = _accumulate(confidence)
-        inside = np.bincount(owner[ring], sign * units[y, x], len(shells))
-        taken = np.bincount(filled, _units(confidence[lone[0], lone[1]]), len(shells))
-        probability = (inside - taken).astype(np.int64)
+        accumulated = found.sign * _accumulate(confidence)[y, x]
+        probability = _sums(rings.polygon[rings.ring], accumulated, len(pixels))
+        np.subtract.at(probability, filled, _units(confidence[lone[0], lone[1]]))
 
     border = (x == 0) | (y == 0) | (x == class_ids.shape[1]) | (y == class_ids.shape[0])
-    is_open = np.bincount(owner[ring], border, len(shells)) > 0
-    speck = ~is_open & (pixels < min_pixels)
-    shell, small = area > 0, abs(area) < min_pixels
+    is_open = np.bincount(rings.polygon[rings.ring], border, len(pixels)) > 0
+    alive = is_open | (pixels >= min_pixels)
+    kept = np.ones(len(rings.heads), bool)
     if fill:
-        # Specks that are all there is in a hole which will be filled: both begin at one place.
-        place = y[heads] * np.int64(found.edges.stride) + x[heads]
-        alike = (place[1:] == place[:-1]) & (area[1:] == -area[:-1])
-        within = (np.append(alike, False) | np.append(False, alike)) & small & shell
-        speck[owner[~within & shell]] = False
-    kept = ~speck[owner] & (shell | ~(small & fill))
-
-    # Rings of one polygon go next to each other, its shell first.
-    order = np.lexsort((~shell, owner))
-    order = order[kept[order]]
-    sizes = np.bincount(ring, minlength=len(heads))
-    start = np.full(len(heads), -1)
-    start[order] = np.cumsum(sizes[order]) - sizes[order]
-    mine = start[ring] >= 0
-    place = start[ring[mine]] + found.rank[mine]
-    corners = np.empty((len(place), 2), np.int32)
-    corners[place, 0] = x[mine] + window.col_off
-    corners[place, 1] = y[mine] + window.row_off
-
+        alive |= ~rings.are_doomed(~alive, min_pixels)
+        kept = (rings.area > 0) | (rings.area <= -min_pixels)
+    corners, ring_sizes, ring_counts = rings.laid_out(kept & alive[rings.polygon])
     every = Polygons(
-        corners=corners,
-        ring_sizes=sizes[order],
-        ring_counts=np.bincount(owner[order], minlength=len(shells))[~speck],
-        class_id=class_ids[y[shells], x[shells]][~speck],
-        pixels=pixels[~speck],
-        probability=None if probability is None else probability[~speck],
+        corners=corners + np.array([window.col_off, window.row_off], np.int32),
+        ring_sizes=ring_sizes,
+        ring_counts=ring_counts[alive],
+        class_id=class_ids[y[rings.shells], x[rings.shells]][alive],
+        pixels=pixels[alive],
+        probability=None if probability is None else probability[alive],
     )
-    is_open = is_open[~speck]
+    is_open = is_open[alive]
     return BlockPolygons(window, closed=every.select(~is_open), open=every.select(is_open))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rings:
+    """The corners of a block by ring (R of them) and polygon (P)."""
+
+    found: Corners
+    heads: Ints
+    """(R,) first corner of each ring, ascending."""
+    ring: Ints
+    """(N,) ring of each corner."""
+    shells: Ints
+    """(P,) first corner of each polygon, ascending."""
+    polygon: Ints
+    """(R,) polygon of each ring."""
+    area: Ints
+    """(R,) pixels inside; those of holes negative."""
+
+    @classmethod
+    def of(cls, found: Corners) -> _Rings:
+        heads, ring = _numbered(found.head, found.head)
+        shells, polygon = _numbered(found.component, found.component[heads])
+        area = _sums(ring, found.sign * found.x * found.y, len(heads))
+        return cls(found, heads, ring, shells, polygon, area)
+
+    def polygon_at(self, y: Ints, x: Ints) -> Ints:
+        """(n,) polygons of pixels that have one."""
+        return _numbered(self.found.component, self.found.component_at(y, x))[1]
+
+    def are_doomed(self, small: NDArray[np.bool_], min_pixels: float) -> NDArray[np.bool_]:
+        """(P,) those of (P,) `small` polygons that vanish in a sieve, seen from here.
+
+        They are all there is in a hole which will be filled, or they touch no other polygon.
+        """
+        found, stride = self.found, self.found.edges.stride
+        shell, place = self.area > 0, found.y[self.heads] * np.int64(stride) + found.x[self.heads]
+        # A hole and the shell that fills it begin at one place.
+        alike = (place[1:] == place[:-1]) & (self.area[1:] == -self.area[:-1])
+        alike &= abs(self.area[1:]) < min_pixels
+        filling = (np.append(alike, False) | np.append(False, alike)) & shell
+        doomed = np.zeros(len(small), bool)
+        doomed[self.polygon[filling]] = True
+
+        asked = np.flatnonzero(shell & small[self.polygon] & ~filling)
+        number = np.full(len(shell), -1)
+        number[asked] = np.arange(len(asked))
+        corner = np.flatnonzero(number[self.ring] >= 0)
+        mine = number[self.ring[corner]]
+        top, left = found.y[self.heads[asked]].astype(np.int64), np.full(len(asked), stride)
+        bottom, right = top.copy(), np.zeros(len(asked), np.int64)
+        np.maximum.at(bottom, mine, found.y[corner])
+        np.minimum.at(left, mine, found.x[corner])
+        np.maximum.at(right, mine, found.x[corner])
+        rows = bottom - top + 1
+        which, line = np.repeat(np.arange(len(asked)), rows), spread(top, rows) * stride
+        first = np.searchsorted(found.contacts, line + left[which])
+        last = np.searchsorted(found.contacts, line + right[which], "right")
+        alone = np.bincount(which, last > first, len(asked)) == 0
+        doomed[self.polygon[asked[alone]]] = True
+        return doomed & small
+
+    def laid_out(
+        self, kept: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Corners, ring_sizes and (P,) ring_counts as in `Polygons`, of (R,) `kept` rings."""
+        # Rings of one polygon go next to each other, its shell first.
+        order = np.lexsort((self.area < 0, self.polygon))
+        order = order[kept[order]]
+        sizes = np.bincount(self.ring, minlength=len(self.heads))
+        start = np.full(len(self.heads), -1)
+        start[order] = np.cumsum(sizes[order]) - sizes[order]
+        mine = start[self.ring] >= 0
+        place = start[self.ring[mine]] + self.found.rank[mine]
+        corners = np.empty((len(place), 2), np.int32)
+        corners[place, 0], corners[place, 1] = self.found.x[mine], self.found.y[mine]
+        return corners, sizes[order], np.bincount(self.polygon[order], minlength=len(self.shells))
 
 
 def _without_lone_pixels(
@@ -285,8 +202,15 @@ def _numbered(
     return np.flatnonzero(own), (np.cumsum(own) - 1)[members]
 
 
-def _units(confidence: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.rint(confidence * np.float32(PROBABILITY_UNIT))
+def _sums(index: Ints, values: Ints, count: int) -> NDArray[np.int64]:
+    """(count,) sums of the values of each index; exact, as those of bincount are not."""
+    sums = np.zeros(count, np.int64)
+    np.add.at(sums, index, values)
+    return sums
+
+
+def _units(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.rint(confidence * np.float32(PROBABILITY_UNIT)).astype(np.int64)
 
 
 def _accumulate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -296,22 +220,3 @@ def _accumulate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
     sums[1:, 1:] = _units(confidence)
     np.cumsum(sums, axis=0, out=sums)
     return np.cumsum(sums, axis=1, out=sums)
-
-
-def following_corners(ring_sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) index of the corner after each one, around its ring."""
-    ends = np.cumsum(ring_sizes)
-    onward = np.arange(1, (ends[-1] if len(ends) else 0) + 1)
-    onward[ends - 1] = ends - ring_sizes
-    return onward
-
-
-def sum_runs(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum of each of consecutive runs, none of which is empty."""
-    return np.add.reduceat(values, np.cumsum(sizes) - sizes) if len(sizes) else values[:0]
-
-
-def spread(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.integer]:
-    """start, start + 1, … for `size` numbers, of every pair."""
-    ends = np.cumsum(sizes)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)

@@ -34,6 +34,9 @@ class Corners:
     component: Ints
     """(N,) number of the first corner around the same 4-connected pixels."""
     edges: LeftEdges
+    contacts: Ints
+    """Corners of the grid, as places in an array of W + 1 columns, where sides of two different
+    classes meet, neither of them IGNORE; sorted."""
 
     def component_at(self, y: Ints, x: Ints) -> Ints:
         """(n,) component of pixels, none of which is IGNORE."""
@@ -97,7 +100,10 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
     edges = np.stack([ne != se, sw != se, nw != sw, nw != ne], axis=1)
     pixel = np.stack([sw, nw, ne, se], axis=1)
     rightward = np.roll(edges, -1, axis=1)
-    arrives = np.roll(edges, -2, axis=1) & (rightward | ~edges) & (pixel != IGNORE)
+    wanted = pixel != IGNORE
+    arrives = np.roll(edges, -2, axis=1) & (rightward | ~edges) & wanted
+    # The edge to the right of travel has this pixel on one side, and the one before on the other.
+    touches = (rightward & wanted & np.roll(wanted, 1, axis=1)).any(axis=1)
     nodes = np.flatnonzero(arrives)
     arriving = (nodes % 4).astype(np.int8)
     # Turning right wherever possible stays with the same pixel: 4-connected.
@@ -129,7 +135,7 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
         number[again] = np.arange(len(again))
         local, rank[again] = cycles(number[following[again]])
         head[again] = again[local]
-    return Corners(x, y, arriving, head, rank, component, left_edges)
+    return Corners(x, y, arriving, head, rank, component, left_edges, points[touches])
 
 
 def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: LeftEdges) -> Ints:

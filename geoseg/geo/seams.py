@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from geoseg.geo.edges import NOBODY, Edges, Stretches, connected, linked
-from geoseg.geo.polygons import BlockPolygons, Polygons
+from geoseg.geo.flat import Polygons
+from geoseg.geo.polygons import BlockPolygons
 
 
 def merge(blocks: Iterable[BlockPolygons]) -> Polygons:

@@ -9,7 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.geo.edges import NOBODY, Edges, Stretches, connected, linked
-from geoseg.geo.polygons import Polygons
+from geoseg.geo.flat import Polygons
 
 Ints = NDArray[np.integer]
 

@@ -16,7 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.geo.edges import connected
-from geoseg.geo.polygons import Polygons, following_corners, spread, sum_runs
+from geoseg.geo.flat import Polygons, following_corners, spread, sum_runs
 
 Ints = NDArray[np.int64]
 

@@ -21,8 +21,9 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OptionError, OutputError
 from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.features import features
+from geoseg.geo.flat import Polygons
 from geoseg.geo.layers import Layers
-from geoseg.geo.polygons import BlockPolygons, Polygons, polygonize
+from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.seams import merge
 from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import thinned

@@ -1,0 +1,173 @@
+"""Polygons as flat arrays of integer corners: compact, quick to pickle, and exact.
+
+Shells run so that their shoelace sum in (x = column, y = row) is positive. A ring starts at its
+first corner in row-major order and a polygon with its shell. So equal polygons are equal arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+PROBABILITY_UNIT = 2**16
+"""Probabilities are added as integers, so that no order of adding changes the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """Polygons of a raster, in pixels of the scene."""
+
+    corners: NDArray[np.int32]
+    """(N, 2) x and y of all rings, one ring after the other, not closed."""
+    ring_sizes: NDArray[np.int64]
+    """(R,) corners of each ring."""
+    ring_counts: NDArray[np.int64]
+    """(P,) rings of each polygon, the shell first."""
+    class_id: NDArray[np.integer]
+    """(P,)"""
+    pixels: NDArray[np.int64]
+    """(P,) pixels of the class; specks that were filled do not count."""
+    probability: NDArray[np.int64] | None
+    """(P,) sum of the probability over those pixels, in units of 1 / PROBABILITY_UNIT."""
+
+    def __len__(self) -> int:
+        return len(self.class_id)
+
+    @property
+    def confidence(self) -> NDArray[np.float64] | None:
+        """(P,) mean probability."""
+        if self.probability is None:
+            return None
+        return self.probability / (self.pixels * PROBABILITY_UNIT)
+
+    @property
+    def ring_starts(self) -> NDArray[np.int64]:
+        """(R,) first corner of each ring."""
+        return np.cumsum(self.ring_sizes) - self.ring_sizes
+
+    @property
+    def shells(self) -> NDArray[np.int64]:
+        """(P,) the ring that is each polygon's shell."""
+        return np.cumsum(self.ring_counts) - self.ring_counts
+
+    @property
+    def ring_areas(self) -> NDArray[np.int64]:
+        """(R,) pixels inside each ring, those of holes negative."""
+        x, y = self.corners.astype(np.int64).T
+        onward = following_corners(self.ring_sizes)
+        return sum_runs(x * (y[onward] - y), self.ring_sizes)
+
+    @property
+    def geometry(self) -> NDArray[np.object_]:
+        """(P,) shapely polygons in pixel coordinates."""
+        ends = np.cumsum(self.ring_sizes)
+        closed = np.insert(self.corners, ends, self.corners[self.ring_starts], axis=0)
+        rings = np.concatenate([[0], np.cumsum(self.ring_sizes + 1)])
+        polygons = np.concatenate([[0], np.cumsum(self.ring_counts)])
+        return shapely.from_ragged_array(
+            shapely.GeometryType.POLYGON, closed.astype(np.float64), (rings, polygons)
+        )
+
+    @property
+    def boxes(self) -> NDArray[np.object_]:
+        """(P,) shapely boxes around them."""
+        (left, top), (right, bottom) = (
+            reach.reduceat(self.corners, self.ring_starts)[self.shells].T
+            for reach in (np.minimum, np.maximum)
+        )
+        return shapely.box(left, top, right, bottom)
+
+    def select(self, which: NDArray[np.bool_], rings: NDArray[np.bool_] | None = None) -> Polygons:
+        """The polygons of a (P,) mask, of their rings only those of an (R,) mask."""
+        kept = np.repeat(which, self.ring_counts)
+        if rings is not None:
+            kept &= rings
+        return Polygons(
+            corners=self.corners[np.repeat(kept, self.ring_sizes)],
+            ring_sizes=self.ring_sizes[kept],
+            ring_counts=sum_runs(kept.astype(np.int64), self.ring_counts)[which],
+            class_id=self.class_id[which],
+            pixels=self.pixels[which],
+            probability=None if self.probability is None else self.probability[which],
+        )
+
+    def take(self, order: NDArray[np.integer]) -> Polygons:
+        """The polygons at the places of `order`, in that order."""
+        rings = spread(self.shells[order], self.ring_counts[order])
+        return Polygons(
+            corners=self.corners[spread(self.ring_starts[rings], self.ring_sizes[rings])],
+            ring_sizes=self.ring_sizes[rings],
+            ring_counts=self.ring_counts[order],
+            class_id=self.class_id[order],
+            pixels=self.pixels[order],
+            probability=None if self.probability is None else self.probability[order],
+        )
+
+    def without_specks(self, min_pixels: float) -> Polygons:
+        """Without polygons of fewer pixels, and with holes of fewer pixels filled."""
+        return self.select(self.pixels >= min_pixels, abs(self.ring_areas) >= min_pixels)
+
+    def in_order(self) -> Polygons:
+        """Sorted by their first pixels."""
+        first = self.corners[self.ring_starts[self.shells]]
+        return self.take(np.lexsort((first[:, 0], first[:, 1])))
+
+    def added_up(self, group: NDArray[np.integer]) -> Polygons:
+        """With the sums over all polygons of a group at the place that is its number."""
+
+        def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
+            sums = np.zeros_like(values)
+            np.add.at(sums, group, values)
+            return sums
+
+        probability = None if self.probability is None else added(self.probability)
+        return replace(self, pixels=added(self.pixels), probability=probability)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Polygons]) -> Polygons:
+        """One after the other."""
+        parts = [part for part in parts if len(part)] or [_NONE]
+        sums = [part.probability for part in parts if part.probability is not None]
+        if sums and len(sums) < len(parts):
+            raise ValueError("some of the polygons have a confidence, others have none")
+        return cls(
+            corners=np.concatenate([part.corners for part in parts]),
+            ring_sizes=np.concatenate([part.ring_sizes for part in parts]),
+            ring_counts=np.concatenate([part.ring_counts for part in parts]),
+            class_id=np.concatenate([part.class_id for part in parts]),
+            pixels=np.concatenate([part.pixels for part in parts]),
+            probability=np.concatenate(sums) if sums else None,
+        )
+
+
+_NONE = Polygons(
+    corners=np.zeros((0, 2), np.int32),
+    ring_sizes=np.zeros(0, np.int64),
+    ring_counts=np.zeros(0, np.int64),
+    class_id=np.zeros(0, np.uint8),
+    pixels=np.zeros(0, np.int64),
+    probability=None,
+)
+
+
+def following_corners(ring_sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) index of the corner after each one, around its ring."""
+    ends = np.cumsum(ring_sizes)
+    onward = np.arange(1, (ends[-1] if len(ends) else 0) + 1)
+    onward[ends - 1] = ends - ring_sizes
+    return onward
+
+
+def sum_runs(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum of each of consecutive runs, none of which is empty."""
+    return np.add.reduceat(values, np.cumsum(sizes) - sizes) if len(sizes) else values[:0]
+
+
+def spread(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.integer]:
+    """start, start + 1, … for `size` numbers, of every pair."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
