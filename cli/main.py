@@ -9,7 +9,7 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
-from . import evaluate, export, predict, prepare, train, vectorize, weights
+from . import demo, evaluate, export, predict, prepare, train, vectorize, weights
 
 
 class Group(click.Group):
@@ -29,14 +29,14 @@ def main() -> None:
     """Find objects in aerial scenes: GeoTIFF in, georeferenced polygons out."""
 
 
-main.add_command(weights.command)
-
+main.add_command(demo.command, "demo")
 main.add_command(predict.command, "predict")
 main.add_command(prepare.command, "prepare")
 main.add_command(train.command, "train")
 main.add_command(evaluate.command, "evaluate")
 main.add_command(vectorize.command, "vectorize")
 main.add_command(export.command, "export")
+main.add_command(weights.command)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 IGNORE = 255
 """Ignored in training and metrics, nodata in class rasters."""
+
+CLASS_NAME = re.compile(r"\w[\w .,()&+-]{0,63}")
+"""Class names become layer and file names: no path separators and no control characters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,8 +173,7 @@ def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
     starts = [*range(0, last, stride), last]
     # A core ends on the grid of logits, so that every cell belongs to one tile.
     bounds = [
-        (left + size + right) // 2 // CELL * CELL
-        for left, right in itertools.pairwise(starts)
+        (left + size + right) // 2 // CELL * CELL for left, right in itertools.pairwise(starts)
     ]
     return tuple(
         Span(start, size, core_start, core_end)

@@ -21,6 +21,7 @@ from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
 from geoseg.geo.simplify import simplify
 from geoseg.geo.view import View
+from geoseg.heap import return_free_memory
 
 if TYPE_CHECKING:
     from geoseg.predict import BlockResult
@@ -130,12 +131,15 @@ class Outputs:
         pixel = geobox.gsd or 1.0
         with clock.stage("merge"):
             polygons = merge(self.polygons).without_specks(request.min_area / pixel**2)
+        return_free_memory()
         with clock.stage("simplify"):
             tolerance = 0.5 if request.simplify is None else request.simplify / pixel
             geometry = simplify(polygons, tolerance)
             table = features(polygons, geometry, geobox, self.classes)
+        return_free_memory()
         with clock.stage("write"):
             self.closing.close()
+            return_free_memory()
             for kind in request.formats:
                 write_layers(self.paths[kind], table, self.classes)
         return Written(self.paths, table, self.valid_pixels)

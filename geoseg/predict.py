@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View
 from geoseg.grid import ALIGN, CELL, Block, Grid, Window
+from geoseg.heap import return_free_memory
 from geoseg.model.inference import TileModel
 from geoseg.outputs import Outputs, Request
 from geoseg.stitch import Partial, blend
@@ -218,21 +221,22 @@ def build_graph(
     blocks = list(grid.blocks())
     number = {block: i for i, block in enumerate(blocks)}
     sources = contributors(blocks, grid)
-    # Blocks start in order, and only while fewer than `ahead` of them are unfinished: memory
-    # follows the width of the scene, not its area.
-    reach = max(number[b] - i for block, i in number.items() for b in sources[block])
-    ahead = reach + 1 + threads
+    # A block starts only when all but the latest of those that need no later block are done:
+    # what is in flight follows the width of the scene, not its area.
+    needs = accumulate((max(number[b] for b in sources[block]) for block in blocks), max)
+    ready = list(needs)  # block k can be finished once block ready[k] is inferred
     view_key, model_key = key("view"), key("model")
     graph: Graph = {view_key: view, model_key: model}
     for block, i in number.items():
-        after = [key("done", i - ahead)] if i >= ahead else []
+        latest = bisect_left(ready, i) - 1 - threads
+        after = [key("done", latest)] if latest >= 0 else []
         graph[key("infer", i)] = (infer_block, view_key, block, grid, model_key, *after)
         cells = cells_around(block.core, grid.extent)
         pieces = []
         for source in sources[block]:
-            piece = key("halo", number[source], i)
-            graph[piece] = (halo, key("infer", number[source]), cells)
-            pieces.append(piece)
+            if source is not block:
+                pieces.append(key("halo", number[source], i))
+                graph[pieces[-1]] = (halo, key("infer", number[source]), cells)
         graph[key("decode", i)] = (
             decode_block,
             view_key,
@@ -258,13 +262,14 @@ def infer_block(view: View, block: Block, grid: Grid, model: TileModel, *after: 
         elif view.step == (1, 1):
             valid = pixels.valid[target.relative_to(window).slices]
         else:
-            valid = view.scene.read(target).valid
+            valid = view.scene.valid(target)
     partial = infer(block, grid, pixels.image, pixels.valid, model, clock)
+    return_free_memory()
     return Inferred(partial, target, np.packbits(valid), clock)
 
 
 def halo(inferred: Inferred, cells: Window) -> Partial:
-    """The cells of a block that decoding another one, or itself, needs."""
+    """The cells of a block that decoding another one needs."""
     return inferred.partial.crop(cells)
 
 
@@ -281,7 +286,7 @@ def decode_block(
     if window is None:
         return None
     with clock.stage("stitch"):
-        logits = blend(cells, pieces)
+        logits = blend(cells, [inferred.partial, *pieces])
     with clock.stage("decode"):
         wanted: Literal["all", "objects"] = "all" if request.confidence else "objects"
         decoded = decode(logits, cells, window, step=view.step, confidence=wanted)

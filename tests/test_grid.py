@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,7 +52,7 @@ def test_tiles_share_one_grid_and_stay_with_real_pixels(width, height, tiling):
 
 def test_neighbours_overlap_at_least_as_asked():
     spans = Grid(5000, 100, 1024, 128).columns
-    for left, right in zip(spans[:-1], spans[1:], strict=True):
+    for left, right in itertools.pairwise(spans):
         assert left.start + left.size - right.start >= 128
         assert left.core_end == right.core_start
 
@@ -66,7 +68,8 @@ def test_a_scene_of_exactly_one_tile_has_one_tile():
 
 
 @pytest.mark.parametrize(
-    ("size", "overlap", "word"), [(1000, 128, "tile_size"), (1024, 100, "overlap"), (64, 64, "less")]
+    ("size", "overlap", "word"),
+    [(1000, 128, "tile_size"), (1024, 100, "overlap"), (64, 64, "less")],
 )
 def test_impossible_tilings_are_refused(size, overlap, word):
     with pytest.raises(ValueError, match=word):

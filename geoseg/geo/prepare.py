@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely import STRtree
 
-from geoseg.classes import IGNORE, LabelClass
+from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.labels import Labels, read_labels
 from geoseg.geo.scene import Scene
@@ -36,8 +35,6 @@ from geoseg.patches import (
 )
 
 BACKGROUND = "background"
-CLASS_NAME = re.compile(r"\w[\w .,()&+-]{0,63}")
-"""As checkpoints demand it, see `geoseg.model.metadata`, which needs torch."""
 Cell = tuple[int, int]
 """Row and column in the grid of squares, one patch wide, that are given to a split."""
 

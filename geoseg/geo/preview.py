@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from geoseg.classes import LabelClass
 from geoseg.geo.scene import Scene
+from geoseg.hues import hue
 
 SIDE = 1600
 """Longest side of the view, px."""
 LINE = 26
 """Height of a line of the legend, px."""
-GOLDEN = 0.618034
 
 Color = tuple[int, int, int]
 
@@ -53,15 +52,6 @@ def write_preview(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
     beside_legend(view, entries).save(temporary)
     temporary.replace(path)
-
-
-def hue(class_id: int) -> Color:
-    """A bright colour, far from those of neighbouring ids.
-
-    iSAID's palette was made for masks: on a picture its blues cannot be told apart.
-    """
-    red, green, blue = colorsys.hsv_to_rgb((class_id * GOLDEN) % 1, 0.9, 1)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def beside_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:

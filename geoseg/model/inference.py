@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geoseg.clock import Clock
 from geoseg.errors import OptionError
+from geoseg.model.metadata import Metadata
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -50,8 +51,13 @@ class TileModel:
         self.dtype = choose_dtype(precision, self.device)
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         self.tta = tta
-        self.metadata = model.metadata
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        metadata = model.metadata
+        assert isinstance(metadata, Metadata), "load_model attaches it"
+        self.metadata = metadata
+        self.model = model.eval().to(self.device)
+        for parameter in self.model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.threads = torch.get_num_threads()
         self.turn = threading.Lock()
 

@@ -14,15 +14,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import IGNORE, LabelClass
+from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
 from geoseg.errors import CheckpointError
 from geoseg.model.segnext import VARIANTS
 
 HEADER_KEY = "geoseg"
 FORMAT = 1
-
-CLASS_NAME = re.compile(r"\w[\w .,()&+-]{0,63}")
-"""Class names become layer and file names, so no path separators and no control characters."""
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (123.675, 116.28, 103.53)

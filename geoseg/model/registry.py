@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 
 @dataclass(frozen=True, slots=True)
 class PublicWeights:
@@ -37,8 +35,12 @@ class PublicWeights:
 
 def cache_folder() -> Path:
     """`weights` in `$GEOSEG_CACHE`, or in the user's cache folder."""
-    configured = os.environ.get("GEOSEG_CACHE")
-    return (Path(configured) if configured else user_cache_path("geoseg")) / "weights"
+    if configured := os.environ.get("GEOSEG_CACHE"):
+        return Path(configured) / "weights"
+    # Training runs where platformdirs is not installed, and needs no cache.
+    from platformdirs import user_cache_path
+
+    return user_cache_path("geoseg") / "weights"
 
 
 SERVER = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"

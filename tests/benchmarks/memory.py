@@ -46,9 +46,7 @@ def repeat(path: Path, times: int, target: Path) -> None:
     with rasterio.open(path) as file:
         width, height, count, crs = file.width, file.height, file.count, file.crs.to_wkt()
         transform = ", ".join(str(value) for value in file.transform.to_gdal())
-    root = ET.Element(
-        "VRTDataset", rasterXSize=str(width * times), rasterYSize=str(height * times)
-    )
+    root = ET.Element("VRTDataset", rasterXSize=str(width * times), rasterYSize=str(height * times))
     ET.SubElement(root, "SRS").text = crs
     ET.SubElement(root, "GeoTransform").text = transform
     for band in range(1, count + 1):
