@@ -23,7 +23,13 @@ from . import options
     "--simplify",
     type=float,
     metavar="METRES",
-    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: a pixel]",
+    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
+)
+@click.option(
+    "--smooth/--no-smooth",
+    default=True,
+    show_default=True,
+    help="Cut the corners of pixels before simplifying.",
 )
 @click.option(
     "--min-area",
@@ -62,6 +68,7 @@ def command(
     raster: str,
     output: Path | None,
     simplify: float | None,
+    smooth: bool,
     min_area: float | None,
     specks: str,
     skip: tuple[int, ...],
@@ -85,6 +92,7 @@ def command(
             raster,
             output or Path(f"{Path(raster).stem}.gpkg"),
             simplify=simplify,
+            smooth=smooth,
             min_area=min_area,
             fill=specks == "fill",
             skip=() if skip_none else skip,

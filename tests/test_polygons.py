@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from shapely.affinity import rotate, scale, translate
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
@@ -165,34 +166,64 @@ def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
 
 
 @settings(max_examples=150, deadline=None)
-@given(class_maps(), sides, skips, st.sampled_from([0.5, 0.7072, 1, 1.5, 3, 30]))
-def test_simplified_coverages_have_neither_overlaps_nor_gaps(class_ids, block, skip, tolerance):
+@given(class_maps(), sides, skips, st.sampled_from([0.3, 0.5, 1, 1.5, 3, 30]), st.booleans())
+def test_simplified_coverages_have_neither_overlaps_nor_gaps(
+    class_ids, block, skip, tolerance, smooth
+):
     exact = chunked(class_ids, block, skip)
-    with_nodes = noded(exact).geometry
-    assert shapely.equals(with_nodes, exact.geometry).all()
-    simple = thinned(exact, tolerance)
+    assert shapely.equals(noded(exact).geometry, exact.geometry).all()
+    simple = thinned(exact, tolerance, smooth=smooth)
     geometry = simple.geometry
     assert shapely.is_valid(geometry).all()
     if len(geometry):
         assert shapely.coverage_is_valid(geometry)
-    assert_same(simple, thinned(whole(class_ids, skip), tolerance))
+    assert_same(simple, thinned(whole(class_ids, skip), tolerance, smooth=smooth))
     if not skip and (class_ids != IGNORE).all():
         covered = shapely.coverage_union_all(geometry)
         assert len(shapely.get_rings(covered)) == 1
         assert shapely.area(covered) == pytest.approx(shapely.area(geometry).sum())
 
 
-def test_simplification_is_as_strong_as_that_of_geos():
-    rng = np.random.default_rng(5)
-    waves = np.cumsum(np.cumsum(rng.normal(size=(200, 200)), axis=0), axis=1)
-    class_ids = np.digitize(waves, np.quantile(waves, [0.2, 0.4, 0.6, 0.8])).astype(np.uint8)
-    exact = whole(class_ids, ())
-    coverage = noded(exact).geometry
-    for tolerance in (0.7072, 1, 2, 5):
-        ours = len(thinned(exact, tolerance).corners)
-        rings = len(exact.ring_sizes)
-        theirs = shapely.get_num_coordinates(shapely.coverage_simplify(coverage, tolerance)).sum()
-        assert ours <= 1.05 * (theirs - rings)
+@settings(max_examples=80, deadline=None)
+@given(class_maps(), skips, st.sampled_from([0.5, 1, 2, 8]))
+def test_outlines_stay_within_the_tolerance(class_ids, skip, tolerance):
+    exact = whole(class_ids, skip)
+    for smooth in (False, True):
+        simple = thinned(exact, tolerance, smooth=smooth).geometry
+        apart = shapely.hausdorff_distance(
+            shapely.boundary(exact.geometry), shapely.boundary(simple), densify=0.1
+        )
+        # Cutting a corner by a pixel on both sides moves it by half of √2.
+        assert apart.max(initial=0) <= tolerance + smooth * 0.7072 + 1e-6
+
+
+def test_smooth_outlines_are_nearer_to_the_truth_than_those_of_pixels():
+    """Ellipses and turned rectangles, drawn as pixels and found again."""
+    rng = np.random.default_rng(0)
+    shapes = []
+    for index in range(64):
+        plain = shapely.box(-1, -1, 1, 1) if index % 2 else shapely.Point(0, 0).buffer(1, 64)
+        plain = scale(plain, rng.uniform(5, 40), rng.uniform(3, 20), origin=(0, 0))
+        turned = rotate(plain, rng.uniform(0, 180), origin=(0, 0))
+        middle = 50 + 100 * (index % 8) + rng.random(), 50 + 100 * (index // 8) + rng.random()
+        shapes.append(translate(turned, *middle))
+    truth = np.array(shapes)
+    items = [(item, 1) for item in shapes]
+    exact = whole(rasterio.features.rasterize(items, (800, 800), dtype="uint8"), (0,))
+    mine, true = shapely.STRtree(truth).query(exact.geometry, predicate="intersects")
+
+    def error(geometry: NDArray) -> float:
+        """Mean distance between outlines, px."""
+        missed = shapely.area(shapely.symmetric_difference(geometry[mine], truth[true]))
+        return float((missed / shapely.length(truth[true])).mean())
+
+    smooth = thinned(exact, 0.5)
+    geos = shapely.coverage_simplify(noded(exact).geometry, 1)
+    assert len(truth) == len(exact) == len(mine)
+    assert error(smooth.geometry) < 0.7 * error(exact.geometry)
+    assert error(smooth.geometry) < 0.6 * error(geos)
+    assert len(smooth.corners) < 0.25 * len(exact.corners)
+    assert len(smooth.corners) < 0.6 * shapely.get_num_coordinates(geos).sum()
 
 
 @settings(max_examples=100, deadline=None)

@@ -33,6 +33,8 @@ class Polygons:
     """(P,) pixels of the class; specks that were filled do not count."""
     probability: NDArray[np.int64] | None
     """(P,) sum of the probability over those pixels, in units of 1 / PROBABILITY_UNIT."""
+    steps: int = 1
+    """Steps of the corners' grid in a pixel: 2 once outlines are smooth."""
 
     def __len__(self) -> int:
         return len(self.class_id)
@@ -69,7 +71,7 @@ class Polygons:
         rings = np.concatenate([[0], np.cumsum(self.ring_sizes + 1)])
         polygons = np.concatenate([[0], np.cumsum(self.ring_counts)])
         return shapely.from_ragged_array(
-            shapely.GeometryType.POLYGON, closed.astype(np.float64), (rings, polygons)
+            shapely.GeometryType.POLYGON, closed / self.steps, (rings, polygons)
         )
 
     @property
@@ -86,7 +88,8 @@ class Polygons:
         kept = np.repeat(which, self.ring_counts)
         if rings is not None:
             kept &= rings
-        return Polygons(
+        return replace(
+            self,
             corners=self.corners[np.repeat(kept, self.ring_sizes)],
             ring_sizes=self.ring_sizes[kept],
             ring_counts=sum_runs(kept.astype(np.int64), self.ring_counts)[which],
@@ -98,7 +101,8 @@ class Polygons:
     def take(self, order: NDArray[np.integer]) -> Polygons:
         """The polygons at the places of `order`, in that order."""
         rings = spread(self.shells[order], self.ring_counts[order])
-        return Polygons(
+        return replace(
+            self,
             corners=self.corners[spread(self.ring_starts[rings], self.ring_sizes[rings])],
             ring_sizes=self.ring_sizes[rings],
             ring_counts=self.ring_counts[order],
@@ -134,6 +138,8 @@ class Polygons:
         sums = [part.probability for part in parts if part.probability is not None]
         if sums and len(sums) < len(parts):
             raise ValueError("some of the polygons have a confidence, others have none")
+        if len({part.steps for part in parts}) > 1:
+            raise ValueError("the polygons lie on different grids")
         return cls(
             corners=np.concatenate([part.corners for part in parts]),
             ring_sizes=np.concatenate([part.ring_sizes for part in parts]),
@@ -141,6 +147,7 @@ class Polygons:
             class_id=np.concatenate([part.class_id for part in parts]),
             pixels=np.concatenate([part.pixels for part in parts]),
             probability=np.concatenate(sums) if sums else None,
+            steps=parts[0].steps,
         )
 
 
@@ -167,7 +174,8 @@ def sum_runs(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.
     return np.add.reduceat(values, np.cumsum(sizes) - sizes) if len(sizes) else values[:0]
 
 
-def spread(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.integer]:
+def spread(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
     """start, start + 1, … for `size` numbers, of every pair."""
     ends = np.cumsum(sizes)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
+    first = np.repeat(starts - (ends - sizes), sizes)
+    return np.arange(ends[-1] if len(ends) else 0, dtype=np.int64) + first

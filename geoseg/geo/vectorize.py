@@ -31,7 +31,7 @@ from geoseg.grid import Window
 
 BLOCK = 2048
 """Side of a block, px. Results do not depend on it."""
-TOLERANCE = 1.0
+TOLERANCE = 0.5
 """Of outlines, by default: pixels."""
 SPECK = 9.0
 """Smaller regions are specks, by default: pixels."""
@@ -62,6 +62,7 @@ def vectorize(
     output: Path,
     *,
     simplify: float | None = None,
+    smooth: bool = True,
     min_area: float | None = None,
     fill: bool = True,
     skip: Collection[int] = (0,),
@@ -77,7 +78,8 @@ def vectorize(
 
     Args:
         simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
-            0 = exact, None = TOLERANCE pixels.
+            0 = the pixels' outlines, None = TOLERANCE pixels.
+        smooth: without the steps of pixels, see `thinned`.
         min_area: regions smaller than this many m² (pixels) are specks; None = SPECK pixels.
         fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
@@ -103,7 +105,9 @@ def vectorize(
     min_pixels = SPECK if min_area is None else min_area / pixel**2
     with closing(raster.source), ThreadPoolExecutor(threads) as pool:
         polygons = merge(_blocks(raster, min_pixels, fill, pool, progress))
-        polygons = thinned(sieve(polygons, min_pixels, fill=fill), tolerance, pool.map)
+        polygons = thinned(
+            sieve(polygons, min_pixels, fill=fill), tolerance, smooth=smooth, apply=pool.map
+        )
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
         counts = _write(output, polygons, raster, pool)
     return Vectorized(
