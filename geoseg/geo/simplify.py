@@ -82,11 +82,18 @@ def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
     points = cut.reshape(-1, 2).astype(np.int32)
     # Two cuts that meet halfway are one corner, and so are the two of a corner that stays.
     sizes = 2 * polygons.ring_sizes
-    distinct = (points != points[following_corners(sizes)]).any(axis=1)
+    kept = (points != points[following_corners(sizes)]).any(axis=1)
+    points, fixed = points[kept], np.repeat(outlines.fixed, 2)[kept]
+    sizes = sum_runs(kept.astype(np.int64), sizes)
+    # Cuts along one slope are none.
+    onward = points[following_corners(sizes)] - points
+    arriving = np.empty_like(onward)
+    arriving[following_corners(sizes)] = onward
+    kept = fixed | (arriving[:, 0] * onward[:, 1] != arriving[:, 1] * onward[:, 0])
     return replace(
         polygons,
-        corners=points[distinct],
-        ring_sizes=sum_runs(distinct.astype(np.int64), sizes),
+        corners=points[kept],
+        ring_sizes=sum_runs(kept.astype(np.int64), sizes),
         steps=2 * polygons.steps,
     )
 
