@@ -1,4 +1,4 @@
-"""QGIS itself opens our layers in their colours. Skipped where QGIS's Python is not installed."""
+"""GDAL and QGIS themselves on our layers. Skipped where their Python is not installed."""
 
 from __future__ import annotations
 
@@ -23,41 +23,53 @@ from geoseg.grid import Window
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
 SCRIPT = Path(__file__).with_name("qgis_layers.py")
+VALIDATE = (
+    "import sys; from osgeo_utils.samples.validate_gpkg import check; print(check(sys.argv[1]))"
+)
 
 
-def qgis(*arguments: str) -> str:
+def system_python(module: str, package: str, *arguments: str) -> str:
+    """Run a Python that sees the distribution's packages; skip where `module` is not there."""
     if SYSTEM_PYTHON is None:
         pytest.skip("no system Python")
-    probe = subprocess.run(
-        [SYSTEM_PYTHON, "-c", "import qgis.core"], capture_output=True, check=False
-    )
-    if probe.returncode:
-        pytest.skip("QGIS's Python is not installed (Debian: python3-qgis)")
+    probe = [SYSTEM_PYTHON, "-c", f"import {module}"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip(f"{module} is not installed (Debian: {package})")
     done = subprocess.run(
-        [SYSTEM_PYTHON, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        [SYSTEM_PYTHON, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_qgis_shows_layers_in_the_colours_of_the_classes(tmp_path):
+@pytest.fixture
+def layers_file(tmp_path) -> Path:
     class_ids = np.zeros((200, 200), np.uint8)
     class_ids[20:180, 20:180] = 15  # a harbor
     class_ids[60:100, 50:110] = 1  # with a ship
     class_ids[120:130, 140:145] = 9  # and a car
     polygons = merge([polygonize(class_ids, Window(0, 0, 200, 200))])
     geobox = GeoBox(200, 200, Affine(0.1, 0, 4e5, 0, -0.1, 5.5e6), CRS.from_epsg(32633))
-    path, picture = tmp_path / "scene.gpkg", tmp_path / "scene.png"
-    write_layers(path, features(polygons, polygons.geometry, geobox, ISAID), ISAID)
+    path = tmp_path / "scene.gpkg"
+    table = features(polygons, polygons.geometry, geobox, ISAID)
+    write_layers(path, table, ISAID, {"model": "none"})
+    return path
 
-    layers = json.loads(qgis(str(path), str(picture)))
-    assert [layer["name"] for layer in layers] == ["harbor", "ship", "small_vehicle"]
+
+def test_gdal_finds_the_geopackage_valid(layers_file):
+    found = system_python(
+        "osgeo_utils.samples.validate_gpkg", "python3-gdal", "-c", VALIDATE, str(layers_file)
+    )
+    assert found.strip() == "[]"
+
+
+def test_qgis_shows_layers_in_the_colours_of_the_classes(layers_file, tmp_path):
+    picture = tmp_path / "scene.png"
+    output = system_python("qgis.core", "python3-qgis", str(SCRIPT), str(layers_file), str(picture))
+    described = json.loads(output)
+    assert [layer["name"] for layer in described] == ["harbor", "ship", "small_vehicle"]
     colors = {label.name: [*label.color] for label in ISAID}
-    for layer in layers:
+    for layer in described:
         assert layer["valid"]
         assert layer["styled"]
         assert layer["features"] == 1
@@ -65,4 +77,4 @@ def test_qgis_shows_layers_in_the_colours_of_the_classes(tmp_path):
         assert layer["colors"] == [colors[layer["name"]]]
         assert layer["legend"] == [layer["name"]]
     drawn = {color for _, color in Image.open(picture).convert("RGB").getcolors(2**20)}
-    assert {tuple(colors[layer["name"]]) for layer in layers} <= drawn  # the outlines
+    assert {tuple(colors[layer["name"]]) for layer in described} <= drawn  # the outlines

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ import numpy as np
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
+from geoseg import __version__
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError, OutputError
 from geoseg.geo.class_raster import ClassRaster
@@ -103,13 +105,22 @@ def vectorize(
     threads = workers or min(8, max(2, os.cpu_count() or 2))
     tolerance = TOLERANCE if simplify is None else simplify / pixel
     min_pixels = SPECK if min_area is None else min_area / pixel**2
+    metadata = {
+        "geoseg": __version__,
+        "source": str(path),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "simplify_px": f"{tolerance:g}",
+        "smooth": str(smooth),
+        "min_area_px": f"{min_pixels:g}",
+        "specks": "fill" if fill else "drop",
+    }
     with closing(raster.source), ThreadPoolExecutor(threads) as pool:
         polygons = merge(_blocks(raster, min_pixels, fill, pool, progress))
         polygons = thinned(
             sieve(polygons, min_pixels, fill=fill), tolerance, smooth=smooth, apply=pool.map
         )
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        counts = _write(output, polygons, raster, pool)
+        counts = _write(output, polygons, raster, pool, metadata)
     return Vectorized(
         output=output,
         width=geobox.width,
@@ -147,7 +158,11 @@ def _blocks(
 
 
 def _write(
-    output: Path, polygons: Polygons, raster: ClassRaster, pool: ThreadPoolExecutor
+    output: Path,
+    polygons: Polygons,
+    raster: ClassRaster,
+    pool: ThreadPoolExecutor,
+    metadata: dict[str, str],
 ) -> dict[str, int]:
     """A batch of each class after the other: measured on all threads, written by this one."""
 
@@ -164,7 +179,7 @@ def _write(
         for members in [np.flatnonzero(polygons.class_id == value)]
         for batch in np.array_split(members, math.ceil(len(members) / BATCH))
     ]
-    with Layers(output, raster.classes) as layers:
+    with Layers(output, raster.classes, metadata) as layers:
         for frame in _ahead(pool, table, batches):
             layers.append(frame)
         return layers.counts
