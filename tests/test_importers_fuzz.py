@@ -5,7 +5,6 @@ Deterministic, so that a red build is a change; remove `derandomize` to search f
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,13 +77,11 @@ outcomes: Counter[str] = Counter()
 
 @pytest.fixture(scope="module", autouse=True)
 def not_vacuous() -> Iterator[None]:
-    """Both answers must occur, many times, and soon."""
-    start = time.monotonic()
+    """Both answers must occur, many times."""
     yield
     assert not outcomes["two lines"]
     assert outcomes["refused"] > 1000
     assert outcomes["read"] > 50
-    assert time.monotonic() - start < 60
 
 
 def attempt(read: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from geoseg.errors import SceneError
 
 _GDAL: dict[str, Any] = {
     # GDAL's own default is a share of the machine's memory, which grows with the machine.
-    "GDAL_CACHEMAX": 256 * 2**20,  # bytes, for rasterio
+    "GDAL_CACHEMAX": 128 * 2**20,  # bytes, for rasterio
     # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
     "GDAL_VRT_ENABLE_PYTHON": "NO",
