@@ -179,7 +179,8 @@ def _without_lone_pixels(
     Returns the result and (2, n) their rows and columns.
     """
     inner, left, above = class_ids[1:-1, 1:-1], class_ids[1:-1, :-2], class_ids[:-2, 1:-1]
-    y, x = np.nonzero((inner != left) & (inner != above))
+    places = np.flatnonzero((inner != left) & (inner != above))
+    y, x = np.divmod(places, max(inner.shape[1], 1))
     around = class_ids[y, x]
     alike = np.ones(len(y), bool)
     for down in range(3):

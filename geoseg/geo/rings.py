@@ -108,11 +108,11 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
     arriving = (nodes % 4).astype(np.int8)
     # Turning right wherever possible stays with the same pixel: 4-connected.
     leaving = (arriving + np.where(rightward.ravel()[nodes], 1, 3)) % 4
-    x, y = x[nodes // 4].astype(np.int32), y[nodes // 4].astype(np.int32)
+    x, y = x[nodes // 4], y[nodes // 4]
 
     # Edges on one line never overlap, so the n-th departure leads to the n-th arrival.
-    following = np.empty(len(nodes), np.int32)
-    by_column = np.argsort(x.astype(np.uint16), kind="stable").astype(np.int32)
+    following = np.empty(len(nodes), np.intp)
+    by_column = np.argsort(x.astype(np.uint16), kind="stable")
     for direction, line in ((0, None), (1, by_column), (2, None), (3, by_column)):
         if line is None:
             following[leaving == direction] = np.flatnonzero(arriving == direction)
@@ -141,7 +141,7 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
 def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: LeftEdges) -> Ints:
     """Holes join the ring that lies left of them, until that is a shell."""
     area = np.bincount(head, _sign(arriving) * x * y, len(head))
-    owner = np.arange(len(head), dtype=np.int32)
+    owner = np.arange(len(head))
     holes = np.flatnonzero(area < 0)
     # The pixel left of a hole's first corner is its region's. The ring of the edge where that
     # pixel's run begins reaches further left than the hole, so following it comes to an end.
@@ -174,8 +174,8 @@ def cycles(following: Ints) -> tuple[Ints, Ints]:
     By pointer doubling: after k rounds an element knows the smallest of the 2^k that follow it.
     Two stretches with the same smallest element overlap, so together they are the whole cycle.
     """
-    jump = following.astype(np.int32)
-    head = np.arange(len(jump), dtype=np.int32)
+    jump = following.copy()
+    head = np.arange(len(jump))
     ahead = np.zeros_like(head)  # steps from the element to its head
     reach = np.ones_like(head)  # steps of `jump`
     active = head.copy()
