@@ -233,23 +233,21 @@ class NMF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W), non-negative
         # The updates divide by sums of products: half precision is not enough for them.
         with torch.autocast(x.device.type, enabled=False):
-            return self.reconstruct(x.float()).to(x.dtype)
+            bases, coef = self.factorize(x.float().flatten(2).transpose(1, 2))
+            return (coef @ bases.transpose(1, 2)).transpose(1, 2).reshape(x.shape).to(x.dtype)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        n, dim, height, width = x.shape
-        samples = x.flatten(2).transpose(1, 2)  # (N,HW,D)
+    def factorize(self, samples: Tensor) -> tuple[Tensor, Tensor]:  # (N,HW,D)
+        """Bases (N,D,R) and coefficients (N,HW,R)."""
+        bases = self.bases.float().expand(len(samples), -1, -1)
         if self.training:
-            bases = F.normalize(torch.rand_like(self.bases.expand(n, -1, -1)), dim=1)
-        else:
-            bases = self.bases.float().expand(n, -1, -1)  # (N,D,R)
+            bases = F.normalize(torch.rand_like(bases), dim=1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient == "full"):
-            coef = torch.softmax(samples @ bases, dim=-1)  # (N,HW,R)
+            coef = torch.softmax(samples @ bases, dim=-1)
             for _ in range(self.train_steps if self.training else self.eval_steps):
                 coef = self.update_coef(samples, bases, coef)
                 shrink = coef.transpose(1, 2) @ coef  # (N,R,R)
                 bases = bases * (samples.transpose(1, 2) @ coef) / (bases @ shrink + self.eps)
-        coef = self.update_coef(samples, bases, coef)
-        return (coef @ bases.transpose(1, 2)).transpose(1, 2).reshape(n, dim, height, width)
+        return bases, self.update_coef(samples, bases, coef)
 
     def update_coef(self, samples: Tensor, bases: Tensor, coef: Tensor) -> Tensor:
         shrink = bases.transpose(1, 2) @ bases  # (N,R,R)
