@@ -63,6 +63,15 @@ def test_logits_are_those_of_the_training_form(variant: str) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 31])
+def test_strips_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively("T")
+    x = pixels(2, 3, 128, 64)
+    widest = 2 * 256 * 16 * 4  # bytes of a row of the first stage's MLP
+    monkeypatch.setattr("geoseg.model.fold.STRIP_BYTES", rows * widest)
+    assert_equal_logits(model, fold(model), x)
+
+
 def test_biases_of_old_jittor_weights_and_odd_sizes_and_batches() -> None:
     model = lively("T", head_bias=True)
     assert_equal_logits(model, fold(model), pixels(2, 3, 70, 101))

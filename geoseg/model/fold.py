@@ -10,6 +10,8 @@ Exact up to rounding, in evaluation mode:
 - The decoder's `ham_out` is linear and follows a low-rank map: it is applied to the bases, a few
   columns, instead of to the map.
 - What is not read again is overwritten.
+- On a CPU the MLPs run strip by strip: their maps, up to 8 times wider than the block's, then stay
+  in the cache and are not allocated anew, which takes two thirds of their time.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from torch import Tensor, nn
 
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import MSCA, Block, Hamburger, HamHead, SegNeXt
+
+STRIP_BYTES = 4 * 2**20
+"""Of an MLP's wide map at once. Smaller strips compute more rows twice."""
 
 
 @torch.no_grad()
@@ -99,7 +104,19 @@ class FoldedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (N,C,H,W), as all below
         x = self.proj_2(self.gate(F.gelu(self.proj_1(x)))).addcmul_(x, self.keep)
-        return x.add_(self.fc2(F.gelu(self.dwconv(self.fc1(x)))))
+        height = x.shape[2]
+        rows = max(1, STRIP_BYTES * height // (x.nbytes * self.fc1.out_channels // x.shape[1]))
+        # A graph for a compiler is better left whole.
+        if x.device.type != "cpu" or rows >= height or torch.compiler.is_compiling():
+            return x.add_(self.fc2(F.gelu(self.dwconv(self.fc1(x)))))
+        out = torch.empty_like(x)
+        for top in range(0, height, rows):
+            above = min(top, 1)  # rows around the strip, for the 3×3 convolution
+            hidden = self.dwconv(self.fc1(x[:, :, top - above : top + rows + 1]))
+            hidden = F.gelu(hidden[:, :, above : above + rows])
+            strip = slice(top, top + rows)
+            torch.add(x[:, :, strip], self.fc2(hidden), out=out[:, :, strip])
+        return out
 
 
 class FoldedMSCA(nn.Module):
