@@ -85,10 +85,10 @@ class FoldedBlock(nn.Module):
     """`Block` without its norms and scales.
 
     The attention's shortcut is the normed input, s·x + t. So with proj_2 scaled and scale·t in
-    its bias, `x + scale·(proj_2(…) + s·x + t)` becomes `keep·x + proj_2(…)`, keep = 1 + scale·s.
+    its bias, `x + scale·(proj_2(…) + s·x + t)` becomes `x + gain·x + proj_2(…)`, gain = scale·s.
     """
 
-    keep: Tensor
+    gain: Tensor
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -97,13 +97,15 @@ class FoldedBlock(nn.Module):
         self.proj_1 = affine_input(attn.proj_1, slope, offset)
         self.gate = FoldedMSCA(attn.spatial_gating_unit)
         self.proj_2 = affine_output(attn.proj_2, scale, scale * offset)
-        self.register_buffer("keep", (1 + scale * slope).float()[:, None, None])
+        self.register_buffer("gain", (scale * slope).float()[:, None, None])
         self.fc1 = affine_input(mlp.fc1, *affine(block.norm2))
         self.dwconv = mlp.dwconv.dwconv
         self.fc2 = affine_output(mlp.fc2, block.layer_scale_2.double())
 
     def forward(self, x: Tensor) -> Tensor:  # (N,C,H,W), as all below
-        x = self.proj_2(self.gate(F.gelu(self.proj_1(x)))).addcmul_(x, self.keep)
+        attended = self.proj_2(self.gate(F.gelu(self.proj_1(x))))
+        # 1 + gain, in one step, would lose the gain in half precision.
+        x = attended.addcmul_(x, self.gain.to(x.dtype)).add_(x)
         height = x.shape[2]
         rows = max(1, STRIP_BYTES * height // (x.nbytes * self.fc1.out_channels // x.shape[1]))
         # A graph for a compiler is better left whole.
