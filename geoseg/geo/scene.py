@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -16,6 +16,7 @@ from rasterio.io import DatasetReader
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.bands import Bands, choose_bands
 from geoseg.geo.collar import HALO, Collar, find_collars
+from geoseg.geo.damage import look_around_damage, read_around_damage
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.rescale import Rescale, rescale_by_percentiles
 from geoseg.geo.sample import sample
@@ -28,6 +29,9 @@ _TOO_LARGE = 2**34
 """Pixels above which a file without overviews is not read as a whole to find collars."""
 _BLOCK_BYTES = 2 * 2**30
 """A single block of the file may not take more memory than this to decode."""
+_Picture = tuple[NDArray, NDArray[np.bool_]]
+_Look = Callable[[Window, tuple[int, int], Resampling], _Picture]
+"""Colours (3, h, w) and validity (h, w) of a window, resampled to a shape."""
 _LOSSY = {"jpeg", "webp", "jpeg2000", "lerc", "jxl", "ycbcr jpeg"}
 
 
@@ -39,6 +43,8 @@ class Pixels:
     """(3, H, W) red, green, blue, 0-255. Unspecified where not valid."""
     valid: NDArray[np.bool_]
     """(H, W) True on real pixels."""
+    damaged: tuple[Window, ...] = ()
+    """Parts of the scene that could not be read, and are not valid; see `Scene.skip_damage`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,9 @@ class Scene:
     """Undeclared collars, found by looking."""
     notes: tuple[str, ...]
     """What the user should know: guesses that were made, information that is missing."""
+    skip_damage: bool = False
+    """Read around damaged parts of a file and name them, instead of raising SceneError. A server
+    that does not answer is no damage."""
 
     @classmethod
     def open(
@@ -64,6 +73,7 @@ class Scene:
         bands: Sequence[int] | None = None,
         collar: Literal["auto", "off"] = "auto",
         rescale: tuple[float, float] | None = None,
+        skip_damage: bool = False,
     ) -> Scene:
         """Open the raster at `path`, a file or address that GDAL reads.
 
@@ -83,21 +93,37 @@ class Scene:
             geobox = GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs or None)
             if dataset.crs is None:
                 notes += ("no coordinate reference system: outputs are in pixel coordinates",)
+
+            def look(window: Window, shape: tuple[int, int], how: Resampling) -> _Picture:
+                try:
+                    with source.dataset("look at it"):
+                        return chosen.read(dataset, window, shape, how)
+                except SceneError:
+                    if not skip_damage or source.is_remote:
+                        raise
+                    return look_around_damage(source, chosen, window, shape)
+
             collars: tuple[Collar, ...] = ()
             if collar == "auto" and _may_have_collar(dataset, chosen):
                 if _is_costly(dataset) and geobox.height * geobox.width > _TOO_LARGE:
                     notes += ("no overviews: too large to look for collars (gdaladdo adds them)",)
                 else:
-                    collars = _find_collars(dataset, chosen)
+                    collars = _find_collars(dataset, look)
             notes += tuple(map(str, collars))
-            stretch = _stretch(dataset, chosen, collars, rescale)
+            stretch = _stretch(dataset, chosen, collars, rescale, look)
             if stretch is not None:
                 notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255",)
-        return cls(source, geobox, chosen, stretch, collars, notes)
+        return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
 
     @property
     def path(self) -> str:
         return self.source.path
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The scene's file and all that belong to it: sidecars, and what a VRT refers to."""
+        with self.source.dataset() as dataset:
+            return tuple(dataset.files)
 
     @property
     def stem(self) -> str:
@@ -110,13 +136,19 @@ class Scene:
         Raises SceneError, naming file and window, where the file is damaged.
         """
         needed = self._needed(window)
-        with self.source.dataset(f"read {window}") as dataset:
-            color, valid = self.bands.read(dataset, needed)
+        damaged: tuple[Window, ...] = ()
+        try:
+            with self.source.dataset(f"read {window}") as dataset:
+                color, valid = self.bands.read(dataset, needed)
+        except SceneError:
+            if not self.skip_damage or self.source.is_remote:
+                raise
+            color, valid, damaged = read_around_damage(self.source, self.bands, needed)
         for collar in self.collars:
             valid &= ~collar.covers(color, needed)
         rows, columns = window.relative_to(needed).slices
         color, valid = color[:, rows, columns], valid[rows, columns]
-        return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
+        return Pixels(color if self.rescale is None else self.rescale.apply(color), valid, damaged)
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """What `read(window).valid` is, without reading where nothing can be invalid."""
@@ -189,12 +221,12 @@ def _is_costly(dataset: DatasetReader) -> bool:
     return not dataset.overviews(1) and dataset.height * dataset.width > 4 * _COARSE**2
 
 
-def _find_collars(dataset: DatasetReader, bands: Bands) -> tuple[Collar, ...]:
+def _find_collars(dataset: DatasetReader, look: _Look) -> tuple[Collar, ...]:
     height, width = dataset.shape
-    if _is_costly(dataset) and not _has_flat_side(dataset, bands):
+    if _is_costly(dataset) and not _has_flat_side(dataset, look):
         return ()
-    shape = _reduced(dataset.shape, _COARSE)
-    coarse, valid = bands.read(dataset, Window(0, 0, width, height), shape, Resampling.average)
+    whole, shape = Window(0, 0, width, height), _reduced(dataset.shape, _COARSE)
+    coarse, valid = look(whole, shape, Resampling.average)
     return find_collars(coarse, valid, (height, width))
 
 
@@ -204,7 +236,7 @@ def _reduced(shape: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
 
 
-def _has_flat_side(dataset: DatasetReader, bands: Bands) -> bool:
+def _has_flat_side(dataset: DatasetReader, look: _Look) -> bool:
     height, width = dataset.shape
     sides = (
         Window(0, 0, width, 1),
@@ -213,7 +245,7 @@ def _has_flat_side(dataset: DatasetReader, bands: Bands) -> bool:
         Window(width - 1, 0, 1, height),
     )
     for side in sides:
-        color, valid = bands.read(dataset, side)
+        color, valid = look(side, (side.height, side.width), Resampling.nearest)
         if find_collars(color, valid, color.shape[1:]):
             return True
     return False
@@ -224,6 +256,7 @@ def _stretch(
     bands: Bands,
     collars: tuple[Collar, ...],
     wanted: tuple[float, float] | None,
+    look: _Look,
 ) -> Rescale | None:
     if wanted is not None:
         if not wanted[0] < wanted[1]:
@@ -233,7 +266,7 @@ def _stretch(
         return None
 
     def values(window: Window, shape: tuple[int, int]) -> NDArray:
-        color, valid = bands.read(dataset, window, shape)
+        color, valid = look(window, shape, Resampling.nearest)
         for collar in collars:
             valid &= ~collar.nears(window, shape)
         return color[:, valid]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,9 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from geoseg.errors import SceneError
+
+# A picture without a place on the ground is one of the things that a scene's notes say.
+warnings.filterwarnings("ignore", "Dataset has no geotransform")
 
 _GDAL: dict[str, Any] = {
     # GDAL's own default is a share of the machine's memory, which grows with the machine.

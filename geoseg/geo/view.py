@@ -81,11 +81,13 @@ class View:
             return self.scene.read(window)
         image = np.empty((3, window.height, window.width), np.uint8)
         valid = np.empty((window.height, window.width), bool)
+        damaged: tuple[Window, ...] = ()
         for piece in self._pieces(window):
             rows, columns = piece.relative_to(window).slices
             pixels = self._resample(piece)
             image[:, rows, columns], valid[rows, columns] = pixels.image, pixels.valid
-        return Pixels(image, valid)
+            damaged += pixels.damaged
+        return Pixels(image, valid, damaged)
 
     def on_scene(self, window: Window) -> Window | None:
         """The scene's pixels whose centres lie in `window` of the view.
@@ -127,10 +129,10 @@ class View:
         picture = _resize(picture, columns, rows, Image.Resampling.BICUBIC)
         planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
         if valid.all():
-            return Pixels(planes, np.ones(planes.shape[1:], bool))
+            return Pixels(planes, np.ones(planes.shape[1:], bool), pixels.damaged)
         share = Image.fromarray(np.where(valid, np.uint8(255), np.uint8(0)))
         share = _resize(share, columns, rows, Image.Resampling.BILINEAR)
-        return Pixels(planes, np.asarray(share) >= 128)
+        return Pixels(planes, np.asarray(share) >= 128, pixels.damaged)
 
     def _support(self, start: int, stop: int, axis: int) -> tuple[int, int, int]:
         """What the cubic kernel reaches from [start, stop) of the view: first scene pixel, end,

@@ -1,0 +1,68 @@
+"""Reading a file of which parts are damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.errors import SceneError
+from geoseg.geo.bands import Bands
+from geoseg.geo.source import Source
+from geoseg.grid import Window
+
+
+def read_around_damage(
+    source: Source, bands: Bands, window: Window
+) -> tuple[NDArray, NDArray[np.bool_], tuple[Window, ...]]:
+    """Colours (3, H, W) and validity (H, W) under `window`, and what could not be read of it.
+
+    The file is asked for each of its own blocks, the least that can be lost; those that cannot be
+    read are not valid.
+    """
+    color = np.zeros((3, window.height, window.width), bands.dtype)
+    valid = np.zeros((window.height, window.width), bool)
+    damaged = []
+    for piece in _own_blocks(source, window):
+        rows, columns = piece.relative_to(window).slices
+        try:
+            with source.dataset(f"read {piece}") as dataset:
+                color[:, rows, columns], valid[rows, columns] = bands.read(dataset, piece)
+        except SceneError:
+            damaged.append(piece)
+    return color, valid, tuple(damaged)
+
+
+def look_around_damage(
+    source: Source, bands: Bands, window: Window, shape: tuple[int, int]
+) -> tuple[NDArray, NDArray[np.bool_]]:
+    """A decimated picture of `window`, as `Bands.read` gives; what cannot be read is not valid."""
+    rows, columns = (
+        ((np.arange(count) + 0.5) * length / count).astype(int)
+        for count, length in zip(shape, (window.height, window.width), strict=True)
+    )
+    color = np.zeros((3, *shape), bands.dtype)
+    valid = np.zeros(shape, bool)
+    with source.dataset() as dataset:
+        strip = max(1, min(dataset.block_shapes[0][0], window.height))
+    for top in range(0, window.height, strip):
+        height = min(strip, window.height - top)
+        part = Window(window.col_off, window.row_off + top, window.width, height)
+        here = (rows >= top) & (rows < top + height)
+        if here.any():
+            colors, validity, _ = read_around_damage(source, bands, part)
+            color[:, here] = colors[:, rows[here] - top][..., columns]
+            valid[here] = validity[rows[here] - top][:, columns]
+    return color, valid
+
+
+def _own_blocks(source: Source, window: Window) -> Iterator[Window]:
+    """The file's blocks, as far as they lie under `window`."""
+    with source.dataset() as dataset:
+        height, width = dataset.block_shapes[0]
+    for top in range(window.row_off // height * height, window.row_end, height):
+        for left in range(window.col_off // width * width, window.col_end, width):
+            part = Window(left, top, width, height).intersection(window)
+            assert part is not None
+            yield part
