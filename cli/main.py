@@ -11,16 +11,33 @@ from geoseg.errors import GeosegError
 
 from . import demo, evaluate, export, predict, prepare, train, vectorize, weights
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+
 
 class Group(click.Group):
-    """Prints geoseg's own errors as one line and exits with their code."""
+    """Prints geoseg's own errors as one line, what was kept as another, and exits with their code.
+
+    0: done; 1: failed; 2: impossible options; 3: done, but for parts that could not be read;
+    130: interrupted.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except GeosegError as error:
-            click.echo(f"Error: {error}", err=True)
+            tell(f"Error: {error}", error)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt as error:
+            tell("Interrupted", error)
+            sys.exit(INTERRUPTED)
+
+
+def tell(what: str, error: BaseException) -> None:
+    """On stderr, with the notes that the error collected on its way."""
+    click.echo(what, err=True)
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"Note: {note}", err=True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

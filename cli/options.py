@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -53,9 +54,27 @@ class BatchSize(click.ParamType):
     ) -> int | None:
         if value == "auto":
             return None
-        if not value.isdecimal() or int(value) == 0:
+        if not (value.isascii() and value.isdecimal()) or int(value) == 0:
             self.fail(f"{value!r} is neither auto nor a whole number above 0", param, ctx)
         return int(value)
+
+
+class Numbers(click.ParamType):
+    """A comma-separated list of as many numbers as `counts` allows."""
+
+    def __init__(self, name: str, kind: type[int] | type[float], *counts: int) -> None:
+        self.name, self.kind, self.counts = name, kind, counts
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        parts = value.split(",")
+        if len(parts) in self.counts:
+            with suppress(ValueError):
+                numbers = tuple(self.kind(part) for part in parts)
+                if all(math.isfinite(number) for number in numbers):
+                    return numbers
+        self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
 
 
 batch_size = click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.errors import GeosegError, OptionError
+from geoseg.errors import DamageError, GeosegError, OptionError
 
 from . import options
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     default=Path(),
     help="Folder of the results.  [default: the current one]",
 )
+@click.option("--mosaic", is_flag=True, help="All scenes are parts of one, called mosaic.")
 @options.weights
 @options.device
 @options.precision
@@ -33,10 +34,32 @@ if TYPE_CHECKING:
 @options.tta
 @options.batch_size
 @options.workers
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this dask.distributed cluster.")
+@click.option(
+    "--bands",
+    type=options.Numbers("R,G,B|N", int, 1, 3),
+    help="Bands to use, from 1.  [default: by their colour interpretation]",
+)
+@click.option(
+    "--rescale",
+    type=options.Numbers("MIN,MAX", float, 2),
+    help="Values that become black and white.  [default: 8 bits as they are, else percentiles]",
+)
+@click.option(
+    "--collar",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Look for black or white collars that the file does not declare as empty.",
+)
 @click.option(
     "--gsd", type=float, metavar="METRES", help="Let the model see pixels of this size instead."
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this dask.distributed cluster.")
+@click.option(
+    "--aoi",
+    metavar="FILE|minx,miny,maxx,maxy",
+    help="Predict only this part: polygons of any vector file, or bounds in the scene's CRS.",
+)
 @click.option(
     "--format",
     "formats",
@@ -45,14 +68,38 @@ if TYPE_CHECKING:
     show_default=True,
     help="Vector format; may be given several times. See `geoseg export --help`.",
 )
+@click.option(
+    "--simplify",
+    type=float,
+    metavar="METRES",
+    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
+)
+@click.option(
+    "--smooth/--no-smooth",
+    default=True,
+    show_default=True,
+    help="Cut the corners of pixels before simplifying.",
+)
+@click.option(
+    "--min-area",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="M2",
+    help="Smaller regions take the class around them.",
+)
 @click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option(
+    "--keep-going", is_flag=True, help="Leave parts that cannot be read as nodata: exit code 3."
+)
 @options.as_json
 @options.verbosity
 def command(
     scenes: tuple[str, ...],
     output: Path,
+    mosaic: bool,
     weights: str | None,
     device: str,
     precision: Any,
@@ -61,43 +108,61 @@ def command(
     tta: bool,
     batch_size: int | None,
     workers: int | None,
-    gsd: float | None,
     scheduler: str | None,
+    bands: tuple[int, ...] | None,
+    rescale: tuple[float, float] | None,
+    collar: Any,
+    gsd: float | None,
+    aoi: str | None,
     formats: tuple[str, ...],
+    simplify: float | None,
+    smooth: bool,
+    min_area: float,
     confidence: bool,
     logits: bool,
     overwrite: bool,
+    keep_going: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Find objects in SCENE... (GeoTIFF, VRT, JPEG 2000, PNG, … or a URL).
 
-    For each scene writes STEM.gpkg, one layer per class, and STEM.classes.tif.
+    For each scene writes STEM.gpkg, one layer per class, and STEM.classes.tif. A run that was
+    stopped leaves its finished blocks in STEM.unfinished; the same command goes on from there.
     """
+    from geoseg.geo.mosaic import write_mosaic
     from geoseg.model.checkpoint import load_model
     from geoseg.model.inference import TileModel
-    from geoseg.outputs import Request
-    from geoseg.predict import Tiling, predict
+    from geoseg.predict import predict
+    from geoseg.request import Reading, Request, Tiling
 
-    refuse_equal_stems(scenes)
-    model = TileModel(
-        load_model(weights), device=device, precision=precision, batch_size=batch_size, tta=tta
-    )
-    tiling = Tiling(
-        tile_size=tile_size, overlap=overlap, gsd=gsd, workers=workers, scheduler=scheduler
-    )
+    if not mosaic:
+        refuse_equal_stems(scenes)
+    reading = Reading(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi)
+    tiling = Tiling(tile_size=tile_size, overlap=overlap, workers=workers, scheduler=scheduler)
     request = Request(
         folder=output,
         formats=formats,
         confidence=confidence,
         logits=logits,
         overwrite=overwrite,
+        keep_going=keep_going,
+        simplify=simplify,
+        smooth=smooth,
+        min_area=min_area,
     )
+    model = TileModel(
+        load_model(weights), device=device, precision=precision, batch_size=batch_size, tta=tta
+    )
+    if mosaic:
+        vrt = output / "mosaic.vrt"
+        write_mosaic(scenes, vrt)
+        scenes = (str(vrt),)
     summaries, failures = [], []
     for scene in scenes:
         try:
             with options.pixel_bar(Path(scene).name, quiet=quiet or as_json) as progress:
-                summary = predict(scene, model, request, tiling, progress=progress)
+                summary = predict(scene, model, request, tiling, reading, progress=progress)
         except GeosegError as error:
             if len(scenes) == 1:
                 raise
@@ -119,6 +184,8 @@ def command(
             f"{len(failures)} of {len(scenes)} scenes failed: "
             + ", ".join(failure["scene"] for failure in failures)
         )
+    if damaged := sum(len(summary.damaged) for summary in summaries):
+        raise DamageError(f"{damaged} parts could not be read and were left as nodata")
 
 
 def refuse_equal_stems(scenes: tuple[str, ...]) -> None:

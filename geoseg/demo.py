@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import rasterio
 import rasterio.features
 from numpy.typing import NDArray
-from pyogrio import list_layers, read_dataframe
 from rasterio.transform import from_origin
 
 from geoseg.classes import IGNORE, ISAID
+from geoseg.geo.layers import read_layers
 from geoseg.geo.preview import write_preview
 from geoseg.geo.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import TileModel
-from geoseg.outputs import Request
 from geoseg.predict import predict
 from geoseg.render import RenderedObject, RenderedScene, render_scene
+from geoseg.request import Request
 
 SIZE = 1536
 """Side of the scene, px."""
@@ -125,7 +124,5 @@ def run_demo(
     with rasterio.open(summary.outputs["classes"]) as file:
         recalls = count_found(known, file.read(1))
     layers = Path(summary.outputs["gpkg"])
-    tables = [read_dataframe(layers, layer=name) for name, kind in list_layers(layers) if kind]
-    features = pd.concat(tables) if tables else read_dataframe(layers)
-    write_preview(preview, Scene.open(str(path)), features, ISAID)
+    write_preview(preview, Scene.open(str(path)), read_layers(layers), ISAID)
     return Demo(recalls, summary.seconds["total"], path, layers, preview)

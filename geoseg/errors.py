@@ -16,6 +16,12 @@ class SceneError(GeosegError):
     """An input raster cannot be opened, read or used."""
 
 
+class DamageError(GeosegError):
+    """All is done, but parts of a scene could not be read and were left as nodata."""
+
+    exit_code = 3
+
+
 class CheckpointError(GeosegError):
     """Weights cannot be read, are not trusted, or do not fit."""
 

@@ -2,69 +2,89 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from geopandas import GeoDataFrame
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.clock import Clock
-from geoseg.errors import OptionError, OutputError
+from geoseg.errors import OutputError
+from geoseg.geo.export import FORMATS, write_format
 from geoseg.geo.features import features
 from geoseg.geo.layers import write_layers
 from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
+from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import simplify
-from geoseg.geo.view import View
+from geoseg.grid import Window
 from geoseg.heap import return_free_memory
+from geoseg.request import Request
+from geoseg.tasks import BlockResult, Plan
 
-if TYPE_CHECKING:
-    from geoseg.predict import BlockResult
+TOLERANCE = 0.5
+"""Of outlines, by default: pixels."""
+BYTES_PER_PIXEL = 0.4
+"""Of results and unfinished blocks together: what busy scenes took, and a half more."""
+BYTES_CONFIDENCE, BYTES_LOGITS = 1.5, 1.0
+"""The same for confidence and logits; each is on disk twice before the end."""
 
-FORMATS = ("gpkg",)
-"""Vector formats that predict writes itself."""
+
+def planned_paths(request: Request, stem: str) -> dict[str, Path]:
+    """Results by kind, in the order in which they are completed."""
+    wanted = {
+        "classes": f"{stem}.classes.tif",
+        "confidence": f"{stem}.confidence.tif" if request.confidence else None,
+        "logits": f"{stem}.logits.zarr" if request.logits else None,
+        **{kind: f"{stem}.gpkg" for kind in request.formats if kind == "gpkg"},
+    }
+    return {kind: request.folder / name for kind, name in wanted.items() if name}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a user wants written, and where."""
+def prepare_folder(request: Request, pixels: int) -> None:
+    """Make the folder of the results, and see that they will fit.
 
-    folder: Path
-    """Made if it does not exist."""
-    formats: tuple[str, ...] = ("gpkg",)
-    """Of the polygons."""
-    confidence: bool = False
-    """Also `<stem>.confidence.tif`."""
-    logits: bool = False
-    """Also `<stem>.logits.zarr`."""
-    overwrite: bool = False
-    """Replace what exists."""
-    simplify: float | None = None
-    """Tolerance of the outlines, metres; None = half a pixel."""
-    min_area: float = 0.0
-    """Smaller objects are left out, m²."""
+    Raises OutputError.
+    """
+    folder = request.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".geoseg-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror}; choose another folder (-o)"
+        ) from error
+    each = BYTES_PER_PIXEL + request.confidence * BYTES_CONFIDENCE + request.logits * BYTES_LOGITS
+    needed, free = pixels * each, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder} has {free / 1e9:.1f} GB free, but {pixels / 1e6:.0f} Mpx take about "
+            f"{needed / 1e9:.1f} GB; choose another folder (-o), or a part of the scene (--aoi)"
+        )
 
-    def __post_init__(self) -> None:
-        if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise OptionError(f"--format {unknown[0]}: choose from {', '.join(FORMATS)}")
-        for flag, value in (("--simplify", self.simplify), ("--min-area", self.min_area)):
-            if value is not None and not value >= 0:
-                raise OptionError(f"{flag} is {value}; give 0 or more")
 
-    def paths(self, stem: str) -> dict[str, Path]:
-        """By kind, in the order in which they are completed."""
-        wanted = {
-            "classes": f"{stem}.classes.tif",
-            "confidence": f"{stem}.confidence.tif" if self.confidence else None,
-            "logits": f"{stem}.logits.zarr" if self.logits else None,
-            **{name: f"{stem}.{name}" for name in self.formats},
-        }
-        return {kind: self.folder / name for kind, name in wanted.items() if name}
+def refuse_existing(request: Request, stem: str) -> None:
+    """Raises OutputError where a result exists that may not be replaced."""
+    paths = list(planned_paths(request, stem).values())
+    for kind in request.formats:
+        if kind in FORMATS:
+            suffix = FORMATS[kind].suffix
+            name = f"{stem}_*{suffix}" if FORMATS[kind].per_class else f"{stem}{suffix}"
+            paths += request.folder.glob(name)
+    if there := [path for path in paths if path.exists()]:
+        raise OutputError(f"{there[0]} exists; give --overwrite or another folder (-o)")
+
+
+def file_key(kind: str, stem: str, path: Path) -> str:
+    return f"{kind}:{path.stem.removeprefix(f'{stem}_')}" if FORMATS[kind].per_class else kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +92,33 @@ class Written:
     """What a prediction left on disk."""
 
     paths: dict[str, Path]
+    """By kind; where a format has a file of each class, by kind and class, `shapefile:ship`."""
     features: GeoDataFrame
     """The polygons, with their attributes, in the scene's CRS."""
     valid_pixels: int
+    damaged: tuple[Window, ...]
+    """Parts of the scene that could not be read."""
 
 
 class Outputs:
     """Takes finished blocks in any order and writes what the request asks for.
 
     A context: when it is left by an error, nothing is at the final paths that was not there.
+    Rasters cover the area of interest only, on the scene's grid.
     """
 
-    def __init__(self, view: View, classes: tuple[LabelClass, ...], request: Request) -> None:
-        self.view, self.classes, self.request = view, classes, request
-        self.paths = request.paths(view.scene.stem)
+    def __init__(self, plan: Plan, classes: tuple[LabelClass, ...], request: Request) -> None:
+        self.plan, self.classes, self.request = plan, classes, request
+        scene = plan.view.scene
+        self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
+        self.stem, self.paths = scene.stem, planned_paths(request, scene.stem)
         self.polygons: list[BlockPolygons] = []
+        self.damaged: dict[Window, None] = {}
         self.valid_pixels = 0
         self.closing = ExitStack()
 
     def __enter__(self) -> Outputs:
-        if not self.request.overwrite and (there := [p for p in self.paths.values() if p.exists()]):
-            raise OutputError(f"{there[0]} exists; give --overwrite or another folder (-o)")
-        try:
-            self.request.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{self.request.folder} cannot be made: {error.strerror}; choose another (-o)"
-            ) from error
-        geobox = self.view.scene.geobox
+        geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
                 RasterWriter.of_classes(self.paths["classes"], geobox, self.classes)
@@ -110,39 +129,49 @@ class Outputs:
                 )
             if self.request.logits:
                 self.logits_store = opening.enter_context(
-                    LogitsWriter(self.paths["logits"], self.view.geobox, self.classes)
+                    LogitsWriter(self.paths["logits"], self.plan.view.geobox, self.classes)
                 )
             self.closing = opening.pop_all()
         return self
 
     def write(self, result: BlockResult) -> None:
         """Take one block. Not for several threads at once."""
-        self.class_raster.write(result.window, result.class_ids)
+        window = result.window.intersection(self.extent)
+        assert window is not None, "blocks beyond the area of interest are not computed"
+        part = window.relative_to(result.window).slices
+        place = window.relative_to(self.extent)
+        self.class_raster.write(place, result.class_ids[part])
         if result.confidence is not None:
-            self.confidence_raster.write(result.window, result.confidence)
+            self.confidence_raster.write(place, result.confidence[part])
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
         self.polygons.append(result.polygons)
+        self.damaged.update(dict.fromkeys(result.damaged))
         self.valid_pixels += int((result.class_ids != IGNORE).sum())
 
-    def finish(self, clock: Clock) -> Written:
+    def finish(self, clock: Clock, metadata: Mapping[str, str]) -> Written:
         """Unite the polygons, write the layers and complete the rasters."""
-        geobox, request = self.view.scene.geobox, self.request
+        geobox, request = self.plan.view.scene.geobox, self.request
         pixel = geobox.gsd or 1.0
         with clock.stage("merge"):
-            polygons = merge(self.polygons).without_specks(request.min_area / pixel**2)
+            polygons = sieve(merge(self.polygons), self.plan.min_pixels)
         return_free_memory()
         with clock.stage("simplify"):
-            tolerance = 0.5 if request.simplify is None else request.simplify / pixel
-            geometry = simplify(polygons, tolerance)
+            tolerance = TOLERANCE if request.simplify is None else request.simplify / pixel
+            geometry = simplify(polygons, tolerance, smooth=request.smooth)
             table = features(polygons, geometry, geobox, self.classes)
         return_free_memory()
+        paths = dict(self.paths)
         with clock.stage("write"):
             self.closing.close()
             return_free_memory()
             for kind in request.formats:
-                write_layers(self.paths[kind], table, self.classes)
-        return Written(self.paths, table, self.valid_pixels)
+                if kind == "gpkg":
+                    write_layers(self.paths[kind], table, self.classes, metadata)
+                else:
+                    files = write_format(table, request.folder, self.stem, kind, overwrite=True)
+                    paths |= {file_key(kind, self.stem, file): file for file in files}
+        return Written(paths, table, self.valid_pixels, tuple(self.damaged))
 
     def __exit__(
         self,

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoseg.clock import Clock
+    from geoseg.model.inference import TileModel
+    from geoseg.outputs import Written
+    from geoseg.request import Reading, Request, Tiling
+    from geoseg.tasks import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Summary:
     """Metres a pixel."""
     valid_pixels: int
     """Pixels that hold data; the others are nodata in the class raster."""
+    damaged: list[dict[str, int]]
+    """Windows of the scene that could not be read, and became nodata."""
     seconds: dict[str, float]
     """Per stage, added over threads; `total` is wall time."""
     classes: dict[str, ClassTotal]
@@ -61,3 +70,55 @@ class Summary:
             "mpx_per_second": round(self.mpx_per_second, 4),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+
+
+def summarize(
+    plan: Plan,
+    written: Written,
+    clock: Clock,
+    model: TileModel,
+    asked: tuple[Reading, Tiling, Request],
+) -> Summary:
+    """Of a prediction that has just ended."""
+    scene, metadata = plan.view.scene, model.metadata
+    geobox, (reading, tiling, request) = scene.geobox, asked
+    return Summary(
+        scene=scene.path,
+        width=geobox.width,
+        height=geobox.height,
+        crs=geobox.crs.to_string() if geobox.crs else None,
+        gsd=geobox.gsd,
+        valid_pixels=written.valid_pixels,
+        damaged=[asdict(window) for window in written.damaged],
+        seconds=dict(clock.seconds),
+        classes={
+            str(name): ClassTotal(len(rows), float(rows["area_m2"].sum()))
+            for name, rows in written.features.groupby("class", sort=False)
+        },
+        outputs={kind: str(path) for kind, path in written.paths.items()},
+        weights={
+            "variant": metadata.variant,
+            "provenance": metadata.provenance,
+            "licence": metadata.licence,
+            "sha256": model.weights_hash,
+        },
+        options={
+            **asdict(reading),
+            **asdict(tiling),
+            **asdict(request),
+            "folder": str(request.folder),
+            **model.options,
+        },
+        notes=scene.notes + gsd_notes(reading.gsd or geobox.gsd, metadata.gsd_range),
+    )
+
+
+def gsd_notes(gsd: float | None, known: tuple[float, float] | None) -> tuple[str, ...]:
+    """A hint where the weights have never seen pixels of this size, metres."""
+    if gsd is None or known is None or known[0] * 0.9 <= gsd <= known[1] * 1.1:
+        return ()
+    nearest = min(max(gsd, known[0]), known[1])
+    return (
+        f"{gsd:.2g} m a pixel, but the weights were trained on {known[0]:g} to {known[1]:g} m: "
+        f"--gsd {nearest:g} may find more",
+    )

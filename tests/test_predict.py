@@ -13,8 +13,7 @@ import rasterio.features
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from rasterio.transform import Affine
-from torch import nn
+from stand_ins import TRANSFORM, Colors, write_discs
 
 from geoseg.classes import IGNORE, ISAID
 from geoseg.cli.main import main
@@ -23,26 +22,10 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.outputs import Request
-from geoseg.predict import Tiling, predict
+from geoseg.predict import predict
+from geoseg.request import Reading, Request, Tiling
 
 HEIGHT, WIDTH = 410, 530
-TRANSFORM = Affine(0.5, 0.0, 448_000.0, 0.0, -0.5, 5_412_000.0)
-
-
-class Colors(nn.Module):
-    """Class 14 where red leads, 9 where green does, 1 where blue does, else background."""
-
-    metadata = Metadata("T", ISAID)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        means = F.avg_pool2d(x, 8)
-        logits = means.new_full((len(x), 16, *means.shape[2:]), -9.0)
-        logits[:, 0] = 1.0
-        for channel, class_id in enumerate((14, 9, 1)):
-            others = means.sum(dim=1) - means[:, channel]
-            logits[:, class_id] = 3 * means[:, channel] - others
-        return logits
 
 
 class Broken(Colors):
@@ -52,30 +35,15 @@ class Broken(Colors):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
-    """Coloured discs on grey, with a triangle of nodata; in UTM."""
-    rng = np.random.default_rng(5)
-    image = np.full((3, HEIGHT, WIDTH), 110, np.uint8)
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    for _ in range(60):
-        row, column, radius = rng.integers(HEIGHT), rng.integers(WIDTH), rng.integers(5, 40)
-        inside = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
-        image[:, inside] = 60
-        image[rng.integers(3), inside] = 220
-    image[:, rows + columns < 130] = 0
-    path = tmp_path_factory.mktemp("scene") / "town.tif"
-    profile = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 3, "dtype": "uint8"}
-    profile |= {"crs": "EPSG:32633", "transform": TRANSFORM, "nodata": 0}
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(image)
-    return path
+    return write_discs(tmp_path_factory.mktemp("scene") / "town.tif", HEIGHT, WIDTH)
 
 
 SMALL = Tiling(tile_size=128, overlap=32, workers=2)
 
 
-def run(scene, folder, tiling=SMALL, model=None, **request):
+def run(scene, folder, tiling=SMALL, model=None, reading=None, **request):
     model = TileModel(model or Colors(), device="cpu")
-    return predict(scene, model, Request(Path(folder), **request), tiling)
+    return predict(scene, model, Request(Path(folder), **request), tiling, reading)
 
 
 def layers_of(path):
@@ -225,7 +193,7 @@ def test_test_time_augmentation_is_symmetric(scene, tmp_path):
 
 @pytest.mark.parametrize("gsd", [0.35, 0.8])
 def test_at_another_gsd_the_outputs_stay_on_the_scenes_grid(scene, reference, tmp_path, gsd):
-    summary = run(scene, tmp_path, Tiling(tile_size=128, overlap=32, gsd=gsd))
+    summary = run(scene, tmp_path, reading=Reading(gsd=gsd))
     with rasterio.open(summary.outputs["classes"]) as found:
         ids, transform = found.read(1), found.transform
     with rasterio.open(reference.outputs["classes"]) as file:

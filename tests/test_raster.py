@@ -85,15 +85,6 @@ def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
     assert (ids == IGNORE).sum() == ids.size - 6
 
 
-def test_confidence_is_whole_percent(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    values = np.array([[0, 0.004, 0.006], [0.996, 1, np.nan]], np.float32)
-    with RasterWriter.of_confidence(path, GeoBox(2, 3, *PLACES["pixels"])) as raster:
-        raster.write(Window(0, 0, 3, 2), values)
-    with rasterio.open(path) as written:
-        assert written.read(1).tolist() == [[0, 0, 1], [100, 100, IGNORE]]
-
-
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("before")

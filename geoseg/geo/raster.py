@@ -81,27 +81,23 @@ class RasterWriter:
 
     @classmethod
     def of_confidence(cls, path: Path, geobox: GeoBox) -> RasterWriter:
-        """Of probabilities, given as floats 0-1 and stored as whole percent; NaN is no data."""
+        """Of probabilities, in per cent."""
         raster = cls(path, geobox)
         raster._dataset.set_band_description(1, "confidence, percent")
         return raster
 
-    def write(self, window: Window, values: NDArray[np.uint8] | NDArray[np.floating]) -> None:
+    def write(self, window: Window, values: NDArray[np.uint8]) -> None:
         """Store `values` (H, W) at `window`; every pixel once at most.
 
         Raises OutputError, for instance on a full disk.
         """
-        if values.dtype.kind == "f":
-            percent = np.rint(values * 100)
-            values = np.where(np.isnan(percent), IGNORE, percent)
-        stored = values.astype(np.uint8, copy=False)
         area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
         with self._lock:
             try:
-                self._dataset.write(stored, 1, window=area)
+                self._dataset.write(values, 1, window=area)
             except _FAILURES as error:
                 raise self._failed(error) from error
-            self._written += _content(stored)
+            self._written += _content(values)
 
     def __enter__(self) -> RasterWriter:
         return self

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -13,10 +17,14 @@ from torch import Tensor, nn
 
 from geoseg.clock import Clock
 from geoseg.errors import OptionError
+from geoseg.model.backends import Backend, open_backend
+from geoseg.model.fold import fold
 from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import SegNeXt
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+LOG = logging.getLogger("geoseg")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,7 +36,8 @@ class TileModel:
 
     Args:
         model: normalised pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
-            and `std` per channel on the 0-255 scale, `classes`).
+            and `std` per channel on the 0-255 scale, `classes`). A SegNeXt is copied in its
+            inference form, as its weights are now; another module is used as it is.
         device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
             that torch knows.
         precision: ``auto`` is float32 on a CPU, and on CUDA bfloat16 where it is native, else
@@ -36,6 +45,10 @@ class TileModel:
         batch_size: tiles at once; None = 1 on a CPU, 8 elsewhere. Halved, for good, whenever
             the device runs out of memory.
         tta: average the probabilities over the 8 flips and right-angle rotations.
+        backend: the engine; others than ``torch`` compute on a CPU.
+
+    Raises:
+        OptionError: the device, precision or backend is not there, or they exclude each other.
     """
 
     def __init__(
@@ -46,7 +59,10 @@ class TileModel:
         precision: Precision = "auto",
         batch_size: int | None = None,
         tta: bool = False,
+        backend: Backend = "torch",
     ) -> None:
+        if backend != "torch" and device == "auto":
+            device = "cpu"
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
@@ -54,12 +70,17 @@ class TileModel:
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
-        self.model = model.eval().to(self.device)
-        for parameter in self.model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.weights_hash = weights_hash(model)
         self.threads = torch.get_num_threads()
+        self.backend = backend
+        network = fold(model) if isinstance(model, SegNeXt) else model.eval()
+        self.network: Callable[[Tensor], Tensor] = (
+            network.to(self.device)
+            if backend == "torch"
+            else open_backend(backend, network, self.device, self.dtype, self.threads)
+        )
         self.turn = threading.Lock()
+        self.cancelled = False
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in self.__dict__.items() if key != "turn"}
@@ -74,6 +95,7 @@ class TileModel:
         return {
             "device": str(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
+            "backend": self.backend,
             "batch_size": self.batch_size,
             "tta": self.tta,
         }
@@ -96,16 +118,37 @@ class TileModel:
             torch.set_num_threads(self.threads)
             logits: list[NDArray[np.float32]] = []
             while len(logits) < len(images):
+                if self.cancelled:
+                    raise CancelledError
                 batch = slice(len(logits), len(logits) + self.batch_size)
                 try:
                     x = self.normalise(images[batch], valid[batch])
                     logits.extend(self.logits(x).float().cpu().numpy())
                 except torch.OutOfMemoryError:
                     if self.batch_size == 1:
-                        raise
+                        side = images[0].shape[1]
+                        raise OptionError(
+                            f"{self.device} has too little memory for one tile of {side} px; "
+                            f"give a --tile-size below {side}, or --device cpu"
+                        ) from None
                     self.batch_size = max(1, self.batch_size // 2)
+                    LOG.warning(
+                        "%s is out of memory: going on with --batch-size %d",
+                        self.device,
+                        self.batch_size,
+                    )
                     torch.cuda.empty_cache()
             return logits
+
+    @contextmanager
+    def cancelled_on_error(self) -> Iterator[None]:
+        """An error that leaves it, Ctrl-C too, ends what other threads compute or wait for."""
+        self.cancelled = False
+        try:
+            yield
+        except BaseException:
+            self.cancelled = True
+            raise
 
     def normalise(
         self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]
@@ -117,8 +160,8 @@ class TileModel:
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (self.metadata.mean, self.metadata.std)
         )
-        x = (pixels.float() - mean) / std * mask[:, None]
-        return x.contiguous(memory_format=torch.channels_last)
+        x = pixels.to(torch.float32, memory_format=torch.channels_last)
+        return x.sub_(mean).div_(std).mul_(mask[:, None])
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits of normalised tiles; log-probabilities with test-time augmentation."""
@@ -131,10 +174,9 @@ class TileModel:
         return (probs / 8).log()
 
     def forward(self, x: Tensor) -> Tensor:
-        half = self.dtype != torch.float32
+        half = self.backend == "torch" and self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
-            logits: Tensor = self.model(x)
-        return logits
+            return self.network(x)
 
 
 class Turn:
@@ -158,6 +200,16 @@ def symmetries() -> list[tuple[Turn, Turn]]:
         for mirror in (False, True)
         for quarters in range(4)
     ]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the names and values of all tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:

@@ -25,8 +25,8 @@ from torch import nn
 from geoseg.classes import ISAID
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
-from geoseg.outputs import Request
-from geoseg.predict import Tiling, predict
+from geoseg.predict import predict
+from geoseg.request import Request, Tiling
 
 
 class StandIn(nn.Module):

@@ -1,0 +1,96 @@
+"""What a user asks of a prediction: how a scene is read, how it is cut, what is written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from geoseg.errors import OptionError
+from geoseg.geo.export import FORMATS
+from geoseg.grid import ALIGN
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which pixels of a scene the model sees, and how."""
+
+    bands: tuple[int, ...] | None = None
+    """One or three bands of the file, from 1; None = by their colour interpretation."""
+    collar: Literal["auto", "off"] = "auto"
+    """Whether to look for flat collars that the file does not declare as empty."""
+    rescale: tuple[float, float] | None = None
+    """Stored values that become 0 and 255; None = 8 bits as they are, others by percentiles."""
+    gsd: float | None = None
+    """Metres a pixel at which the model sees the scene; None = the scene's own."""
+    aoi: str | None = None
+    """The part wanted: a vector file, or "minx,miny,maxx,maxy" in the scene's CRS."""
+
+    def __post_init__(self) -> None:
+        if self.gsd is not None and not self.gsd > 0:
+            raise OptionError(f"--gsd is {self.gsd}; give metres a pixel, above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a scene is cut, and who computes it."""
+
+    tile_size: int = 1024
+    """Side of a tile, px."""
+    overlap: int = 128
+    """Overlap of neighbouring tiles, px."""
+    tiles_per_block: int = 2
+    """Side of a block, tiles."""
+    workers: int | None = None
+    """Threads that read, decode and write; None = as the machine has cores, 2 to 8."""
+    scheduler: str | None = None
+    """Address of a dask.distributed scheduler; None = threads of this process."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--tile-size", self.tile_size), ("--overlap", self.overlap)):
+            if value % ALIGN or value < 0:
+                raise OptionError(f"{flag} is {value}; give a multiple of {ALIGN}")
+        if self.tile_size == 0 or 2 * self.overlap > self.tile_size:
+            raise OptionError(
+                f"--overlap is {self.overlap}; give at most half of --tile-size {self.tile_size}"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f"--workers is {self.workers}; give at least 1")
+
+    @property
+    def threads(self) -> int:
+        return self.workers or min(8, max(2, os.cpu_count() or 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is written, and where."""
+
+    folder: Path
+    """Made if it does not exist."""
+    formats: tuple[str, ...] = ("gpkg",)
+    """Of the polygons: gpkg, or one of `geoseg.geo.export.FORMATS`."""
+    confidence: bool = False
+    """Also `<stem>.confidence.tif`."""
+    logits: bool = False
+    """Also `<stem>.logits.zarr`."""
+    overwrite: bool = False
+    """Replace what exists."""
+    keep_going: bool = False
+    """Leave parts of the scene that cannot be read as nodata, instead of failing in the end."""
+    simplify: float | None = None
+    """Tolerance of the outlines, metres; None = half a pixel."""
+    smooth: bool = True
+    """Cut the corners of pixels before simplifying."""
+    min_area: float = 0.0
+    """Smaller regions take the class around them, m²."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.formats if name not in ("gpkg", *FORMATS)]:
+            raise OptionError(
+                f"--format {unknown[0]} is not known; choose from gpkg, {', '.join(FORMATS)}"
+            )
+        for flag, value in (("--simplify", self.simplify), ("--min-area", self.min_area)):
+            if value is not None and not value >= 0:
+                raise OptionError(f"{flag} is {value}; give 0 or more")

@@ -1,0 +1,150 @@
+"""What the tasks of the dask graph do with one block of a scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.blocks import infer, readable
+from geoseg.classes import IGNORE
+from geoseg.clock import Clock
+from geoseg.decode import cells_around, decode
+from geoseg.geo.aoi import Aoi
+from geoseg.geo.polygons import BlockPolygons, polygonize
+from geoseg.geo.view import View
+from geoseg.grid import CELL, Block, Grid, Window
+from geoseg.heap import return_free_memory
+from geoseg.model.inference import TileModel
+from geoseg.stitch import Partial, blend
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every block of one prediction has in common."""
+
+    view: View
+    grid: Grid
+    """Of the view."""
+    aoi: Aoi | None
+    """None: all of the scene is wanted."""
+    min_pixels: float
+    """Smaller regions are specks."""
+    confidence: bool
+    """The confidence of every pixel is wanted."""
+    logits: bool
+    """The logits are wanted."""
+
+    def target(self, block: Block) -> Window | None:
+        """The scene's pixels that the block decides on; None where none of them is wanted."""
+        window = self.view.on_scene(block.core)
+        if window is None or (self.aoi is not None and not self.aoi.meets(window)):
+            return None
+        return window
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What *infer* leaves of a block: cells and a mask, no pixels."""
+
+    partial: Partial
+    valid: NDArray[np.uint8]
+    """Of the pixels that the block decides on, bit-packed."""
+    damaged: tuple[Window, ...]
+    """Parts of the scene that could not be read, and count as not valid."""
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """A finished block."""
+
+    number: int
+    """In the grid's order."""
+    block: Block
+    window: Window
+    """The scene's pixels that it decided on."""
+    class_ids: NDArray[np.uint8]
+    """(H,W) of `window`; IGNORE where there is no data."""
+    confidence: NDArray[np.uint8] | None
+    """(H,W) of `window`, per cent, IGNORE where there is no data; None unless it is wanted."""
+    logits: NDArray[np.float16] | None
+    """(h,w,C) of the core's cells; None unless they are wanted."""
+    polygons: BlockPolygons
+    damaged: tuple[Window, ...]
+    """Parts of the scene that could not be read."""
+    clock: Clock
+
+
+def infer_block(plan: Plan, number: int, block: Block, model: TileModel, *after: None) -> Inferred:
+    """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
+    clock, view = Clock(), plan.view
+    window, target = readable(block, plan.grid), plan.target(block)
+    with clock.stage("read"):
+        pixels = view.read(window)
+        if target is None:
+            valid = np.zeros(0, bool)
+        elif view.step == (1, 1):
+            valid = pixels.valid[target.relative_to(window).slices]
+        else:
+            valid = view.scene.valid(target)
+            for part in pixels.damaged:
+                if common := part.intersection(target):
+                    valid[common.relative_to(target).slices] = False
+    partial = infer(block, plan.grid, pixels.image, pixels.valid, model, clock)
+    return_free_memory()
+    return Inferred(partial, np.packbits(valid), pixels.damaged, clock)
+
+
+def halo(inferred: Inferred, cells: Window) -> Partial:
+    """The cells of a block that decoding another one needs."""
+    return inferred.partial.crop(cells)
+
+
+def decode_block(
+    plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Partial]
+) -> BlockResult:
+    """Blend, decode and polygonize what a block decides on."""
+    clock, window = Clock(inferred.clock.seconds.copy()), plan.target(block)
+    assert window is not None, "a block that decides on nothing is not decoded"
+    cells = cells_around(block.core, plan.grid.extent)
+    with clock.stage("stitch"):
+        logits = blend(cells, [inferred.partial, *pieces])
+    with clock.stage("decode"):
+        wanted: Literal["all", "objects"] = "all" if plan.confidence else "objects"
+        decoded = decode(logits, cells, window, step=plan.view.step, confidence=wanted)
+        class_ids, probability = decoded.class_ids, decoded.confidence
+        assert probability is not None
+        bits = np.unpackbits(inferred.valid, count=class_ids.size)
+        valid = bits.reshape(class_ids.shape).astype(bool)
+        if plan.aoi is not None:
+            valid &= plan.aoi.mask(window)
+        class_ids[~valid] = IGNORE
+    with clock.stage("polygonize"):
+        polygons = polygonize(class_ids, window, confidence=probability, min_pixels=plan.min_pixels)
+    return BlockResult(
+        number=number,
+        block=block,
+        window=window,
+        class_ids=class_ids,
+        confidence=per_cent(probability, valid) if plan.confidence else None,
+        logits=own_cells(block, cells, logits) if plan.logits else None,
+        polygons=polygons,
+        damaged=inferred.damaged,
+        clock=clock,
+    )
+
+
+def per_cent(probability: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(valid, np.rint(probability * 100).astype(np.uint8), np.uint8(IGNORE))
+
+
+def own_cells(block: Block, cells: Window, logits: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Of the logits of `cells`, those that the block's core owns."""
+    core = block.core
+    left, top = core.col_off // CELL, core.row_off // CELL
+    right, bottom = -(-core.col_end // CELL), -(-core.row_end // CELL)
+    own = Window(left, top, right - left, bottom - top)
+    return logits[own.relative_to(cells).slices].astype(np.float16)
