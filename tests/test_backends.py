@@ -1,0 +1,92 @@
+"""Other engines give torch's logits, or say in one line why they cannot."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg.classes import ISAID
+from geoseg.clock import Clock
+from geoseg.errors import OptionError
+from geoseg.model import backends
+from geoseg.model.inference import TileModel
+from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import SegNeXt
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def network() -> SegNeXt:
+    torch.manual_seed(3)
+    model = SegNeXt("T", 16)
+    model.metadata = Metadata("T", ISAID)
+    with torch.no_grad():
+        model.decode_head.conv_seg.weight.mul_(100)
+        model.train()(torch.randn(4, 3, 96, 96))  # norms that do something
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tiles() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Three, one of them partly without data."""
+    rng = np.random.default_rng(0)
+    valid = [np.ones((SIDE, SIDE), bool) for _ in range(3)]
+    valid[1][: SIDE // 2] = False
+    return [rng.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8) for _ in valid], valid
+
+
+def logits_of(model: TileModel, tiles: tuple[list[np.ndarray], list[np.ndarray]]) -> np.ndarray:
+    return np.stack(model(*tiles, Clock()))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_backends_agree_with_torch(network, tiles, backend):
+    for package in (backend, "onnx", "onnxscript"):
+        pytest.importorskip(package)
+    expected = logits_of(TileModel(network, device="cpu"), tiles)
+    assert expected.std() > 0.1
+    model = TileModel(network, backend=backend, precision="float32", batch_size=2)
+    found = logits_of(pickle.loads(pickle.dumps(model)), tiles)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * abs(expected).max())
+    assert model.options["backend"] == backend
+    assert model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_missing_package_is_named_with_its_extra(network, backend, monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=rf"pip install 'geoseg\[{backend}\]'") as caught:
+        TileModel(network, backend=backend, precision="float32")
+    assert "onnxscript" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "openvino", "device": "meta"}, "--backend openvino .* --device meta"),
+        ({"backend": "openvino", "precision": "float16"}, "--precision float16"),
+        ({"backend": "onnxruntime", "precision": "bfloat16"}, "float32, not in --precision bf"),
+    ],
+)
+def test_contradictions_name_their_flags(network, options, message):
+    with pytest.raises(OptionError, match=message):
+        TileModel(network, **options)
+
+
+def test_the_network_that_is_given_stays_as_it_is(network, tiles):
+    """Training validates its live model: that one goes on, and what was prepared does not."""
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train()
+    model = TileModel(network, device="cpu")
+    first = logits_of(model, tiles)
+    assert network.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.stride() == before[name].stride()
+    network.eval()
+    plain = network(model.normalise(*tiles)).detach().numpy()
+    np.testing.assert_allclose(first, plain, rtol=0, atol=2e-5 * abs(plain).max())
