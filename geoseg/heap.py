@@ -1,7 +1,10 @@
-"""Keeping the process as small as what it holds.
+"""Freed memory: kept from one tile to the next, but not for ever.
 
-glibc keeps freed memory for later use. Torch asks for aligned pieces, which glibc reuses badly:
-predicting 300 Mpx ended with 0.1 GB in use and 1.7 GB free but not returned.
+Left alone, glibc unmaps every large array when it is freed, so that each forward pass faults its
+activations in anew. But what it keeps it reuses badly, because torch asks for aligned pieces:
+predicting 300 Mpx ended with 0.1 GB in use and 1.7 GB free but not returned. So it is told to
+keep everything (`keep_free_memory`), and after every block to return what has piled up
+(`return_free_memory`). Without glibc both do nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +14,11 @@ import sys
 
 FREE_LIMIT = 256 * 2**20
 """Bytes that may lie idle: returning and faulting in a page again takes time, too."""
+KEPT_LIMIT = 2**30
+"""Bytes of the largest array that is kept, and of idle heap between two blocks."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""Of `mallopt`, from glibc's malloc.h."""
 
 
 class HeapState(ctypes.Structure):
@@ -26,12 +34,27 @@ class HeapState(ctypes.Structure):
 
 
 def return_free_memory() -> None:
-    """Hand idle heap back to the system where it is a lot. Does nothing without glibc."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if not (hasattr(libc, "mallinfo2") and hasattr(libc, "malloc_trim")):
-        return
-    libc.mallinfo2.restype = HeapState
-    if libc.mallinfo2().fordblks > FREE_LIMIT:
+    """Hand idle heap back to the system where it is a lot."""
+    if (libc := glibc()) and libc.mallinfo2().fordblks > FREE_LIMIT:
         libc.malloc_trim(0)
+
+
+def keep_free_memory() -> None:
+    """Reuse freed arrays instead of unmapping them; for threads that start after this call.
+
+    Threads then share one arena: the others' are made of small pieces that are unmapped, too.
+    """
+    if libc := glibc():
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            libc.mallopt(option, KEPT_LIMIT)
+        libc.mallopt(M_ARENA_MAX, 1)
+
+
+def glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return None
+    libc.mallinfo2.restype = HeapState
+    return libc

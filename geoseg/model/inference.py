@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from geoseg.clock import Clock
 from geoseg.errors import OptionError
+from geoseg.heap import keep_free_memory
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.fold import fold
 from geoseg.model.metadata import Metadata
@@ -61,6 +62,7 @@ class TileModel:
         tta: bool = False,
         backend: Backend = "torch",
     ) -> None:
+        keep_free_memory()
         if backend != "torch" and device == "auto":
             device = "cpu"
         self.device = choose_device(device)
@@ -86,6 +88,7 @@ class TileModel:
         return {key: value for key, value in self.__dict__.items() if key != "turn"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
+        keep_free_memory()
         self.__dict__.update(state)
         self.turn = threading.Lock()
 

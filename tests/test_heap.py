@@ -1,0 +1,53 @@
+"""glibc is told to keep freed memory, and to return what piles up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from geoseg.heap import glibc
+
+pytestmark = pytest.mark.skipif(glibc() is None, reason="needs glibc 2.33")
+
+SCRIPT = """
+import resource, threading
+import numpy as np
+from geoseg.heap import keep_free_memory, return_free_memory
+
+MB = 2**20
+
+def faults_of_a_second_array(found):
+    np.ones(100 * MB, np.uint8)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    np.ones(100 * MB, np.uint8)
+    found.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / MB
+
+found = []
+for prepare in (lambda: None, keep_free_memory):
+    prepare()
+    thread = threading.Thread(target=faults_of_a_second_array, args=(found,))
+    thread.start()
+    thread.join()
+del prepare
+kept = [np.ones(10 * MB, np.uint8) for _ in range(60)]
+held = kept[-1]
+del kept
+full = resident()
+return_free_memory()
+print(*found, full - resident())
+"""
+
+
+def test_freed_arrays_are_reused_and_piles_returned():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+    before, after, returned = map(float, done.stdout.split())
+    assert after < before / 10
+    assert returned > 400
