@@ -9,7 +9,7 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
-from . import demo, evaluate, export, predict, prepare, train, vectorize, weights
+from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
@@ -54,6 +54,7 @@ main.add_command(evaluate.command, "evaluate")
 main.add_command(vectorize.command, "vectorize")
 main.add_command(export.command, "export")
 main.add_command(weights.command)
+main.add_command(bench.command, "bench")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,13 @@ precision = click.option(
     show_default=True,
     help="Arithmetic of the model.",
 )
+backend = click.option(
+    "--backend",
+    type=click.Choice(["torch", "openvino", "onnxruntime"]),
+    default="torch",
+    show_default=True,
+    help="What runs the model; the others are faster on many CPUs, see `geoseg bench`.",
+)
 tta = click.option("--tta", is_flag=True, help="Average over 8 flips and rotations: 8 × the time.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 

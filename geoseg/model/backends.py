@@ -47,7 +47,7 @@ def open_backend(
         known = " or ".join(str(known).removeprefix("torch.") for known in PRECISIONS[backend])
         name = str(dtype).removeprefix("torch.")
         raise OptionError(f"--backend {backend} computes in {known}, not in --precision {name}")
-    if missing := [name for name in (backend, "onnx", "onnxscript") if find_spec(name) is None]:
+    if missing := missing_packages(backend):
         raise OptionError(
             f"--backend {backend} needs {', '.join(missing)}; "
             f"install it: pip install 'geoseg[{backend}]'"
@@ -56,6 +56,12 @@ def open_backend(
         hint = PRECISIONS[backend][dtype]
         return Compiled(model, partial(compile_openvino, precision=hint, threads=threads))
     return Compiled(model, partial(compile_onnxruntime, threads=threads))
+
+
+def missing_packages(backend: Backend) -> list[str]:
+    """Those that the backend needs and that are not installed."""
+    needed = () if backend == "torch" else (backend, "onnx", "onnxscript")
+    return [name for name in needed if find_spec(name) is None]
 
 
 class Compiled:

@@ -26,7 +26,11 @@ from geoseg.model.segnext import SegNeXt
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 LOG = logging.getLogger("geoseg")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class TileModel:

@@ -18,27 +18,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import rasterio
-import torch
-import torch.nn.functional as F
-from torch import nn
 
-from geoseg.classes import ISAID
+from geoseg.bench import StandIn
 from geoseg.model.inference import TileModel
-from geoseg.model.metadata import Metadata
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
-
-
-class StandIn(nn.Module):
-    """Bright spots are class 9, everything else background; costs next to nothing."""
-
-    metadata = Metadata("T", ISAID)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        means = F.avg_pool2d(x, 8)
-        logits = means.new_zeros((len(x), len(ISAID), *means.shape[2:]))
-        logits[:, 9] = means.mean(dim=1) - 1.2
-        return logits
 
 
 def repeat(path: Path, times: int, target: Path) -> None:

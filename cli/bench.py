@@ -1,0 +1,62 @@
+"""`geoseg bench`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from geoseg.bench import Report
+
+
+@click.command()
+@click.argument("scene", required=False)
+@click.option(
+    "--size",
+    type=click.IntRange(min=64),
+    default=4096,
+    show_default=True,
+    help="Side of the rendered scene where none is given, px.",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Runs of everything; medians are told.",
+)
+@options.weights
+@options.device
+@options.backend
+@options.precision
+@options.as_json
+def command(scene: str | None, as_json: bool, **how: Any) -> None:
+    """Measure this machine: the model in every way it can run, the pipeline, and both on SCENE.
+
+    --backend and --precision say how the model runs in the prediction of the whole scene.
+    """
+    from geoseg.bench import bench
+
+    with options.count_bar("bench", "run") as progress:
+        report = bench(scene, progress=progress, **how)
+    click.echo(json.dumps(asdict(report)) if as_json else table(report))
+
+
+def table(report: Report) -> str:
+    """For the terminal."""
+    side = report.tile_size
+    lines = [
+        f"{report.machine}, {report.threads} threads, torch {report.torch}, on {report.device}",
+        f"SegNeXt-{report.variant} alone, on tiles of {side} × {side} px, in Mpx/s:",
+        *(f"  {way:<24} {speed:>8.2f}" for way, speed in report.forward.items()),
+        f"predict, {report.scene}, {report.width} × {report.height} px, in Mpx/s:",
+        f"  {'with a model for free':<24} {report.pipeline:>8.2f}",
+        f"  {'with ' + report.chosen:<24} {report.whole:>8.2f}",
+        f"  {report.ratio:.2f} times as long as the bare forward passes of its tiles",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""How fast this machine is: the model alone, the pipeline alone, and both together."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import rasterio
+import torch
+import torch.nn.functional as F
+from rasterio.transform import from_origin
+from torch import Tensor, nn
+
+from geoseg.classes import ISAID
+from geoseg.geo.scene import Scene
+from geoseg.geo.view import View
+from geoseg.grid import Grid
+from geoseg.model.backends import PRECISIONS, Backend, missing_packages
+from geoseg.model.checkpoint import load_model
+from geoseg.model.inference import DTYPES, Precision, TileModel
+from geoseg.model.metadata import Metadata
+from geoseg.predict import predict
+from geoseg.render import render_scene
+from geoseg.request import Request, Tiling
+
+MOTIF = 1024
+"""Side of the rendered picture that fills the default scene, px."""
+
+
+class StandIn(nn.Module):
+    """A model of stride 8 that costs next to nothing: bright spots are cars.
+
+    With it, reading, blending, decoding, polygons and writing take all of the time.
+    """
+
+    metadata = Metadata("T", ISAID)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = F.avg_pool2d(x, 8)
+        logits = means.new_zeros((len(x), len(ISAID), *means.shape[2:]))
+        logits[:, 9] = means.mean(dim=1) - 1.2
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Medians. Speeds are in megapixels (10⁶ px) a second."""
+
+    machine: str
+    device: str
+    threads: int
+    torch: str
+    variant: str
+    """Of the model: T, S, B or L."""
+    tile_size: int
+    forward: dict[str, float]
+    """The model alone, by backend and precision: of the pixels that it sees, overlaps counted."""
+    scene: str
+    width: int
+    height: int
+    pipeline: float
+    """All of predict but the model, of the scene's pixels."""
+    chosen: str
+    """Backend and precision of the whole."""
+    whole: float
+    """All of predict, of the scene's pixels."""
+    ratio: float
+    """Time of the whole, divided by that of the bare forward passes of its tiles."""
+
+
+def bench(
+    scene: str | None = None,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    backend: Backend = "torch",
+    precision: Precision = "auto",
+    size: int = 4096,
+    repeat: int = 3,
+    tiling: Tiling | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Measure every step `repeat` times, in turns: a slow moment of the machine meets them all.
+
+    Args:
+        scene: a raster; None = a rendered one of `size` × `size` px in a temporary folder.
+        backend: of the whole prediction, as `precision`. Alone, the model runs in every way.
+        progress: called with measurements done and in all.
+    """
+    network, tiling = load_model(weights), tiling or Tiling()
+    whole = TileModel(network, device=device, backend=backend, precision=precision)
+    models = {name(whole): whole}
+    for other_backend, other_precision in ways(whole.device):
+        model = TileModel(
+            network, device=str(whole.device), backend=other_backend, precision=other_precision
+        )
+        models.setdefault(name(model), model)
+    stand_in = TileModel(StandIn(), device=str(whole.device))
+    with TemporaryDirectory() as folder:
+        path = scene or write_scene(Path(folder) / "scene.tif", size)
+        request = Request(Path(folder) / "results", overwrite=True)
+        seconds = in_turns(
+            {
+                **{key: forward_pass(model, tiling.tile_size) for key, model in models.items()},
+                "pipeline": lambda: predict(path, stand_in, request, tiling),
+                "whole": lambda: predict(path, whole, request, tiling),
+            },
+            repeat,
+            progress,
+        )
+        width, height, seen = pixels_of(path, network.metadata.scale, tiling)
+    tile = tiling.tile_size**2 / 1e6
+    forward = {key: model.batch_size * tile / seconds[key] for key, model in models.items()}
+    mpx, chosen = width * height / 1e6, name(whole)
+    return Report(
+        machine=machine(whole.device),
+        device=str(whole.device),
+        threads=whole.threads,
+        torch=torch.__version__,
+        variant=network.metadata.variant,
+        tile_size=tiling.tile_size,
+        forward=forward,
+        scene=scene or "rendered",
+        width=width,
+        height=height,
+        pipeline=mpx / seconds["pipeline"],
+        chosen=chosen,
+        whole=mpx / seconds["whole"],
+        ratio=seconds["whole"] / (seen / 1e6 / forward[chosen]),
+    )
+
+
+def name(model: TileModel) -> str:
+    return f"{model.backend} {model.options['precision']}"
+
+
+def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
+    """Backends that are installed, with the precisions that they compute fast in on `device`."""
+    yield "torch", "float32"
+    if device.type == "cuda":
+        yield "torch", "float16"
+    if device.type == "cuda" or "AVX512" in torch.backends.cpu.get_cpu_capability():
+        yield "torch", "bfloat16"
+    if device.type == "cpu":
+        for backend, known in PRECISIONS.items():
+            for precision, dtype in DTYPES.items():
+                if dtype in known and not missing_packages(backend):
+                    yield backend, precision
+
+
+def forward_pass(model: TileModel, side: int) -> Callable[[], object]:
+    """A pass of one batch of noise, warmed up."""
+    shape = (model.batch_size, 3, side, side)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        return model.forward(x).cpu()  # waits for the device
+
+    run()
+    return run
+
+
+def in_turns(
+    tasks: Mapping[str, Callable[[], object]], repeat: int, progress: Callable[[int, int], None]
+) -> dict[str, float]:
+    """Median seconds of each task."""
+    seconds: dict[str, list[float]] = {key: [] for key in tasks}
+    for turn in range(repeat):
+        for i, (key, task) in enumerate(tasks.items(), start=1):
+            start = time.perf_counter()
+            task()
+            seconds[key].append(time.perf_counter() - start)
+            progress(turn * len(tasks) + i, repeat * len(tasks))
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def pixels_of(path: str, scale: float, tiling: Tiling) -> tuple[int, int, int]:
+    """Width and height of a scene, and the pixels that the model sees of it."""
+    scene = Scene.open(path)
+    width, height = scene.geobox.width, scene.geobox.height
+    box = View.of(scene, scale=scale).geobox
+    scene.close()
+    return width, height, Grid(box.width, box.height, tiling.tile_size, tiling.overlap).model_pixels
+
+
+def write_scene(path: Path, size: int) -> str:
+    """A rendered motif, repeated over `size` × `size` px; a tiled JPEG GeoTIFF."""
+    motif = render_scene(MOTIF, MOTIF, seed=1).image.transpose(2, 0, 1)
+    times = -(-size // MOTIF)
+    profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
+    profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512}
+    profile |= {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": 90}
+    profile |= {"crs": "EPSG:32633", "transform": from_origin(448_000, 5_412_000, 0.3, 0.3)}
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(np.tile(motif, (1, times, times))[:, :size, :size])
+    return str(path)
+
+
+def machine(device: torch.device) -> str:
+    """The name of what computes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

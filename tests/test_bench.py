@@ -1,0 +1,84 @@
+"""`geoseg bench` measures what it says."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+import pytest
+from click.testing import CliRunner
+
+from geoseg import bench
+from geoseg.bench import Report, in_turns, ways
+from geoseg.cli.main import main
+from geoseg.grid import Grid
+from geoseg.model.inference import choose_device
+from geoseg.request import Tiling
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "ways", lambda device: [("torch", "float32"), ("torch", "bfloat16")])
+        return bench.bench(device="cpu", size=160, tiling=Tiling(64, 32), repeat=1)
+
+
+def test_every_way_is_measured_and_the_ratio_follows(report):
+    assert list(report.forward) == ["torch float32", "torch bfloat16"]
+    assert report.chosen == "torch float32"
+    assert all(speed > 0 for speed in report.forward.values())
+    assert (report.width, report.height) == (160, 160)
+    assert report.pipeline > report.whole > 0
+    seen = Grid(160, 160, 64, 32).model_pixels
+    assert seen > 160 * 160
+    bare = seen / report.forward[report.chosen]
+    assert report.ratio == pytest.approx(160 * 160 / report.whole / bare)
+
+
+def test_the_command_prints_a_table_or_json(report, monkeypatch):
+    asked = {}
+
+    def measured(scene, **how):
+        asked.update(how, scene=scene)
+        return report
+
+    monkeypatch.setattr(bench, "bench", measured)
+    shown = CliRunner().invoke(main, ["bench", "--size", "96"], catch_exceptions=False)
+    assert asked["size"] == 96
+    assert asked["scene"] is None
+    assert f"{report.ratio:.2f} times as long" in shown.stdout
+    for way in report.forward:
+        assert way in shown.stdout
+    arguments = ["bench", "some.tif", "--json", "--backend", "openvino"]
+    told = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert (asked["scene"], asked["backend"]) == ("some.tif", "openvino")
+    assert json.loads(told.stdout) == asdict(report)
+
+
+def test_medians_in_turns():
+    order, calls = [], []
+
+    def task(name: str, *seconds: float):
+        waits = iter(seconds)
+
+        def run() -> None:
+            order.append(name)
+            time.sleep(next(waits))
+
+        return run
+
+    tasks = {"a": task("a", 0.0, 0.2, 0.05), "b": task("b", 0.0, 0.0, 0.0)}
+    found = in_turns(tasks, 3, lambda *done: calls.append(done))
+    assert order == ["a", "b"] * 3
+    assert 0.05 <= found["a"] < 0.2
+    assert found["b"] < 0.05
+    assert calls[-1] == (6, 6)
+
+
+def test_ways_are_those_that_are_installed(monkeypatch):
+    cpu = choose_device("cpu")
+    monkeypatch.setattr(bench, "missing_packages", lambda backend: ["onnx"])
+    assert {backend for backend, _ in ways(cpu)} == {"torch"}
+    monkeypatch.setattr(bench, "missing_packages", lambda backend: [])
+    assert {("openvino", "bfloat16"), ("onnxruntime", "float32")} <= set(ways(cpu))
