@@ -64,12 +64,21 @@ def test_logits_are_those_of_the_training_form(variant: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 31])
-def test_strips_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slabs_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively("T")
     x = pixels(2, 3, 128, 64)
     widest = 2 * 256 * 16 * 4  # bytes of a row of the first stage's MLP
-    monkeypatch.setattr("geoseg.model.fold.STRIP_BYTES", rows * widest)
+    monkeypatch.setattr("geoseg.model.fold.SLAB_BYTES", rows * widest)
     assert_equal_logits(model, fold(model), x)
+
+
+def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.fold.SLAB_BYTES", 1)
+    folded = fold(lively("T"))
+    program = torch.export.export(folded, (pixels(1, 3, 64, 64),))
+    convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)
+    modules = sum(isinstance(module, nn.Conv2d) for module in folded.modules())
+    assert convolutions == modules - 1  # one is a product with the bases
 
 
 def test_biases_of_old_jittor_weights_and_odd_sizes_and_batches() -> None:

@@ -10,8 +10,8 @@ Exact up to rounding, in evaluation mode:
 - The decoder's `ham_out` is linear and follows a low-rank map: it is applied to the bases, a few
   columns, instead of to the map.
 - What is not read again is overwritten.
-- On a CPU the MLPs run strip by strip: their maps, up to 8 times wider than the block's, then stay
-  in the cache and are not allocated anew, which takes two thirds of their time.
+- On a CPU the MLPs run slab by slab: their maps, up to 8 times wider than the block's, then stay
+  in the cache and need no fresh memory, which would take two thirds of their time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import MSCA, Block, Hamburger, HamHead, SegNeXt
 
-STRIP_BYTES = 4 * 2**20
-"""Of an MLP's wide map at once. Smaller strips compute more rows twice."""
+SLAB_BYTES = 4 * 2**20
+"""Of an MLP's wide map at once. Thinner slabs compute more rows twice."""
 
 
 @torch.no_grad()
@@ -106,18 +106,20 @@ class FoldedBlock(nn.Module):
         attended = self.proj_2(self.gate(F.gelu(self.proj_1(x))))
         # 1 + gain, in one step, would lose the gain in half precision.
         x = attended.addcmul_(x, self.gain.to(x.dtype)).add_(x)
-        height = x.shape[2]
-        rows = max(1, STRIP_BYTES * height // (x.nbytes * self.fc1.out_channels // x.shape[1]))
-        # A graph for a compiler is better left whole.
-        if x.device.type != "cpu" or rows >= height or torch.compiler.is_compiling():
-            return x.add_(self.fc2(F.gelu(self.dwconv(self.fc1(x)))))
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self.add_mlp_by_slabs(x)
+        return x.add_(self.fc2(F.gelu(self.dwconv(self.fc1(x)))))
+
+    def add_mlp_by_slabs(self, x: Tensor) -> Tensor:
+        height, wide_bytes = x.shape[2], x.nbytes // x.shape[1] * self.fc1.out_channels
+        rows = max(1, SLAB_BYTES * height // wide_bytes)
         out = torch.empty_like(x)
         for top in range(0, height, rows):
-            above = min(top, 1)  # rows around the strip, for the 3×3 convolution
+            slab, above = slice(top, top + rows), min(top, 1)
+            # The 3×3 convolution needs a row more on either side.
             hidden = self.dwconv(self.fc1(x[:, :, top - above : top + rows + 1]))
             hidden = F.gelu(hidden[:, :, above : above + rows])
-            strip = slice(top, top + rows)
-            torch.add(x[:, :, strip], self.fc2(hidden), out=out[:, :, strip])
+            torch.add(x[:, :, slab], self.fc2(hidden), out=out[:, :, slab])
         return out
 
 

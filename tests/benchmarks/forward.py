@@ -39,7 +39,7 @@ class Way:
     name: str
     folded: bool = True
     channels_last: bool = True
-    strips: bool = True
+    slabs: bool = True
     keep: bool = True
     """Whether freed memory is kept."""
     dtype: torch.dtype = torch.float32
@@ -51,10 +51,10 @@ WAYS = [
     Way("plain, NCHW", folded=False, channels_last=False, keep=False),
     Way("plain", folded=False, keep=False),
     Way("plain, bfloat16", folded=False, keep=False, dtype=torch.bfloat16),
-    Way("folded, NCHW", channels_last=False, strips=False, keep=False),
-    Way("folded", strips=False, keep=False),
-    Way("folded, memory kept", strips=False),
-    Way("folded, strips", keep=False),
+    Way("folded, NCHW", channels_last=False, slabs=False, keep=False),
+    Way("folded", slabs=False, keep=False),
+    Way("folded, memory kept", slabs=False),
+    Way("folded, slabs", keep=False),
     Way("geoseg float32"),
     Way("geoseg bfloat16", dtype=torch.bfloat16),
     Way("onnxruntime float32", backend="onnxruntime"),
@@ -76,8 +76,8 @@ def prepared(way: Way, variant: str) -> Callable[[Tensor], Tensor]:
         model.metadata = Metadata(variant, ISAID)
     if way.keep:
         keep_free_memory()
-    if not way.strips:
-        folding.STRIP_BYTES = 2**40
+    if not way.slabs:
+        folding.SLAB_BYTES = 2**40
     network = fold(model) if way.folded else model
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
