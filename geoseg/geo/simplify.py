@@ -82,7 +82,8 @@ def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
     points = cut.reshape(-1, 2).astype(np.int32)
     # Two cuts that meet halfway are one corner, and so are the two of a corner that stays.
     sizes = 2 * polygons.ring_sizes
-    kept = (points != points[following_corners(sizes)]).any(axis=1)
+    ahead = points[following_corners(sizes)]
+    kept = (points[:, 0] != ahead[:, 0]) | (points[:, 1] != ahead[:, 1])
     points, fixed = points[kept], np.repeat(outlines.fixed, 2)[kept]
     sizes = sum_runs(kept.astype(np.int64), sizes)
     # Cuts along one slope are none.
@@ -112,19 +113,17 @@ def _independent(polygons: Polygons) -> list[Ints]:
 def noded(polygons: Polygons) -> Polygons:
     """With a corner wherever another polygon's corner lies on an edge, as coverages need it."""
     start = polygons.corners.astype(np.int64)
-    end = start[following_corners(polygons.ring_sizes)]
-    upright = start[:, 0] == end[:, 0]
+    onward = following_corners(polygons.ring_sizes)
+    upright = start[:, 0] == start[onward, 0]
     sizes = np.empty(len(start), np.int64)
     # Keys sort corners along rows, or along columns; an edge passes those between its two ends.
     passed = []
     for edges, across, along in ((~upright, 1, 0), (upright, 0, 1)):
-        keys = np.sort((start[:, across] << 32) + start[:, along])
-        keys = keys[np.diff(keys, prepend=-1) != 0]
-        first = np.searchsorted(keys, (start[edges, across] << 32) + start[edges, along])
-        last = np.searchsorted(keys, (end[edges, across] << 32) + end[edges, along])
+        keys, _, place = np.unique((start[:, across] << 32) + start[:, along], True, True)
+        first, last = place[edges], place[onward[edges]]
         sizes[edges] = steps = abs(last - first)
-        onward = np.repeat(np.sign(last - first), steps)
-        found = keys[np.repeat(first, steps) + onward * spread(np.zeros_like(first), steps)]
+        ahead = np.repeat(np.sign(last - first), steps)
+        found = keys[np.repeat(first, steps) + ahead * spread(np.zeros_like(first), steps)]
         places = np.empty((len(found), 2), np.int32)
         places[:, across], places[:, along] = found >> 32, found & 0xFFFFFFFF
         passed.append(places)
