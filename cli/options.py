@@ -89,13 +89,20 @@ batch_size = click.option(
 )
 
 
+class Echo(logging.Handler):
+    """Writes the log as the commands write their own messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.capitalize()}: {record.getMessage()}", err=True)
+
+
 def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
     """-q and -v; the command receives `quiet`, the log is set up here."""
 
     def set_level(ctx: click.Context, param: click.Parameter, verbose: int) -> None:
-        level = logging.WARNING if verbose == 0 else logging.INFO if verbose == 1 else logging.DEBUG
-        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-        logging.getLogger("geoseg").setLevel(level)
+        logger = logging.getLogger("geoseg")
+        logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+        logger.handlers = [Echo()]
 
     quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
     verbose = click.option(

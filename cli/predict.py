@@ -185,7 +185,7 @@ def command(
             + ", ".join(failure["scene"] for failure in failures)
         )
     if damaged := sum(len(summary.damaged) for summary in summaries):
-        raise DamageError(f"{damaged} parts could not be read and were left as nodata")
+        raise DamageError(f"blocks that could not be read and were left as nodata: {damaged}")
 
 
 def refuse_equal_stems(scenes: tuple[str, ...]) -> None:

@@ -114,6 +114,7 @@ class Outputs:
         self.stem, self.paths = scene.stem, planned_paths(request, scene.stem)
         self.polygons: list[BlockPolygons] = []
         self.damaged: dict[Window, None] = {}
+        """Parts of the scene that could not be read, in the order of blocks."""
         self.valid_pixels = 0
         self.closing = ExitStack()
 
@@ -146,7 +147,7 @@ class Outputs:
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
         self.polygons.append(result.polygons)
-        self.damaged.update(dict.fromkeys(result.damaged))
+        self.damaged.update(dict.fromkeys(result.damaged))  # neighbours share some
         self.valid_pixels += int((result.class_ids != IGNORE).sum())
 
     def finish(self, clock: Clock, metadata: Mapping[str, str]) -> Written:

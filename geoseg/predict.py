@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,7 +84,7 @@ def predict(
             with Outputs(plan, model.metadata.classes, request) as outputs:
                 compute(plan, model, tiling, store, outputs, clock, progress)
                 if outputs.damaged and not request.keep_going:
-                    raise damage_error(scene.path, list(outputs.damaged))
+                    raise damage_error(scene.path, tuple(outputs.damaged))
                 written = outputs.finish(clock, description(scene.path, run))
     scene.close()
     return summarize(plan, written, clock, model, (reading, tiling, request))
@@ -113,12 +113,12 @@ def make_plan(
     )
 
 
-def damage_error(path: str, damaged: list[Window]) -> SceneError:
+def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
     shown = ", ".join(f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged[:5])
     more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
     return SceneError(
-        f"{path}: {len(damaged)} parts cannot be read: {shown}{more}; repair the file, or leave "
-        "them as nodata: --keep-going"
+        f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
+        "or leave them as nodata: --keep-going"
     )
 
 

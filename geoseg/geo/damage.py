@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,11 +13,13 @@ from geoseg.geo.bands import Bands
 from geoseg.geo.source import Source
 from geoseg.grid import Window
 
+_LOG = logging.getLogger("geoseg")
+
 
 def read_around_damage(
     source: Source, bands: Bands, window: Window
 ) -> tuple[NDArray, NDArray[np.bool_], tuple[Window, ...]]:
-    """Colours (3, H, W) and validity (H, W) under `window`, and what could not be read of it.
+    """Colours (3, H, W) and validity (H, W) under `window`, and the blocks that could not be read.
 
     The file is asked for each of its own blocks, the least that can be lost; those that cannot be
     read are not valid.
@@ -24,13 +27,16 @@ def read_around_damage(
     color = np.zeros((3, window.height, window.width), bands.dtype)
     valid = np.zeros((window.height, window.width), bool)
     damaged = []
-    for piece in _own_blocks(source, window):
+    for block in _own_blocks(source, window):
+        piece = block.intersection(window)
+        assert piece is not None
         rows, columns = piece.relative_to(window).slices
         try:
             with source.dataset(f"read {piece}") as dataset:
                 color[:, rows, columns], valid[rows, columns] = bands.read(dataset, piece)
-        except SceneError:
-            damaged.append(piece)
+        except SceneError as error:
+            _LOG.info("%s", error)
+            damaged.append(block)
     return color, valid, tuple(damaged)
 
 
@@ -58,11 +64,12 @@ def look_around_damage(
 
 
 def _own_blocks(source: Source, window: Window) -> Iterator[Window]:
-    """The file's blocks, as far as they lie under `window`."""
+    """The file's blocks that meet `window`."""
     with source.dataset() as dataset:
         height, width = dataset.block_shapes[0]
+        extent = Window(0, 0, dataset.width, dataset.height)
     for top in range(window.row_off // height * height, window.row_end, height):
         for left in range(window.col_off // width * width, window.col_end, width):
-            part = Window(left, top, width, height).intersection(window)
-            assert part is not None
-            yield part
+            block = Window(left, top, width, height).intersection(extent)
+            assert block is not None
+            yield block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +23,10 @@ from geoseg.errors import SceneError
 
 # A picture without a place on the ground is one of the things that a scene's notes say.
 warnings.filterwarnings("ignore", "Dataset has no geotransform")
+
+_CORRUPT = re.compile(r"JPEGLib:(Premature end|Corrupt JPEG data: (?!\d+ extraneous))")
+"""What libjpeg says, as a mere warning, before it fills a damaged block with nonsense. Bytes
+between two images do no harm, and some cameras write them."""
 
 _GDAL: dict[str, Any] = {
     # GDAL's own default is a share of the machine's memory, which grows with the machine.
@@ -42,6 +48,28 @@ _GDAL_REMOTE: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no guessing at sidecar files over the network
 }
 _FOLDERS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
+
+
+class _Complaints(logging.Handler):
+    """Catches what GDAL warns of; by thread, for each reads its own blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _CORRUPT.search(message := record.getMessage()):
+            self.local.last = message
+
+    def take(self) -> str | None:
+        """The last complaint, once."""
+        last: str | None = getattr(self.local, "last", None)
+        self.local.last = None
+        return last
+
+
+_COMPLAINTS = _Complaints()
+logging.getLogger("rasterio._err").addHandler(_COMPLAINTS)
 
 
 class Source:
@@ -78,18 +106,31 @@ class Source:
         """A handle for this thread, not to be kept. What GDAL raises comes out as SceneError,
         "cannot `doing`"."""
         settings = _GDAL | _GDAL_REMOTE if self.is_remote else _GDAL
+        local = self._local
         try:
             with self._turn, rasterio.Env(**settings):
-                if not hasattr(self._local, "handle"):
-                    self._local.handle = self._open()
-                yield self._local.handle
+                nested = getattr(local, "busy", False)
+                if not nested and getattr(local, "spoilt", False):
+                    self._discard(local.handle)
+                    del local.handle, local.spoilt
+                if not hasattr(local, "handle"):
+                    local.handle = self._open()
+                local.busy = True
+                _COMPLAINTS.take()
+                try:
+                    yield local.handle
+                finally:
+                    local.busy = nested
+                if complaint := _COMPLAINTS.take():
+                    local.spoilt = True  # its cache holds the nonsense, and would not warn again
+                    raise SceneError(f"{self.path}: cannot {doing}: {complaint}")
         except (RasterioError, CPLE_BaseError) as error:
             reason = str(error.__cause__ or error)
             raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
 
     def _open(self) -> DatasetReader:
         handle = rasterio.open(self.path)
-        self._keep(handle)
+        opened = [handle]
         points, crs = handle.gcps
         if points and crs is not None and handle.transform.is_identity:
             # Ground control points only: the north-up grid that GDAL derives becomes the scene's.
@@ -97,12 +138,19 @@ class Source:
             handle = WarpedVRT(
                 handle, src_crs=crs, crs=crs, resampling=Resampling.bilinear, **opaque
             )
-            self._keep(handle)
+            opened.append(handle)
+        with self._lock:
+            self._handles += opened
         return handle
 
-    def _keep(self, handle: DatasetReader) -> None:
+    def _discard(self, handle: DatasetReader) -> None:
+        """Close a handle; a warped view closes before the file under it, opened just before."""
         with self._lock:
-            self._handles.append(handle)
+            last = self._handles.index(handle)
+            first = last - isinstance(handle, WarpedVRT)
+            for spoilt in reversed(self._handles[first : last + 1]):
+                spoilt.close()
+            del self._handles[first : last + 1]
 
     def close(self) -> None:
         """Close every thread's handle. Call when no thread reads any more."""
