@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -252,8 +252,8 @@ def build_graph(
                 graph[pieces[-1]] = (halo, key("infer", source), cells)
         inferred = key("infer", i)
         graph[key("decode", i)] = (decode_block, plan_key, i, order.blocks[i], inferred, pieces)
-    for before, i in pairwise([None, *wanted]):
-        after = [] if before is None else [key("done", before)]
+    for k, i in enumerate(wanted):
+        after = [key("done", wanted[k - 1])] if k else []
         graph[key("done", i)] = (finish, key("decode", i), *after)
     decoded, done = ([key(name, i) for i in wanted] for name in ("decode", "done"))
     return graph, decoded, done
