@@ -222,6 +222,23 @@ def test_crops_of_one_class_only_are_drawn_again(folder, tmp_path):
     assert dominated(recipe) < 0.75 * dominated(free)
 
 
+def test_class_weights_say_what_crops_show(folder, tmp_path):
+    """With all other weights at 0, every crop on an object shows the one class."""
+    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    wanted = int(np.argmax(counts[:, 1:].sum(axis=0))) + 1
+    weights = {item.name: float(item.id == wanted) for item in ISAID}
+    changes = {"data.rendered_share": 0.0, "data.object_share": 1.0}
+    recipe = load_recipe(
+        small_recipe(folder, tmp_path / "r.yaml"), **changes, **{"data.class_weights": weights}
+    )
+    crops = Crops(recipe, items, counts, Metadata("T", ISAID))
+    shown = [(crops[(i, recipe.stages[0])]["mask"] == wanted).any() for i in range(20)]
+    assert np.mean(shown) > 0.9
+    wrong = replace(recipe, data=replace(recipe.data, class_weights={"cars": 2.0}))
+    with pytest.raises(DataError, match="names 'cars'"):
+        Crops(wrong, items, counts, Metadata("T", ISAID))
+
+
 def test_classes_and_groups_must_be_those_of_the_data(folder, tmp_path):
     items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
     path = small_recipe(folder, tmp_path / "r.yaml")

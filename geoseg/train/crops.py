@@ -93,6 +93,13 @@ class Crops(Dataset[dict[str, Tensor]]):
         # The fourth root lifts rare classes without drowning the run in their few images.
         odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
         odds[0] = 0
+        number = {item.name: item.id for item in metadata.classes}
+        for name, weight in recipe.data.class_weights.items():
+            if name not in number:
+                raise DataError(
+                    f"data.class_weights names {name!r}; the classes are {', '.join(number)}"
+                )
+            odds[number[name]] *= weight
         self.class_odds = normalised(odds)
         self.item_odds = normalised(weights * counts.sum(axis=1) ** 0.5)
         self.item_odds_of_class = [normalised(weights * column**0.5) for column in counts.T]

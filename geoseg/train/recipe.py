@@ -72,6 +72,9 @@ class DataOptions:
     """Per group of `split.csv`; a group not named here is complete."""
     object_share: float = 0.5
     """Share of the crops that are centred near a pixel of a drawn class."""
+    class_weights: dict[str, float] = field(default_factory=dict)
+    """By class name: how often crops are centred on it, relative to what its pixels suggest; 1
+    for a class not named here."""
     rendered_share: float = 0.0
     """Share of the crops that come from rendered scenes; these have iSAID's classes."""
     max_class_share: float = 1.0
@@ -82,6 +85,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         for name in ("object_share", "rendered_share", "max_class_share"):
             check_share(f"data.{name}", getattr(self, name))
+        for name, weight in self.class_weights.items():
+            check(f"data.class_weights.{name}", weight, weight >= 0, "0 or more")
         check("data.workers", self.workers, self.workers >= 0, "0 or more")
 
 
