@@ -19,6 +19,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.styles import TABLE, qml
+from geoseg.whole import put_in_place
 
 _GREY = (128, 128, 128)
 
@@ -128,7 +129,7 @@ class Layers:
                         self._write_nothing()
                     colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
                     _add_styles(self._partial, colors)
-                    self._partial.replace(self.path)
+                    put_in_place(self._partial, self.path)
             finally:
                 self._partial.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from rasterio.vrt import WarpedVRT
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.bands import choose_bands
 from geoseg.geo.source import Source
+from geoseg.whole import put_in_place
 
 _GDAL_TYPES = {
     "uint8": "Byte",
@@ -89,7 +90,7 @@ def write_mosaic(paths: Sequence[str], target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         ElementTree(vrt).write(temporary, encoding="utf-8")
-        temporary.replace(target)
+        put_in_place(temporary, target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
 

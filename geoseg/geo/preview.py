@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from geoseg.classes import LabelClass
 from geoseg.geo.scene import Scene
 from geoseg.hues import hue
+from geoseg.whole import put_in_place
 
 SIDE = 1600
 """Longest side of the view, px."""
@@ -51,7 +52,7 @@ def write_preview(
     ]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
     beside_legend(view, entries).save(temporary)
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def beside_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:

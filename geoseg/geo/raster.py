@@ -20,6 +20,7 @@ from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
 from geoseg.grid import Window
+from geoseg.whole import put_in_place
 
 _FAILURES = (RasterioError, OSError, CPLE_BaseError)
 """rasterio lets GDAL's own errors through when it copies."""
@@ -114,7 +115,7 @@ class RasterWriter:
                 self._verify(self._working)
                 rasterio.shutil.copy(self._working, self._complete, **_FINAL)
                 self._verify(self._complete)
-                self._complete.replace(self.path)
+                put_in_place(self._complete, self.path)
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:

@@ -19,6 +19,7 @@ from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
 from geoseg.model.registry import find_public
 from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.whole import put_in_place
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -106,7 +107,7 @@ def save_checkpoint(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata.to_header())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except (SafetensorError, OSError) as error:
         raise OutputError(f"cannot write {path}: {error}") from None
     finally:
