@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.classes import IGNORE
+from geoseg.geo.edges import connected
 from geoseg.geo.flat import PROBABILITY_UNIT, Polygons, spread
 from geoseg.geo.rings import Corners, trace
 from geoseg.grid import Window
 
 Ints = NDArray[np.integer]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +61,28 @@ def polygonize(
     lone = np.zeros((2, 0), np.int64)
     if fill and min_pixels > 1:
         class_ids, lone = _without_lone_pixels(class_ids)
-        lone = lone[:, ~np.isin(class_ids[lone[0], lone[1]], [*skip, IGNORE])]
     found = trace(class_ids, skip)
+    lone = lone[:, found.has_class(*lone)]
     rings = _Rings.of(found)
     x, y = found.x, found.y
 
     # What is inside each polygon, but for pixels that were filled.
-    filled = rings.polygon_at(*lone)
+    host = rings.polygon_at(*lone)
     pixels = _sums(rings.polygon, rings.area, len(rings.shells))
-    pixels -= np.bincount(filled, minlength=len(pixels))
+    pixels -= np.bincount(host, minlength=len(pixels))
     probability = None
     if confidence is not None:
         accumulated = found.sign * _accumulate(confidence)[y, x]
         probability = _sums(rings.polygon[rings.ring], accumulated, len(pixels))
-        np.subtract.at(probability, filled, _units(confidence[lone[0], lone[1]]))
+        np.subtract.at(probability, host, _units(confidence[lone[0], lone[1]]))
 
     border = (x == 0) | (y == 0) | (x == class_ids.shape[1]) | (y == class_ids.shape[0])
     is_open = np.bincount(rings.polygon[rings.ring], border, len(pixels)) > 0
     alive = is_open | (pixels >= min_pixels)
     kept = np.ones(len(rings.heads), bool)
     if fill:
-        alive |= ~rings.are_doomed(~alive, min_pixels)
+        filled = rings.inside_filled(min_pixels)
+        alive |= ~(filled | rings.forsaken(~alive & ~filled))
         kept = (rings.area > 0) | (rings.area <= -min_pixels)
     corners, ring_sizes, ring_counts = rings.laid_out(kept & alive[rings.polygon])
     every = Polygons(
@@ -122,37 +124,43 @@ class _Rings:
         """(n,) polygons of pixels that have one."""
         return _numbered(self.found.component, self.found.component_at(y, x))[1]
 
-    def are_doomed(self, small: NDArray[np.bool_], min_pixels: float) -> NDArray[np.bool_]:
-        """(P,) those of (P,) `small` polygons that vanish in a sieve, seen from here.
+    def inside_filled(self, min_pixels: float) -> Bools:
+        """(P,) those in holes which a sieve fills, whatever else is there."""
+        y, x = self.found.y[self.shells], self.found.x[self.shells] - 1
+        inner = np.flatnonzero(self.found.has_class(y, x))
+        ring = self.ring[self.found.edges.ending(y[inner], x[inner])]
+        # Left of the first pixel is the rim of the hole, or a neighbour in it whose first pixel
+        # came earlier; so following these comes to an end.
+        owner, filled = np.arange(len(self.shells)), np.zeros(len(self.shells), bool)
+        owner[inner] = np.where(self.area[ring] > 0, self.polygon[ring], inner)
+        filled[inner] = (self.area[ring] < 0) & (self.area[ring] > -min_pixels)
+        while not np.array_equal(owner, owner[owner]):
+            owner = owner[owner]
+        return filled[owner]
 
-        They are all there is in a hole which will be filled, or they touch no other polygon.
-        """
-        found, stride = self.found, self.found.edges.stride
-        shell, place = self.area > 0, found.y[self.heads] * np.int64(stride) + found.x[self.heads]
-        # A hole and the shell that fills it begin at one place.
-        alike = (place[1:] == place[:-1]) & (self.area[1:] == -self.area[:-1])
-        alike &= abs(self.area[1:]) < min_pixels
-        filling = (np.append(alike, False) | np.append(False, alike)) & shell
-        doomed = np.zeros(len(small), bool)
-        doomed[self.polygon[filling]] = True
+    def forsaken(self, asked: Bools) -> Bools:
+        """(P,) those of (P,) polygons asked for that touch no others, even through each other."""
+        p, y, x = self.neighbours(asked)
+        touched = self.found.has_class(y, x)
+        p, q = p[touched], self.polygon_at(y[touched], x[touched])
+        group = connected(len(asked), np.stack([p, q])[:, asked[q]])
+        saved = np.zeros(len(asked), bool)
+        saved[group[p[~asked[q]]]] = True
+        return asked & ~saved[group]
 
-        asked = np.flatnonzero(shell & small[self.polygon] & ~filling)
-        number = np.full(len(shell), -1)
-        number[asked] = np.arange(len(asked))
-        corner = np.flatnonzero(number[self.ring] >= 0)
-        mine = number[self.ring[corner]]
-        top, left = found.y[self.heads[asked]].astype(np.int64), np.full(len(asked), stride)
-        bottom, right = top.copy(), np.zeros(len(asked), np.int64)
-        np.maximum.at(bottom, mine, found.y[corner])
-        np.minimum.at(left, mine, found.x[corner])
-        np.maximum.at(right, mine, found.x[corner])
-        rows = bottom - top + 1
-        which, line = np.repeat(np.arange(len(asked)), rows), spread(top, rows) * stride
-        first = np.searchsorted(found.contacts, line + left[which])
-        last = np.searchsorted(found.contacts, line + right[which], "right")
-        alone = np.bincount(which, last > first, len(asked)) == 0
-        doomed[self.polygon[asked[alone]]] = True
-        return doomed & small
+    def neighbours(self, asked: Bools) -> tuple[Ints, Ints, Ints]:
+        """Polygon, row and column for every pixel that borders on one of the polygons asked for."""
+        found = self.found
+        start = np.flatnonzero(asked[self.polygon[self.ring]])
+        end = found.following[start]
+        (x0, y0), (x1, y1) = ((found.x[corner], found.y[corner]) for corner in (start, end))
+        # The polygon is on the right: below an edge to the right, and right of an edge upwards.
+        top, left = np.minimum(y0, y1) - (x1 > x0), np.minimum(x0, x1) - (y1 < y0)
+        length = abs(x1 - x0) + abs(y1 - y0)
+        edge, step = np.repeat(np.arange(len(start)), length), spread(np.zeros_like(length), length)
+        upright = (x0 == x1)[edge]
+        polygon = self.polygon[self.ring[start]][edge]
+        return polygon, top[edge] + step * upright, left[edge] + step * ~upright
 
     def laid_out(
         self, kept: NDArray[np.bool_]
@@ -174,19 +182,18 @@ class _Rings:
 def _without_lone_pixels(
     class_ids: NDArray[np.uint8],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels whose eight neighbours are all of one other class take that class.
+    """Pixels in the midst of one other region take its class.
 
-    Returns the result and (2, n) their rows and columns.
+    Their four sides have one class, and so have three corners at least, which connect the sides.
+    Returns the result and (2, n) the pixels' rows and columns.
     """
     inner, left, above = class_ids[1:-1, 1:-1], class_ids[1:-1, :-2], class_ids[:-2, 1:-1]
     places = np.flatnonzero((inner != left) & (inner != above))
     y, x = np.divmod(places, max(inner.shape[1], 1))
-    around = class_ids[y, x]
-    alike = np.ones(len(y), bool)
-    for down in range(3):
-        for right in range(3):
-            if (down, right) != (1, 1):
-                alike &= class_ids[y + down, x + right] == around
+    around = class_ids[y, x + 1]
+    sides = [class_ids[y + down, x + right] == around for down, right in ((1, 0), (1, 2), (2, 1))]
+    corners = [class_ids[y + down, x + right] == around for down in (0, 2) for right in (0, 2)]
+    alike = np.all(sides, axis=0) & (np.sum(corners, axis=0) >= 3)
     if not alike.any():
         return class_ids, np.zeros((2, 0), np.int64)
     y, x = y[alike] + 1, x[alike] + 1

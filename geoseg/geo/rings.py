@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from geoseg.classes import IGNORE
 
 Ints = NDArray[np.integer]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,19 @@ class Corners:
     """(N,) steps along the ring from its head."""
     component: Ints
     """(N,) number of the first corner around the same 4-connected pixels."""
-    edges: LeftEdges
-    contacts: Ints
-    """Corners of the grid, as places in an array of W + 2 columns, where sides of two different
-    classes meet, neither of them IGNORE; sorted."""
+    following: Ints
+    """(N,) number of the next corner on the ring."""
+    edges: Uprights
+    padded: NDArray[np.uint8]
+    """(H + 2, W + 2) classes in a frame; IGNORE where there is none."""
+
+    def has_class(self, y: Ints, x: Ints) -> Bools:
+        """Of pixels, which may lie next to the raster."""
+        return self.padded[y + 1, x + 1] != IGNORE
 
     def component_at(self, y: Ints, x: Ints) -> Ints:
         """(n,) component of pixels, none of which is IGNORE."""
-        return self.component[self.edges.above(y, x)]
+        return self.component[self.edges.beginning(y, x)]
 
     @property
     def sign(self) -> Ints:
@@ -51,24 +57,41 @@ class Corners:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftEdges:
-    """Edges that have the pixels of their outline on the right, where runs of pixels begin."""
+class Uprights:
+    """Edges along columns, by the pixels that they are sides of."""
 
     breaks: Ints
     """Where neighbours in a row differ: places in an array of `stride` columns, sorted."""
     stride: int
     tops: Ints
-    """Corners at the upper ends of the edges, by column and row."""
-    keys: Ints
+    """Corners where edges that are left sides end, by column and row."""
+    top_keys: Ints
     """column · HEIGHT + row of the tops."""
+    bottoms: Ints
+    """Corners where edges that are right sides end, by column and row."""
+    bottom_keys: Ints
 
     HEIGHT: ClassVar[int] = 2**20
 
-    def above(self, y: Ints, x: Ints) -> Ints:
-        """The corner atop the edge where each pixel's run of equal pixels begins."""
+    @classmethod
+    def of(
+        cls, x: Ints, y: Ints, arriving: Ints, by_column: Ints, across: Bools, stride: int
+    ) -> Uprights:
+        keys = x * np.int64(cls.HEIGHT) + y
+        tops, bottoms = (by_column[arriving[by_column] == direction] for direction in (3, 1))
+        return cls(np.flatnonzero(across), stride, tops, keys[tops], bottoms, keys[bottoms])
+
+    def beginning(self, y: Ints, x: Ints) -> Ints:
+        """The corner at the end of the left side of each pixel's run of equal pixels."""
         place = (y + 1) * np.int64(self.stride) + x
         column = self.breaks[np.searchsorted(self.breaks, place, "right") - 1] % self.stride
-        return self.tops[np.searchsorted(self.keys, column * self.HEIGHT + y, "right") - 1]
+        key = column * self.HEIGHT + y
+        return self.tops[np.searchsorted(self.top_keys, key, "right") - 1]
+
+    def ending(self, y: Ints, x: Ints) -> Ints:
+        """The corner at the end of the right side of each pixel, which differs from the next."""
+        key = (x + 1) * np.int64(self.HEIGHT) + y
+        return self.bottoms[np.searchsorted(self.bottom_keys, key, "right")]
 
 
 def _sign(direction: Ints) -> Ints:
@@ -102,8 +125,6 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
     wanted = np.stack([sw, nw, ne, se]) != IGNORE
     rightward = np.roll(edges, -1, axis=0)
     arrives = np.roll(edges, -2, axis=0) & (rightward | ~edges) & wanted
-    # The edge to the right of travel has this pixel on one side, and the one before on the other.
-    touches = (rightward & wanted & np.roll(wanted, 1, axis=0)).any(axis=0)
     nodes = np.flatnonzero(arrives.T)
     arriving = (nodes % 4).astype(np.int8)
     # Turning right wherever possible stays with the same pixel: 4-connected.
@@ -121,11 +142,8 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
             following[starts] = line[arriving[line] == direction]
 
     head, rank = cycles(following)
-    tops = by_column[arriving[by_column] == 3]
-    left_edges = LeftEdges(
-        np.flatnonzero(across), stride, tops, x[tops] * np.int64(LeftEdges.HEIGHT) + y[tops]
-    )
-    component = _components(x, y, arriving, head, left_edges)
+    uprights = Uprights.of(x, y, arriving, by_column, across, stride)
+    component = _components(x, y, arriving, head, uprights)
     pinched = _split_pinches(nodes, edges, component, following)
     if len(pinched):
         hit = np.zeros(len(head), bool)
@@ -135,17 +153,17 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
         number[again] = np.arange(len(again))
         local, rank[again] = cycles(number[following[again]])
         head[again] = again[local]
-    return Corners(x, y, arriving, head, rank, component, left_edges, points[touches])
+    return Corners(x, y, arriving, head, rank, component, following, uprights, padded)
 
 
-def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: LeftEdges) -> Ints:
+def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: Uprights) -> Ints:
     """Holes join the ring that lies left of them, until that is a shell."""
     area = np.bincount(head, _sign(arriving) * x * y, len(head))
     owner = np.arange(len(head))
     holes = np.flatnonzero(area < 0)
     # The pixel left of a hole's first corner is its region's. The ring of the edge where that
     # pixel's run begins reaches further left than the hole, so following it comes to an end.
-    owner[holes] = head[edges.above(y[holes], x[holes] - 1)]
+    owner[holes] = head[edges.beginning(y[holes], x[holes] - 1)]
     while not np.array_equal(owner, owner[owner]):
         owner = owner[owner]
     return owner[head]
