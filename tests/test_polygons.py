@@ -16,8 +16,11 @@ from shapely.affinity import rotate, scale, translate
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
+from geoseg.geo import groups
+from geoseg.geo.finish import finished
 from geoseg.geo.flat import Polygons
-from geoseg.geo.polygons import polygonize
+from geoseg.geo.groups import independent
+from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.seams import merge
 from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import noded, thinned
@@ -86,6 +89,16 @@ def chunked(
     confidence: NDArray[np.float32] | None = None,
     **specks: float,
 ) -> Polygons:
+    return merge(blocks_of(class_ids, block, skip, confidence, **specks))
+
+
+def blocks_of(
+    class_ids: ClassMap,
+    block: tuple[int, int],
+    skip: tuple[int, ...],
+    confidence: NDArray[np.float32] | None = None,
+    **specks: float,
+) -> list[BlockPolygons]:
     blocks = []
     for top in range(0, class_ids.shape[0], block[0]):
         for left in range(0, class_ids.shape[1], block[1]):
@@ -100,7 +113,7 @@ def chunked(
                     **specks,
                 )
             )
-    return merge(blocks[::-1])
+    return blocks[::-1]
 
 
 def assert_same(one: Polygons, other: Polygons) -> None:
@@ -274,3 +287,34 @@ def test_specks_at_the_edge_of_nothing_vanish():
     sieved = sieve(whole(class_ids, (0,)), 4)
     np.testing.assert_array_equal(sieved.class_id, [1])
     np.testing.assert_array_equal(sieved.pixels, [16])
+
+
+@settings(max_examples=100, deadline=None)
+@given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 1.5]))
+def test_finished_in_groups_is_finished_as_a_whole(
+    class_ids, block, skip, min_pixels, fill, tolerance
+):
+    specks = {"min_pixels": min_pixels, "fill": fill}
+    expected = thinned(sieve(whole(class_ids, skip), **specks), tolerance)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "_GROUP", 1)
+        patch.setattr(groups, "_PIECE", 3)
+        found = finished(blocks_of(class_ids, block, skip, **specks), **specks, tolerance=tolerance)
+    assert_same(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(class_maps(), st.sampled_from([0, 1, 3]))
+def test_groups_lie_apart(class_ids, distance):
+    class_ids = np.pad(np.where(class_ids == 1, 1, 0).astype(np.uint8), 8)
+    class_ids[:3, :3] = 1
+    polygons = whole(class_ids, (0,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "_GROUP", 1)
+        patch.setattr(groups, "_PIECE", 2)
+        parts = independent(polygons, distance)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(polygons)))
+    assert len(parts) > 1 or len(polygons) == 1
+    outlines = [shapely.union_all(shapely.boundary(polygons.geometry[part])) for part in parts]
+    for number, outline in enumerate(outlines):
+        assert (shapely.distance(outline, outlines[:number]) > distance).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import geopandas
 import numpy as np
 import pandas as pd
@@ -9,9 +11,42 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
-from geoseg.geo.flat import Polygons
+from geoseg.geo.flat import Polygons, sum_runs
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.measure import measure
+
+_BATCH = 500_000
+"""Corners that exist as geometry at a time."""
+
+
+def tables(
+    polygons: Polygons,
+    geobox: GeoBox,
+    classes: tuple[LabelClass, ...],
+    apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
+) -> Iterable[geopandas.GeoDataFrame]:
+    """Tables of bounded size, each of one class, from that with the largest objects on.
+
+    Together they are what `features` makes of the polygons' own geometry.
+
+    Args:
+        apply: `map`, or one that uses threads and is not far ahead of who asks for the tables.
+    """
+
+    def table(places: NDArray[np.intp]) -> geopandas.GeoDataFrame:
+        batch = polygons.take(places)
+        frame = features(batch, batch.geometry, geobox, classes)
+        return frame.assign(object_id=places + 1)
+
+    ids = np.unique(polygons.class_id)
+    sizes = [np.median(polygons.pixels[polygons.class_id == value]) for value in ids]
+    corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
+    batches = []
+    for value in ids[np.argsort(sizes, kind="stable")[::-1]]:
+        members = np.flatnonzero(polygons.class_id == value)
+        batch = np.cumsum(corners[members]) // _BATCH
+        batches += np.split(members, np.flatnonzero(np.diff(batch)) + 1)
+    return apply(table, batches)
 
 
 def features(

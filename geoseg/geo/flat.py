@@ -57,6 +57,11 @@ class Polygons:
         return np.cumsum(self.ring_counts) - self.ring_counts
 
     @property
+    def first_corners(self) -> NDArray[np.int32]:
+        """(P, 2) x and y of the upper left corner of each polygon's first pixel."""
+        return self.corners[self.ring_starts[self.shells]]
+
+    @property
     def ring_areas(self) -> NDArray[np.int64]:
         """(R,) pixels inside each ring, those of holes negative."""
         x, y = self.corners.astype(np.int64).T
@@ -111,14 +116,10 @@ class Polygons:
             probability=None if self.probability is None else self.probability[order],
         )
 
-    def without_specks(self, min_pixels: float) -> Polygons:
-        """Without polygons of fewer pixels, and with holes of fewer pixels filled."""
-        return self.select(self.pixels >= min_pixels, abs(self.ring_areas) >= min_pixels)
-
     def in_order(self) -> Polygons:
         """Sorted by their first pixels."""
-        first = self.corners[self.ring_starts[self.shells]]
-        return self.take(np.lexsort((first[:, 0], first[:, 1])))
+        x, y = self.first_corners.T
+        return self.take(np.lexsort((x, y)))
 
     def added_up(self, group: NDArray[np.integer]) -> Polygons:
         """With the sums over all polygons of a group at the place that is its number."""

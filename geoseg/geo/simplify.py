@@ -6,21 +6,13 @@ any are removed. Both happens on a grid of half pixels, without rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
-from geoseg.geo.edges import connected
 from geoseg.geo.flat import Polygons, following_corners, spread, sum_runs
 from geoseg.geo.outlines import Outlines
-
-Ints = NDArray[np.int64]
-
-_GROUP = 100_000
-"""Corners that are worth a turn: enough for arrays to pay, few enough for the processor's cache."""
 
 
 def simplify(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> NDArray[np.object_]:
@@ -28,13 +20,7 @@ def simplify(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> ND
     return thinned(polygons, tolerance, smooth=smooth).geometry
 
 
-def thinned(
-    polygons: Polygons,
-    tolerance: float,
-    *,
-    smooth: bool = True,
-    apply: Callable[..., Iterable[Polygons]] = map,
-) -> Polygons:
+def thinned(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Polygons:
     """Outlines that follow the original ones with fewer corners.
 
     Corners where three outlines meet stay. No outline is moved across a corner of another one, so
@@ -44,16 +30,9 @@ def thinned(
         tolerance: how far a corner may lie from the outline that it no longer is part of, px;
             0 leaves the outlines as they are.
         smooth: cut corners first, by half of their edges and at most a pixel.
-        apply: the `map` of a pool of threads, to share the work.
     """
     if tolerance <= 0 or len(polygons) == 0:
         return polygons
-    groups = _independent(polygons)
-    parts = apply(lambda members: _thinned(polygons.take(members), tolerance, smooth), groups)
-    return Polygons.concatenate(parts).take(np.argsort(np.concatenate(groups)))
-
-
-def _thinned(polygons: Polygons, tolerance: float, smooth: bool) -> Polygons:
     polygons = noded(polygons)
     outlines = Outlines.of(polygons)
     if smooth:
@@ -66,6 +45,15 @@ def _thinned(polygons: Polygons, tolerance: float, smooth: bool) -> Polygons:
         corners=polygons.corners[kept],
         ring_sizes=sum_runs(kept.astype(np.int64), polygons.ring_sizes),
     )
+
+
+def reach(tolerance: float) -> float:
+    """Pixels between outlines beyond which they do not see each other in `thinned`.
+
+    Smoothing moves an outline by at most a pixel. What lies between a corner that goes and the
+    new edge is within the tolerance of that edge, and this within it of the outline.
+    """
+    return 2 * tolerance + 2
 
 
 def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
@@ -97,17 +85,6 @@ def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
         ring_sizes=sum_runs(kept.astype(np.int64), sizes),
         steps=2 * polygons.steps,
     )
-
-
-def _independent(polygons: Polygons) -> list[Ints]:
-    """Polygons in groups whose boxes do not meet, so that none can stand in another's way."""
-    boxes = polygons.boxes
-    cluster = connected(len(polygons), shapely.STRtree(boxes).query(boxes))
-    corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
-    before = np.cumsum(np.bincount(cluster, corners, len(polygons)))
-    group = (before // _GROUP)[cluster]
-    order = np.argsort(group, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def noded(polygons: Polygons) -> Polygons:

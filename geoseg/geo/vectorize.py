@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections import deque
@@ -11,24 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
-
-import numpy as np
-from geopandas import GeoDataFrame
-from numpy.typing import NDArray
 
 from geoseg import __version__
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError, OutputError
 from geoseg.geo.class_raster import ClassRaster
-from geoseg.geo.features import features
-from geoseg.geo.flat import Polygons
+from geoseg.geo.features import tables
+from geoseg.geo.finish import finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.polygons import BlockPolygons, polygonize
-from geoseg.geo.seams import merge
-from geoseg.geo.sieve import sieve
-from geoseg.geo.simplify import thinned
 from geoseg.grid import Window
 
 BLOCK = 2048
@@ -39,9 +32,6 @@ SPECK = 9.0
 """Smaller regions are specks, by default: pixels."""
 T = TypeVar("T")
 R = TypeVar("R")
-
-BATCH = 50_000
-"""Polygons that exist as geometry at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +105,23 @@ def vectorize(
         "specks": "fill" if fill else "drop",
     }
     with closing(raster.source), ThreadPoolExecutor(threads) as pool:
-        polygons = merge(_blocks(raster, min_pixels, fill, pool, progress))
-        polygons = thinned(
-            sieve(polygons, min_pixels, fill=fill), tolerance, smooth=smooth, apply=pool.map
+        polygons = finished(
+            _blocks(raster, min_pixels, fill, pool, progress),
+            min_pixels=min_pixels,
+            fill=fill,
+            tolerance=tolerance,
+            smooth=smooth,
+            apply=pool.map,
         )
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        counts = _write(output, polygons, raster, pool, metadata)
+        with Layers(output, raster.classes, metadata) as layers:
+            for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
+                layers.append(table)
     return Vectorized(
         output=output,
         width=geobox.width,
         height=geobox.height,
-        features=counts,
+        features=layers.counts,
         tolerance=tolerance,
         min_pixels=min_pixels,
         seconds=time.perf_counter() - start,
@@ -155,34 +151,6 @@ def _blocks(
         done += block.window.width * block.window.height
         progress(done, extent.width * extent.height)
         yield block
-
-
-def _write(
-    output: Path,
-    polygons: Polygons,
-    raster: ClassRaster,
-    pool: ThreadPoolExecutor,
-    metadata: dict[str, str],
-) -> dict[str, int]:
-    """A batch of each class after the other: measured on all threads, written by this one."""
-
-    def table(places: NDArray[np.integer]) -> GeoDataFrame:
-        batch = polygons.take(places)
-        frame = features(batch, batch.geometry, raster.geobox, raster.classes)
-        return frame.assign(object_id=places + 1)
-
-    ids = np.unique(polygons.class_id)
-    sizes = [np.median(polygons.pixels[polygons.class_id == value]) for value in ids]
-    batches = [
-        batch
-        for value in ids[np.argsort(sizes, kind="stable")[::-1]]
-        for members in [np.flatnonzero(polygons.class_id == value)]
-        for batch in np.array_split(members, math.ceil(len(members) / BATCH))
-    ]
-    with Layers(output, raster.classes, metadata) as layers:
-        for frame in _ahead(pool, table, batches):
-            layers.append(frame)
-        return layers.counts
 
 
 def _ahead(
