@@ -84,7 +84,7 @@ def command(
     Writes a GeoPackage with a layer per class, in the classes' colours. Lengths and areas are in
     metres, or in pixels where the raster has no place on the ground.
     """
-    from geoseg.geo.class_raster import read_classes
+    from geoseg.geo.legend import read_classes
     from geoseg.geo.vectorize import vectorize
 
     with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:

@@ -24,11 +24,12 @@ from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo import vectorize as engine
-from geoseg.geo.class_raster import ClassRaster, read_classes
+from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.export import FORMATS, export, shapefile_size
 from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers, write_layers
+from geoseg.geo.legend import read_classes
 from geoseg.geo.measure import measure
 from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster import RasterWriter
@@ -242,6 +243,65 @@ def test_a_raster_of_nothing_gives_a_geopackage_of_nothing(tmp_path):
     done = vectorize(raster, tmp_path / "map.gpkg")
     assert done.features == {}
     assert len(read_layers(tmp_path / "map.gpkg")) == 0
+
+
+PAM = """<PAMDataset><PAMRasterBand band="1">
+<CategoryNames><Category></Category><Category>one</Category></CategoryNames>
+<GDALRasterAttributeTable tableType="thematic">
+{fields}{rows}
+</GDALRasterAttributeTable></PAMRasterBand></PAMDataset>"""
+
+
+def attribute_table(fields: list[tuple[str, int, int]], rows: list[tuple]) -> str:
+    """As GDAL writes it; fields are (name, type, usage)."""
+    return PAM.format(
+        fields="".join(
+            f'<FieldDefn index="{i}"><Name>{name}</Name><Type>{kind}</Type><Usage>{usage}</Usage>'
+            "</FieldDefn>"
+            for i, (name, kind, usage) in enumerate(fields)
+        ),
+        rows="".join(
+            f'<Row index="{i}">{"".join(f"<F>{cell}</F>" for cell in row)}</Row>'
+            for i, row in enumerate(rows)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows", "expected"),
+    [
+        (  # what gdal_translate and QGIS leave
+            [("VALUE", 0, 5), ("Class", 2, 2), ("R", 0, 6), ("G", 0, 7), ("B", 0, 8)],
+            [(8, "Wald &amp; Wiese", 0, 128, 0), (9, "Straße", 90, 90, 90)],
+            {8: ("Wald & Wiese", (0, 128, 0)), 9: ("Straße", (90, 90, 90))},
+        ),
+        (  # what comes from Erdas and Esri
+            [("Value", 1, 0), ("Class_Name", 2, 0), ("Red", 1, 6), ("Green", 1, 7), ("Blue", 1, 8)],
+            [("8.0", "wood", "0", "0.5", "1"), ("9.0", "", "1", "1", "1")],
+            {8: ("wood", (0, 128, 255)), 9: ("class_9", (255, 255, 255))},
+        ),
+        # A histogram is no table of classes; then there are the categories.
+        ([("Min", 1, 3), ("Max", 1, 4), ("Count", 0, 1)], [(0.5, 1.5, 7)], {1: ("one", None)}),
+    ],
+)
+def test_classes_from_a_raster_attribute_table(tmp_path, fields, rows, expected):
+    raster = write_raster(tmp_path / "map.tif", class_map())
+    (tmp_path / "map.tif.aux.xml").write_text(attribute_table(fields, rows), encoding="utf-8")
+    classes = ClassRaster.open(raster).classes
+    assert {label.id: label.name for label in classes} == {
+        value: name for value, (name, _) in expected.items()
+    }
+    for label in classes:
+        assert expected[label.id][1] in (None, label.color)
+
+
+def test_a_damaged_attribute_table_is_named(tmp_path):
+    raster = write_raster(tmp_path / "map.tif", class_map())
+    table = attribute_table([("VALUE", 0, 5), ("Class", 2, 2)], [("eight", "wood")])
+    for text in (table, table.replace("<F>wood</F>", "").replace("eight", "8"), table[:200]):
+        (tmp_path / "map.tif.aux.xml").write_text(text)
+        with pytest.raises(SceneError, match=r"map\.tif\.aux\.xml is damaged.*--classes"):
+            ClassRaster.open(raster)
 
 
 def test_classes_from_a_table(tmp_path):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
-import csv
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +12,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.classes import IGNORE, LabelClass
-from geoseg.errors import DataError, SceneError
+from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.legend import declared_classes
 from geoseg.geo.source import Source
 from geoseg.grid import Window
 
@@ -49,7 +47,7 @@ class ClassRaster:
 
         Args:
             skip: values that are no class, beside the file's nodata value.
-            classes: names and colours; None = from tags CLASS_<value> and the colour table.
+            classes: names and colours; None = see `declared_classes`.
 
         Raises:
             SceneError: not readable, not one band of whole numbers, or of more than 255 classes.
@@ -114,65 +112,3 @@ def _distinct(dataset: DatasetReader) -> NDArray[np.int64]:
         if len(found) > 2 * 256:
             break  # enough to refuse
     return np.array(sorted(found), np.int64)
-
-
-def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
-    """Names from tags CLASS_<value> of the band or the file, colours from its colour table."""
-    tags = dataset.tags() | dataset.tags(1)
-    names = {
-        int(match[1]): name
-        for key, name in tags.items()
-        if (match := re.match(r"CLASS_(\d+)$", key))
-    }
-    try:
-        table = dataset.colormap(1)
-    except ValueError:  # rasterio's way to say that there is none
-        table = {}
-    return tuple(
-        LabelClass(value, name, table[value][:3] if value in table else distinct_color(value))
-        for value, name in sorted(names.items())
-    ) or tuple(
-        LabelClass(value, f"class_{value}", color[:3])
-        for value, color in sorted(table.items())
-        if any(color[:3])  # GDAL fills unused entries up with black
-    )
-
-
-def read_classes(path: Path) -> tuple[LabelClass, ...]:
-    """Classes from a CSV file with the columns id, name and, if wanted, color as #rrggbb.
-
-    Raises DataError, naming the line.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return tuple(_parsed(path, csv.DictReader(file)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _parsed(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelClass]:
-    if not {"id", "name"} <= {*(rows.fieldnames or ())}:
-        raise DataError(f"{path}: its first line is not a header with the columns id and name")
-    seen: set[int] = set()
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
-        try:
-            value = int(row["id"])
-        except (TypeError, ValueError):
-            raise DataError(f"{where}: id {row['id']!r} is no whole number") from None
-        if value in seen:
-            raise DataError(f"{where}: id {value} occurs twice")
-        seen.add(value)
-        color = distinct_color(value)
-        if code := (row.get("color") or "").strip():
-            if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
-                raise DataError(f"{where}: color {code!r} is not of the form #rrggbb")
-            red, green, blue = bytes.fromhex(code[1:])
-            color = (red, green, blue)
-        yield LabelClass(value, row["name"] or f"class_{value}", color)
-
-
-def distinct_color(value: int) -> tuple[int, int, int]:
-    """A colour of its own for every value: hues a golden section apart."""
-    red, green, blue = colorsys.hsv_to_rgb(value * 0.618034 % 1, 0.8, 0.9)
-    return round(255 * red), round(255 * green), round(255 * blue)
