@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
@@ -28,9 +29,12 @@ _CORRUPT = re.compile(r"JPEGLib:(Premature end|Corrupt JPEG data: (?!\d+ extrane
 """What libjpeg says, as a mere warning, before it fills a damaged block with nonsense. Bytes
 between two images do no harm, and some cameras write them."""
 
+_CACHE = 128 * 2**20, 2**30
+"""Least and most bytes of decoded blocks that are kept. GDAL's own default is a share of the
+machine's memory, which grows with the machine."""
+_ROWS = 2048
+"""Of a file stored in strips: as many rows are kept, so that going along them decodes each once."""
 _GDAL: dict[str, Any] = {
-    # GDAL's own default is a share of the machine's memory, which grows with the machine.
-    "GDAL_CACHEMAX": 128 * 2**20,  # bytes, for rasterio
     # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
     "GDAL_VRT_ENABLE_PYTHON": "NO",
@@ -85,6 +89,7 @@ class Source:
         self._local = SimpleNamespace() if self.is_remote else threading.local()
         self._turn = threading.Lock() if self.is_remote else nullcontext()
         self._lock = threading.Lock()
+        self._cache = _CACHE[0]
         self._handles: list[DatasetReader] = []
 
     @property
@@ -105,7 +110,7 @@ class Source:
     def dataset(self, doing: str = "open") -> Iterator[DatasetReader]:
         """A handle for this thread, not to be kept. What GDAL raises comes out as SceneError,
         "cannot `doing`"."""
-        settings = _GDAL | _GDAL_REMOTE if self.is_remote else _GDAL
+        settings = _GDAL | (_GDAL_REMOTE if self.is_remote else {}) | {"GDAL_CACHEMAX": self._cache}
         local = self._local
         try:
             with self._turn, rasterio.Env(**settings):
@@ -131,6 +136,9 @@ class Source:
     def _open(self) -> DatasetReader:
         handle = rasterio.open(self.path)
         opened = [handle]
+        if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
+            row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
+            self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])
         points, crs = handle.gcps
         if points and crs is not None and handle.transform.is_identity:
             # Ground control points only: the north-up grid that GDAL derives becomes the scene's.
