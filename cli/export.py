@@ -38,7 +38,12 @@ def command(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Write LAYERS, a GeoPackage of `geoseg predict` or `vectorize`, in another format."""
+    """Write LAYERS, a GeoPackage of `geoseg predict` or `vectorize`, in another format.
+
+    Fields keep their names everywhere: object_id, class_id, class, area_m2, confidence,
+    length_m, width_m, angle_deg. Shapefiles have room for ten letters, which is enough for these;
+    of longer names, of fields that were added since, they get the first ten.
+    """
     from geoseg.geo.export import export
 
     paths = export(layers, output, kind, target_crs=t_srs, layers=wanted, overwrite=overwrite)

@@ -25,7 +25,7 @@ from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo import vectorize as engine
 from geoseg.geo.class_raster import ClassRaster
-from geoseg.geo.export import FORMATS, export, shapefile_size
+from geoseg.geo.export import FORMATS, export, shapefile_size, short_names, write_format
 from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers, write_layers
@@ -369,6 +369,21 @@ def test_shapefiles_are_one_per_class_with_their_sidecars(layers, tmp_path):
         assert "ETRS" in path.with_suffix(".prj").read_text()
         assert path.stat().st_size == shapefile_size(pyogrio.read_dataframe(path))
     assert len([*(tmp_path / "out").iterdir()]) == 5 * len(paths)
+
+
+def test_shapefiles_get_short_names_that_are_told(layers, tmp_path, caplog):
+    frame = read_layers(layers).assign(photographer="A", photographers_camera="B", größenordnung=1)
+    names = short_names(frame.columns.drop("geometry"))
+    assert {name: short for name, short in names.items() if name != short} == {
+        "photographer": "photograph",
+        "photographers_camera": "photogr_2",
+        "größenordnung": "größenor",
+    }
+    (path, *_) = write_format(frame, tmp_path / "out", "scene", "shapefile")
+    assert "photographers_camera = photogr_2" in caplog.text
+    found = pyogrio.read_dataframe(path)
+    assert list(found.columns) == [*names.values(), "geometry"]
+    assert {*found["photogr_2"]} == {"B"}
 
 
 def test_shapefiles_near_their_limit_are_announced(layers, tmp_path, monkeypatch, caplog):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,10 @@ def _by_gdal(driver: str, **options: str) -> Callable[[GeoDataFrame, Path, str],
 
 
 def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
-    """Field names are cut at ten characters there; none of geoseg's is longer."""
+    names = short_names(frame.columns.drop(frame.geometry.name))
+    if changed := [f"{name} = {short}" for name, short in names.items() if name != short]:
+        _LOG.warning("%s: fields are called %s", path.name, ", ".join(changed))
+    frame = frame.rename(columns=names)
     size = shapefile_size(frame)
     if size > _SHAPEFILE_LIMIT * 0.9:
         _LOG.warning(
@@ -50,6 +53,24 @@ def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
             size / 1024**3,
         )
     write_polygons(frame, path, layer, "ESRI Shapefile", ENCODING="UTF-8")
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of fields in shapefiles, which have ten bytes for them.
+
+    All that geoseg writes stay as they are. Of longer ones the first ten count; where another
+    field is called so, the first seven and _2, _3 and so on.
+    """
+    short: dict[str, str] = {}
+    for name in names:
+        tries = [_cut(name, 10), *(f"{_cut(name, 7)}_{number}" for number in range(2, 100))]
+        taken = {each.lower() for each in short.values()}
+        short[name] = next(each for each in tries if each.lower() not in taken)
+    return short
+
+
+def _cut(name: str, size: int) -> str:
+    return name.encode()[:size].decode(errors="ignore")
 
 
 def shapefile_size(frame: GeoDataFrame) -> int:
