@@ -47,6 +47,23 @@ class Edges:
         """With `polygons[i]` in place of polygon i."""
         return Edges(self.start, self.end, polygons[self.polygon])
 
+    def spans(self, axis: int) -> tuple[Ints, Ints]:
+        """(n,) keys of both ends along their line, the lower first; `axis` 0: of upright edges."""
+        line = self.start[:, axis].astype(np.int64) << 32
+        ends = self.start[:, 1 - axis], self.end[:, 1 - axis]
+        return line + np.minimum(*ends), line + np.maximum(*ends)
+
+    def beside(self, others: Edges) -> NDArray[np.bool_]:
+        """(n,) those that run along one of the others."""
+        result = np.zeros(len(self.polygon), bool)
+        for axis in (0, 1):
+            mine = np.flatnonzero(self.is_upright == (axis == 0))
+            low, high = self[mine].spans(axis)
+            lows, highs = others[others.is_upright == (axis == 0)].spans(axis)
+            begun = np.searchsorted(np.sort(lows), high)
+            result[mine] = begun > np.searchsorted(np.sort(highs), low, "right")
+        return result
+
     @classmethod
     def concatenate(cls, *parts: Edges) -> Edges:
         return cls(
@@ -93,10 +110,8 @@ class Stretches:
 def _cut(axis: int, edges: Edges) -> tuple[Ints, Ints, Ints]:
     """Of one orientation; `axis` 0: upright."""
     along = 1 - axis
-    line = edges.start[:, axis].astype(np.int64) << 32
-    ends = edges.start[:, along], edges.end[:, along]
-    forward = ends[1] > ends[0]
-    low, high = line + np.minimum(*ends), line + np.maximum(*ends)
+    forward = edges.end[:, along] > edges.start[:, along]
+    low, high = edges.spans(axis)
     stops = np.sort(np.concatenate([low, high]))
     stops = stops[np.diff(stops, prepend=-1) != 0]
     first, last = np.searchsorted(stops, low), np.searchsorted(stops, high)
@@ -126,6 +141,22 @@ def connected(count: int, pairs: Ints) -> Ints:
             root = root[root]
 
 
+def _chain_starts(edges: Edges) -> Ints:
+    """Edges that do not begin where the one before them ends, or where their polygon has another
+    one that begins."""
+    start, end = (
+        (points[:, 1].astype(np.int64) << 32) + points[:, 0] for points in (edges.start, edges.end)
+    )
+    order = np.argsort(start, kind="stable")
+    place, polygon = start[order], edges.polygon[order]
+    pinched = np.zeros(len(start), bool)
+    for apart in (1, 2, 3):  # at most four edges leave a point
+        same = (place[apart:] == place[:-apart]) & (polygon[apart:] == polygon[:-apart])
+        pinched[order[apart:][same]] = pinched[order[:-apart][same]] = True
+    goes_on = (start[1:] == end[:-1]) & (edges.polygon[1:] == edges.polygon[:-1]) & ~pinched[1:]
+    return np.flatnonzero(np.append(True, ~goes_on)[: len(start)])
+
+
 def linked(edges: Edges, parts: Polygons) -> Polygons:
     """Rings from edges, each beginning where another edge of its polygon ends.
 
@@ -133,21 +164,28 @@ def linked(edges: Edges, parts: Polygons) -> Polygons:
     """
     dx, dy = (edges.end - edges.start).T
     direction = np.where(dx != 0, np.where(dx > 0, 0, 2), np.where(dy > 0, 1, 3))
-    # Where a polygon meets itself at a point, two edges arrive and two leave: turn left, around
+    # Most edges follow upon each other as they were; chains of these are linked as one.
+    first = _chain_starts(edges)
+    chain_sizes = np.diff(first, append=len(direction))
+    last = first + chain_sizes - 1
+    # Where a polygon meets itself at a point, two chains arrive and two leave: turn left, around
     # the pixels that are not its own.
-    (x0, y0), (x1, y1) = edges.start.T, edges.end.T
-    departures = np.lexsort((direction, x0, y0, edges.polygon))
-    arrivals = np.lexsort(((direction - 1) % 4, x1, y1, edges.polygon))
-    following = np.empty(len(direction), np.int64)
+    (x0, y0), (x1, y1) = edges.start[first].T, edges.end[last].T
+    departures = np.lexsort((direction[first], x0, y0, edges.polygon[first]))
+    arrivals = np.lexsort(((direction[last] - 1) % 4, x1, y1, edges.polygon[last]))
+    following = np.empty(len(first), np.int64)
     following[arrivals] = departures
-    turned = np.empty(len(direction), bool)
-    turned[following] = direction != direction[following]
 
     head, rank = cycles(following)
-    order = np.lexsort((rank, head))
-    order = order[turned[order]]
-    corners, owner = edges.start[order], edges.polygon[order]
-    begins = np.flatnonzero(np.diff(head[order], prepend=-1))
+    chains = np.lexsort((rank, head))
+    order = spread(first[chains], chain_sizes[chains])
+    ring = np.repeat(head[chains], chain_sizes[chains])
+    begins = np.flatnonzero(np.diff(ring, prepend=-1))
+    before = np.roll(direction[order], 1)
+    before[begins] = direction[order[np.append(begins, len(order))[1:] - 1]]
+    turned = direction[order] != before
+    corners, owner = edges.start[order[turned]], edges.polygon[order[turned]]
+    begins = np.flatnonzero(np.diff(ring[turned], prepend=-1))
     sizes = np.diff(begins, append=len(corners))
 
     # Every ring begins at its first corner; a polygon's shell has the first of all its corners.

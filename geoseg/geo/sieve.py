@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from geoseg.geo.edges import NOBODY, Edges, Stretches, connected, linked
@@ -34,27 +33,21 @@ def sieve(polygons: Polygons, min_pixels: float, *, fill: bool = True) -> Polygo
     polygons = polygons.select(everybody, (areas > 0) | (areas <= -min_pixels))
     if not small.any():
         return polygons
-    near = _near(polygons, small)
-    parts, speck = polygons.select(near), small[near]
-    stretches = Stretches.of(Edges.of(parts))
-    class_id = _classes(stretches, parts.class_id, speck)
+    edges = Edges.of(polygons)
+    beside = edges.beside(edges[small[edges.polygon]])
+    near = small.copy()
+    near[edges.polygon[beside]] = True
+    stretches = Stretches.of(edges[beside])
+    class_id = _classes(stretches, polygons.class_id, small)
 
     settled = np.append(class_id != NOBODY, False)  # the place -1 is NOBODY's
     left, right = stretches.sides
     joins = settled[left] & settled[right] & (class_id[left] == class_id[right])
-    root = connected(len(parts), stretches.sides[:, joins])
-    edges = stretches.edges(~joins)
-    edges = edges[settled[edges.polygon]].renamed(root)
-    united = linked(edges, _reclassified(parts, class_id, speck).added_up(root))
+    root = connected(len(polygons), stretches.sides[:, joins])
+    remaining = Edges.concatenate(edges[near[edges.polygon] & ~beside], stretches.edges(~joins))
+    remaining = remaining[settled[remaining.polygon]].renamed(root)
+    united = linked(remaining, _reclassified(polygons, class_id, small).added_up(root))
     return Polygons.concatenate([polygons.select(~near), united]).in_order()
-
-
-def _near(polygons: Polygons, small: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(P,) the small polygons and all that may touch one."""
-    boxes = polygons.boxes
-    near = np.zeros(len(polygons), bool)
-    near[shapely.STRtree(boxes).query(boxes[small])[1]] = True
-    return near
 
 
 def _classes(stretches: Stretches, class_id: Ints, speck: NDArray[np.bool_]) -> Ints:
