@@ -23,6 +23,7 @@ from geoseg.train.crops import Crops, StagedBatches
 from geoseg.train.folder import Item, LabelledFolder, inspect
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.module import parameter_groups, rate_factor
+from geoseg.train.paste import SIDE, cut_out, paste
 from geoseg.train.recipe import AugmentOptions, LossOptions, Recipe, Stage, load_recipe
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -220,6 +221,30 @@ def test_crops_of_one_class_only_are_drawn_again(folder, tmp_path):
         return sum(int(m.bincount().max()) > 0.9 * len(m) for m in labelled)
 
     assert dominated(recipe) < 0.75 * dominated(free)
+
+
+def test_objects_are_cut_out_whole_and_put_down_on_background_only(folder, tmp_path):
+    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    cuttings = cut_out(items, counts, 9, seed=0)
+    assert cuttings
+    for cutting in cuttings:
+        edges = [cutting.shape[0], cutting.shape[-1], cutting.shape[:, 0], cutting.shape[:, -1]]
+        assert not np.concatenate(edges).any()
+        assert cutting.shape[SIDE // 2, SIDE // 2] == 255
+    put_down = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        pixels = rng.uniform(0, 255, (128, 128, 3)).astype(np.float32)
+        ids = np.where(np.arange(128) < 40, 3, 0).astype(np.uint8) + np.zeros((128, 1), np.uint8)
+        ids[:20] = IGNORE
+        before, known = pixels.copy(), ids.copy()
+        paste(rng, cuttings, 0.7, pixels, ids, {})
+        assert (ids[known != 0] == known[known != 0]).all()
+        assert set(np.unique(ids[known == 0])) <= {0, 9}
+        changed = (pixels != before).any(axis=2)
+        assert changed[(ids == 9)].all()
+        put_down += (ids == 9).sum()
+    assert put_down > 1000
 
 
 def test_class_weights_say_what_crops_show(folder, tmp_path):

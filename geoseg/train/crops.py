@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.render import render_scene
 from geoseg.train.augment import Placement, photometric, sample_ids, sample_pixels
 from geoseg.train.folder import Item
+from geoseg.train.paste import cut_out, paste
 from geoseg.train.recipe import GroupOptions, Recipe, Stage
 
 RENDERED_SIZE = 1024
@@ -93,29 +95,36 @@ class Crops(Dataset[dict[str, Tensor]]):
         # The fourth root lifts rare classes without drowning the run in their few images.
         odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
         odds[0] = 0
-        number = {item.name: item.id for item in metadata.classes}
         for name, weight in recipe.data.class_weights.items():
-            if name not in number:
-                raise DataError(
-                    f"data.class_weights names {name!r}; the classes are {', '.join(number)}"
-                )
-            odds[number[name]] *= weight
+            odds[class_number("class_weights", name, metadata)] *= weight
         self.class_odds = normalised(odds)
         self.item_odds = normalised(weights * counts.sum(axis=1) ** 0.5)
         self.item_odds_of_class = [normalised(weights * column**0.5) for column in counts.T]
+        self.cuttings = [
+            cutting
+            for name in recipe.data.paste_classes
+            for class_id in [class_number("paste_classes", name, metadata)]
+            for cutting in cut_out(self.items, counts, class_id, recipe.seed)
+        ]
 
     def __getitem__(self, key: tuple[int, Stage]) -> dict[str, Tensor]:
         index, stage = key
         options, rng = self.recipe.augment, np.random.default_rng((self.recipe.seed, index))
         image, mask, group, wanted = self.draw(rng, index)
-        placement = self.place(rng, mask, wanted, stage)
+        own = self.recipe.group(group).scale
+        scaled = replace(stage, scale=(stage.scale[0] * own, stage.scale[1] * own))
+        placement = self.place(rng, mask, wanted, scaled)
         pixels, inside = sample_pixels(image, placement, stage.crop)
         if self.recipe.group(group).shuffle_channels:
             pixels = pixels[..., rng.permutation(3)]
+        ids = sample_ids(mask, placement, stage.crop)
+        if self.cuttings and rng.random() < self.recipe.data.paste_share:
+            low, high = map(math.log, stage.scale)
+            scale = math.exp(rng.uniform(low, high)) * self.enlarge
+            paste(rng, self.cuttings, scale, pixels, ids, self.recipe.data.groups)
         pixels = photometric(rng, pixels, options)
         # As in prediction, the model sees the channel mean where there is no image.
         pixels[~inside] = self.fill
-        ids = sample_ids(mask, placement, stage.crop)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             "mask": torch.from_numpy(ids.astype(np.int64)),
@@ -183,6 +192,14 @@ def draw_pixel(
     """Column and row of a pixel of the class."""
     row, column = divmod(int(rng.choice(np.flatnonzero(mask == class_id))), mask.shape[1])
     return float(column), float(row)
+
+
+def class_number(key: str, name: str, metadata: Metadata) -> int:
+    """Raises DataError where the data has no class of that name."""
+    number = {item.name: item.id for item in metadata.classes}
+    if name not in number:
+        raise DataError(f"data.{key} names {name!r}; the classes are {', '.join(number)}")
+    return number[name]
 
 
 class StagedBatches(Sampler[list[tuple[int, Stage]]]):

@@ -54,11 +54,14 @@ class GroupOptions:
     group the other classes are not penalised."""
     weight: float = 1.0
     """How often its images are drawn, relative to the other groups."""
+    scale: float = 1.0
+    """Factor on the stages' scales, for imagery that is finer or coarser than the others'."""
     shuffle_channels: bool = False
     """False-colour imagery: draw a new channel order for every crop."""
 
     def __post_init__(self) -> None:
         check("data.groups: weight", self.weight, self.weight >= 0, "0 or more")
+        check("data.groups: scale", self.scale, 1 / 16 <= self.scale <= 16, "from 1/16 to 16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,17 @@ class DataOptions:
     for a class not named here."""
     rendered_share: float = 0.0
     """Share of the crops that come from rendered scenes; these have iSAID's classes."""
+    paste_classes: tuple[str, ...] = ()
+    """Names of classes of which objects are cut out and put down in other crops."""
+    paste_share: float = 0.0
+    """Share of the crops that get some."""
     max_class_share: float = 1.0
     """A crop of which one class covers more is drawn again, at most ten times."""
     workers: int = 1
     """Loader processes."""
 
     def __post_init__(self) -> None:
-        for name in ("object_share", "rendered_share", "max_class_share"):
+        for name in ("object_share", "rendered_share", "paste_share", "max_class_share"):
             check_share(f"data.{name}", getattr(self, name))
         for name, weight in self.class_weights.items():
             check(f"data.class_weights.{name}", weight, weight >= 0, "0 or more")
