@@ -1,10 +1,11 @@
 """Polygons of class rasters, from blocks to layers.
 
     block = polygonize(class_ids, window, confidence=probs)    # in workers, any thread
-    polygons = merge(blocks)                                   # geoseg.geo.seams
-    polygons = sieve(polygons, min_pixels)                     # geoseg.geo.sieve
-    geometry = simplify(polygons, tolerance)                   # geoseg.geo.simplify
-    frame = features(polygons, geometry, geobox, classes)      # geoseg.geo.features
+    polygons = finished(blocks, min_pixels=9, tolerance=0.5)   # geoseg.geo.finish, which does
+        merge(blocks)                                          #   geoseg.geo.seams
+        sieve(polygons, min_pixels)                            #   geoseg.geo.sieve
+        thinned(polygons, tolerance)                           #   geoseg.geo.simplify
+    frame = features(polygons, polygons.geometry, geobox, classes)  # geoseg.geo.features
     write_layers(path, frame, classes)                         # geoseg.geo.layers
 
 All but the last two is integer arithmetic on pixel corners, so the result does not depend on how
