@@ -156,7 +156,7 @@ def command(
     )
     if mosaic:
         vrt = output / "mosaic.vrt"
-        write_mosaic(scenes, vrt)
+        write_mosaic(scenes, vrt, overwrite=overwrite)
         scenes = (str(vrt),)
     summaries, failures = [], []
     for scene in scenes:

@@ -297,6 +297,22 @@ def _(box: Box) -> list[str]:
     return box.predict("--mosaic", box.town(), other)
 
 
+@case("Scene", "two files as a mosaic, for comparison", 0, "",
+      leaves={"mosaic.gpkg", "mosaic.classes.tif", "mosaic.vrt"})  # fmt: skip
+def _(box: Box) -> list[str]:
+    aside = Affine(0.5, 0, 448_128, 0, -0.5, 5_412_000)
+    other = box.raster("b.tif", np.ones((3, 64, 64), np.uint8), transform=aside, nodata=0)
+    return box.predict("--mosaic", box.town(), other)
+
+
+@case(
+    "Results", "another file is where the mosaic would be", 1, "--overwrite", leaves={"mosaic.vrt"}
+)
+def _(box: Box) -> list[str]:
+    box.write("out/mosaic.vrt", "precious")
+    return box.predict("--mosaic", box.town())
+
+
 # --- options --------------------------------------------------------------------------------
 
 for _flag, _value, _code, _says in (

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from xml.etree.ElementTree import Element, ElementTree, SubElement
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from affine import Affine
 from rasterio.crs import CRS
@@ -53,12 +53,13 @@ class _Part:
     """A mask or an alpha band says where the file is empty."""
 
 
-def write_mosaic(paths: Sequence[str], target: Path) -> None:
+def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False) -> None:
     """Write a VRT of the rasters at `paths` to `target`; where they overlap, later ones win.
 
     Emptiness stays what each file declares, and there is none of it where no file is.
     Raises SceneError, naming the file, where one differs from the first in CRS, pixel size, bands,
-    dtype or nodata value, and OutputError where the VRT cannot be written.
+    dtype or nodata value, and OutputError where the VRT cannot be written, or another one is
+    there already and not to be replaced.
     """
     parts = [_part(path) for path in paths]
     first = parts[0]
@@ -88,8 +89,12 @@ def write_mosaic(paths: Sequence[str], target: Path) -> None:
         for part, place in zip(parts, places, strict=True):
             _add_mask(mask, part, place)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    content = tostring(vrt, encoding="utf-8")
     try:
-        ElementTree(vrt).write(temporary, encoding="utf-8")
+        if target.exists() and not overwrite and target.read_bytes() != content:
+            raise OutputError(f"{target} exists; give --overwrite or another folder (-o)")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
         put_in_place(temporary, target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
