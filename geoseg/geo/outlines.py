@@ -193,7 +193,7 @@ class Outlines:
         wide, tall = x + x[[1, 2, 0]], y + y[[1, 2, 0]]
         halved = (wide % 2 == 0) & (tall % 2 == 0)
         middle = ((tall // 2 << 32) + wide // 2)[halved]
-        free[whole[halved.nonzero()[1]]] = ~self._is_taken(middle)[0]
+        free[whole[halved.nonzero()[1]]] = ~self._is_taken(middle)
 
         large = np.flatnonzero(area > 2)
         if len(large) == 0:
@@ -218,16 +218,16 @@ class Outlines:
         widths = np.maximum(right - left + 1, 0)
         which, row = np.repeat(which, widths), np.repeat(row, widths)
         key = (row << 32) + spread(left, widths)
-        taken, place = self._is_taken(key)
-        for own in self.place[triangle]:
-            taken &= own[which] != place
-        free[large[which[taken]]] = False
+        own = self.keys[self.place[triangle]]
+        foreign = (key != own[0][which]) & (key != own[1][which]) & (key != own[2][which])
+        which, key = which[foreign], key[foreign]
+        free[large[which[self._is_taken(key)]]] = False
         return free
 
-    def _is_taken(self, key: Ints) -> tuple[NDArray[np.bool_], Ints]:
-        """Whether a corner is at each place on the grid, and which of the places it would be."""
+    def _is_taken(self, key: Ints) -> NDArray[np.bool_]:
+        """Whether a corner is at each place on the grid."""
         place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
-        return (self.keys[place] == key) & self.taken[place], place
+        return (self.keys[place] == key) & self.taken[place]
 
 
 def _crossing(x0: Ints, y0: Ints, x1: Ints, y1: Ints, row: Ints) -> tuple[Ints, Ints]:
