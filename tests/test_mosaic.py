@@ -154,7 +154,17 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], me
     assert not (tmp_path / "a.vrt").exists()
 
 
-def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     paths = cut(tmp_path, picture(), QUARTERS)
-    with pytest.raises(OutputError, match=r"absent.a\.vrt cannot be written"):
-        write_mosaic(paths, tmp_path / "absent" / "a.vrt")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file.a\.vrt cannot be written"):
+        write_mosaic(paths, tmp_path / "file" / "a.vrt")
+
+
+def test_another_file_of_that_name_is_kept(tmp_path: Path) -> None:
+    paths, target = cut(tmp_path, picture(), QUARTERS), tmp_path / "new" / "a.vrt"
+    for _ in range(2):  # its own earlier work is no obstacle
+        write_mosaic(paths, target)
+    with pytest.raises(OutputError, match="--overwrite"):
+        write_mosaic(paths[:1], target)
+    write_mosaic(paths[:1], target, overwrite=True)

@@ -487,3 +487,38 @@ def test_blocks_too_large_to_decode_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(SceneError, match="blocks of 65536 × 65536 px"):
         Scene.open(str(path))
+
+
+@pytest.mark.parametrize("fault", ["missing", "broken", "cut"])
+def test_what_is_lost_under_a_vrt_is_never_made_up(tmp_path: Path, fault: str) -> None:
+    """GDAL forgets errors of a VRT's sources: on several threads, and after the first one."""
+    side = 1100
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    sources = ""
+    for number in range(3):
+        save(tmp_path / f"{number}.tif", np.ones((1, side, side), np.uint8), **tiles)
+        sources += (
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{number}.tif</SourceFilename>'
+            f'<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="{side}" ySize="{side}"/>'
+            f'<DstRect xOff="{number * side}" yOff="0" xSize="{side}" ySize="{side}"/>'
+            "</SimpleSource>"
+        )
+    path, bad = tmp_path / "a.vrt", tmp_path / "1.tif"
+    path.write_text(
+        f'<VRTDataset rasterXSize="{3 * side}" rasterYSize="{side}">'
+        f'<VRTRasterBand dataType="Byte" band="1">{sources}</VRTRasterBand></VRTDataset>'
+    )
+    content = bad.read_bytes()
+    bad.unlink()
+    if fault != "missing":
+        bad.write_bytes(b"nonsense" if fault == "broken" else content[: len(content) // 2])
+    scene = Scene.open(str(path), collar="off", skip_damage=True)
+    windows = [Window(left, 0, side, side) for left in range(0, 2 * side + 1, side // 4)]
+    with ThreadPoolExecutor(3) as pool:
+        for window, pixels in zip(windows, pool.map(scene.read, windows), strict=True):
+            assert (pixels.image[:, pixels.valid] == 1).all()
+            columns = np.arange(window.col_off, window.col_end)
+            sound = (columns < side - 128) | (columns >= 2 * side + 128)  # a VRT's blocks: 128 px
+            assert pixels.valid[:, sound].all()
+            assert pixels.damaged or not (columns[-1] > side and columns[0] < 2 * side)
+    scene.close()

@@ -38,6 +38,8 @@ _GDAL: dict[str, Any] = {
     # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
     "GDAL_VRT_ENABLE_PYTHON": "NO",
+    # On several threads, GDAL 3.10 loses the errors of a VRT's sources and returns zeros.
+    "VRT_NUM_THREADS": 1,
     # For files on servers, among them those that a local VRT names.
     "CPL_VSIL_CURL_CACHE_SIZE": 128 * 2**20,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
@@ -79,15 +81,17 @@ logging.getLogger("rasterio._err").addHandler(_COMPLAINTS)
 class Source:
     """One raster file or address, for all threads.
 
-    As a GDAL handle serves one thread at a time, each thread has its own; but of a remote file
-    there is one, read in turns, for a handle keeps the blocks that it fetched. Pickling keeps the
-    address only, so that a worker in another process opens its own handles.
+    As a GDAL handle serves one thread at a time, each thread has its own. But there is one, read in
+    turns, of a remote file, for a handle keeps the blocks that it fetched, and of a VRT, for
+    handles share its sources, and threads that fail to open one at a time get zeros for it.
+    Pickling keeps the address only, so that a worker in another process opens its own handles.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._local = SimpleNamespace() if self.is_remote else threading.local()
-        self._turn = threading.Lock() if self.is_remote else nullcontext()
+        alone = self.is_remote or self.is_virtual
+        self._local = SimpleNamespace() if alone else threading.local()
+        self._turn = threading.RLock() if alone else nullcontext()
         self._lock = threading.Lock()
         self._cache = _CACHE[0]
         self._handles: list[DatasetReader] = []
@@ -95,6 +99,10 @@ class Source:
     @property
     def is_remote(self) -> bool:
         return "://" in self.path or self.path.startswith(("/vsicurl/", "/vsis3/"))
+
+    @property
+    def is_virtual(self) -> bool:
+        return self.path.lower().endswith(".vrt") or self.path.lstrip().startswith("<VRTDataset")
 
     @property
     def gdal_name(self) -> str:
@@ -124,11 +132,14 @@ class Source:
                 _COMPLAINTS.take()
                 try:
                     yield local.handle
+                    if complaint := _COMPLAINTS.take():
+                        raise SceneError(f"{self.path}: cannot {doing}: {complaint}")
+                except (RasterioError, CPLE_BaseError, SceneError):
+                    # Its cache may hold nonsense by now, of which nobody would warn again.
+                    local.spoilt = True
+                    raise
                 finally:
                     local.busy = nested
-                if complaint := _COMPLAINTS.take():
-                    local.spoilt = True  # its cache holds the nonsense, and would not warn again
-                    raise SceneError(f"{self.path}: cannot {doing}: {complaint}")
         except (RasterioError, CPLE_BaseError) as error:
             reason = str(error.__cause__ or error)
             raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
