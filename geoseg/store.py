@@ -16,10 +16,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +42,7 @@ from geoseg.tasks import BlockResult, Inferred
 
 SUFFIX = ".unfinished"
 _RUN = "run.json"
+_OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")
 _TORN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a torn archive raises."""
@@ -57,25 +60,21 @@ class Store:
         self.run = json.loads(json.dumps(run))
         self.lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
         self.resumed = False
+        self.closing = ExitStack()
 
     def __enter__(self) -> Store:
-        try:
-            self.lock.acquire()
-            before = self._read_run()
-            if self.folder.exists() and before != self.run:
-                _LOG.warning("%s: %s; starting afresh", self.folder, difference(before, self.run))
-                shutil.rmtree(self.folder)
-            self.resumed = self.folder.exists()
-            if not self.resumed:
-                self.folder.mkdir()
-                self._write(_RUN, json.dumps(self.run, indent=1).encode())
-        except Timeout as error:
-            raise OutputError(
-                f"{self.folder} is in use by another run; wait for it, or choose another (-o)"
-            ) from error
-        except OSError as error:
-            self.lock.release()
-            raise self._failed(error) from error
+        with ExitStack() as opening:
+            try:
+                opening.enter_context(self.lock)
+                opening.callback(Path(self.lock.lock_file).unlink, missing_ok=True)
+                self._open()
+            except Timeout as error:
+                raise OutputError(
+                    f"{self.folder} is in use by another run; wait for it, or choose another (-o)"
+                ) from error
+            except OSError as error:
+                raise self._failed(error) from error
+            self.closing = opening.pop_all()
         return self
 
     def __exit__(
@@ -85,13 +84,12 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         if error is None or not any(self.folder.glob("*.npz")):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)  # it holds nothing but what is ours
         else:
             error.add_note(
                 f"finished blocks are kept in {self.folder}: the same command goes on from there"
             )
-        self.lock.release()
-        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.closing.close()
 
     def result(self, number: int, block: Block) -> BlockResult | None:
         """A finished block, if there is one."""
@@ -114,6 +112,26 @@ class Store:
     def drop_inferred(self, number: int) -> None:
         """Nobody needs the logits any more."""
         (self.folder / f"{number}.inferred.npz").unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        before = self._read_run()
+        if self.folder.exists() and before != self.run:
+            self._clear(difference(before, self.run))
+        self.resumed = self.folder.exists()
+        if not self.resumed:
+            self.folder.mkdir()
+            self._write(_RUN, json.dumps(self.run, indent=1).encode())
+
+    def _clear(self, reason: str) -> None:
+        """Remove the folder, unless it holds what no run of ours has put there."""
+        foreign = [path for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)]
+        if foreign:
+            raise OutputError(
+                f"{foreign[0]} is none of geoseg's files, but {self.folder} is where unfinished "
+                "blocks go; move it away, or choose another folder (-o)"
+            )
+        _LOG.warning("%s: %s; starting afresh", self.folder, reason)
+        shutil.rmtree(self.folder)
 
     def _read_run(self) -> Any:
         try:
