@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @options.weights
 @options.device
 @options.precision
+@options.backend
 @options.tiling
 @options.tta
 @options.batch_size
@@ -103,6 +104,7 @@ def command(
     weights: str | None,
     device: str,
     precision: Any,
+    backend: Any,
     tile_size: int,
     overlap: int,
     tta: bool,
@@ -152,7 +154,12 @@ def command(
         min_area=min_area,
     )
     model = TileModel(
-        load_model(weights), device=device, precision=precision, batch_size=batch_size, tta=tta
+        load_model(weights),
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        tta=tta,
+        backend=backend,
     )
     if mosaic:
         vrt = output / "mosaic.vrt"
