@@ -17,7 +17,7 @@ from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
 from geoseg.geo import groups
-from geoseg.geo.finish import finished
+from geoseg.geo.finish import Finish
 from geoseg.geo.flat import Polygons
 from geoseg.geo.groups import independent
 from geoseg.geo.polygons import BlockPolygons, polygonize
@@ -290,17 +290,31 @@ def test_specks_at_the_edge_of_nothing_vanish():
 
 
 @settings(max_examples=100, deadline=None)
-@given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 1.5]))
-def test_finished_in_groups_is_finished_as_a_whole(
+@given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 2]))
+def test_finished_in_parts_is_finished_as_a_whole(
     class_ids, block, skip, min_pixels, fill, tolerance
 ):
     specks = {"min_pixels": min_pixels, "fill": fill}
     expected = thinned(sieve(whole(class_ids, skip), **specks), tolerance)
+    finish = Finish(**specks, tolerance=tolerance)
+    blocks = blocks_of(class_ids, block, skip, **specks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "_GROUP", 1)
         patch.setattr(groups, "_PIECE", 3)
-        found = finished(blocks_of(class_ids, block, skip, **specks), **specks, tolerance=tolerance)
-    assert_same(found, expected)
+        assert_same(finish.unite(blocks), expected)
+        assert_same(finish.unite(*zip(*map(finish.settle, blocks), strict=True)), expected)
+
+
+def test_most_is_finished_before_the_blocks_meet():
+    class_ids = np.zeros((120, 160), np.uint8)
+    for top in range(5, 110, 12):
+        for left in range(4, 150, 11):
+            class_ids[top : top + 7, left : left + 6] = 1 + (top + left) % 3
+    finish = Finish(tolerance=0.5)
+    blocks, settled = zip(*map(finish.settle, blocks_of(class_ids, (60, 80), (0,))), strict=True)
+    found = finish.unite(blocks, settled)
+    assert_same(found, thinned(whole(class_ids, (0,)), 0.5))
+    assert sum(len(part.polygons) for part in settled) > 0.6 * len(found)
 
 
 @settings(max_examples=40, deadline=None)

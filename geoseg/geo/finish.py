@@ -1,49 +1,98 @@
-"""The polygons of blocks become those of the scene: united, sieved, simplified."""
+"""The polygons of blocks become those of the scene: united, sieved, simplified.
+
+Most are whole and far from others in their block already, and are finished there, by whichever
+thread has the block. The others wait for the neighbouring blocks. So memory holds one corner for
+each that is written, and a few more; and results are those of the whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.geo.flat import Polygons
-from geoseg.geo.groups import independent
+from geoseg.geo.groups import clusters, independent
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.seams import merge
 from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import reach, thinned
 
-Ints = NDArray[np.integer]
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Polygons that are as they will be written."""
+
+    polygons: Polygons
+    first: NDArray[np.int32]
+    """(P, 2) x and y of the upper left corner of their first pixels, by which they are sorted."""
 
 
-def finished(
-    blocks: Iterable[BlockPolygons],
-    *,
-    min_pixels: float = 0,
-    fill: bool = True,
-    tolerance: float = 0,
-    smooth: bool = True,
-    apply: Callable[..., Iterable[tuple[Ints, Polygons]]] = map,
-) -> Polygons:
-    """Polygons in the order of their first pixels: `merge`, then `sieve`, then `thinned`.
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What is done to polygons once they are whole."""
 
-    The last two see groups of polygons that lie apart, so that several threads share them and
-    memory holds little beside the corners, at eight bytes each. Results are those of the whole.
+    min_pixels: float = 0
+    """See `sieve`; so is `fill`."""
+    fill: bool = True
+    tolerance: float = 0
+    """See `thinned`; so is `smooth`."""
+    smooth: bool = True
 
-    Args:
-        min_pixels, fill: see `sieve`. tolerance, smooth: see `thinned`.
-        apply: the `map` of a pool of threads.
-    """
-    polygons = merge(blocks)
-    if len(polygons) == 0 or (min_pixels <= 1 and tolerance <= 0):
-        return polygons
+    @property
+    def is_nothing(self) -> bool:
+        """Polygons stay as they are."""
+        return self.min_pixels <= 1 and self.tolerance <= 0
 
-    def outlined(members: Ints) -> tuple[Ints, Polygons]:
-        kept = sieve(polygons.take(members), min_pixels, fill=fill)
-        return kept.first_corners, thinned(kept, tolerance, smooth=smooth)
+    def __call__(self, polygons: Polygons) -> Finished:
+        """Of polygons with all that are near them."""
+        kept = sieve(polygons, self.min_pixels, fill=self.fill)
+        return Finished(thinned(kept, self.tolerance, smooth=self.smooth), kept.first_corners)
 
-    groups = independent(polygons, reach(tolerance))
-    first, parts = zip(*apply(outlined, groups), strict=True)
-    x, y = np.concatenate(first).T
-    return Polygons.concatenate(parts).take(np.lexsort((x, y)))
+    def settle(self, block: BlockPolygons) -> tuple[BlockPolygons, Finished]:
+        """Finish what is near neither the block's border nor polygons that go on beyond it.
+
+        What a sieve fills in other blocks makes no difference: that only takes polygons away which
+        hold nothing but specks, and such specks vanish here, too.
+        """
+        if self.is_nothing:
+            done = Finished(block.closed, block.closed.first_corners)
+            return replace(block, closed=Polygons.concatenate([])), done
+        every = Polygons.concatenate([block.closed, block.open])
+        is_open = np.arange(len(every)) >= len(block.closed)
+        distance, window = reach(self.tolerance), block.window
+        left, top, right, bottom = every.bounds.T
+        waits = is_open | (left - window.col_off <= distance) | (top - window.row_off <= distance)
+        waits |= (window.col_end - right <= distance) | (window.row_end - bottom <= distance)
+        cluster = clusters(every, distance)
+        held = np.zeros(len(every), bool)
+        held[cluster[waits]] = True
+        waits = held[cluster]
+        return (
+            BlockPolygons(window, closed=every.select(waits & ~is_open), open=block.open),
+            self(every.select(~waits)),
+        )
+
+    def unite(
+        self,
+        blocks: Iterable[BlockPolygons],
+        settled: Iterable[Finished] = (),
+        apply: Callable[..., Iterable[Finished]] = map,
+    ) -> Polygons:
+        """Finish the polygons of all blocks, in the order of their first pixels.
+
+        Args:
+            blocks, settled: what `settle` returns, or blocks as they are.
+            apply: the `map` of a pool of threads.
+        """
+        polygons = merge(blocks)
+        parts = [*settled]
+        if self.is_nothing:
+            parts.append(Finished(polygons, polygons.first_corners))
+        else:
+            groups = independent(polygons, reach(self.tolerance))
+            parts += apply(lambda members: self(polygons.take(members)), groups)
+        x, y = np.concatenate([part.first for part in parts]).T
+        return Polygons.concatenate(part.polygons for part in parts).take(np.lexsort((x, y)))

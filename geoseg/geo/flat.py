@@ -80,13 +80,13 @@ class Polygons:
         )
 
     @property
-    def boxes(self) -> NDArray[np.object_]:
-        """(P,) shapely boxes around them."""
-        (left, top), (right, bottom) = (
-            reach.reduceat(self.corners, self.ring_starts)[self.shells].T
-            for reach in (np.minimum, np.maximum)
+    def bounds(self) -> NDArray[np.int32]:
+        """(P, 4) left, top, right and bottom."""
+        low, high = (
+            extreme.reduceat(self.corners, self.ring_starts)[self.shells]
+            for extreme in (np.minimum, np.maximum)
         )
-        return shapely.box(left, top, right, bottom)
+        return np.concatenate([low, high], axis=1)
 
     def select(self, which: NDArray[np.bool_], rings: NDArray[np.bool_] | None = None) -> Polygons:
         """The polygons of a (P,) mask, of their rings only those of an (R,) mask."""

@@ -20,14 +20,20 @@ def independent(polygons: Polygons, distance: float) -> list[NDArray[np.int64]]:
 
     Each group keeps the order of the polygons.
     """
-    boxes, owner = _boxes(polygons, distance / 2)
-    near = shapely.STRtree(boxes).query(boxes)
-    cluster = connected(len(polygons), owner[near])
+    cluster = clusters(polygons, distance)
     corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
     before = np.cumsum(np.bincount(cluster, corners, len(polygons)))
     group = (before // _GROUP)[cluster]
     order = np.argsort(group, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+
+
+def clusters(polygons: Polygons, distance: float) -> NDArray[np.int64]:
+    """(P,) the first of the polygons that reach each other in steps of at most `distance` px, or
+    little more."""
+    boxes, owner = _boxes(polygons, distance / 2)
+    near = shapely.STRtree(boxes).query(boxes)
+    return connected(len(polygons), owner[near])
 
 
 def _boxes(polygons: Polygons, margin: float) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
@@ -36,7 +42,7 @@ def _boxes(polygons: Polygons, margin: float) -> tuple[NDArray[np.object_], NDAr
     pieces = -(-sizes // _PIECE)
     first = np.repeat(polygons.ring_starts, pieces) + _PIECE * spread(0 * pieces, pieces)
     # A piece goes on to the first corner of the next one.
-    last = following_corners(sizes)[np.append(first[1:], len(polygons.corners)) - 1]
+    last = following_corners(sizes)[np.append(first, len(polygons.corners))[1:] - 1]
     low, high = (
         extreme(extreme.reduceat(polygons.corners, first), polygons.corners[last])
         for extreme in (np.minimum, np.maximum)

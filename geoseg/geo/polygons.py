@@ -1,12 +1,12 @@
 """Polygons of class rasters, from blocks to layers.
 
     block = polygonize(class_ids, window, confidence=probs)    # in workers, any thread
-    polygons = finished(blocks, min_pixels=9, tolerance=0.5)   # geoseg.geo.finish, which does
+    polygons = Finish(min_pixels, tolerance=0.5).unite(blocks) # geoseg.geo.finish, by:
         merge(blocks)                                          #   geoseg.geo.seams
         sieve(polygons, min_pixels)                            #   geoseg.geo.sieve
         thinned(polygons, tolerance)                           #   geoseg.geo.simplify
-    frame = features(polygons, polygons.geometry, geobox, classes)  # geoseg.geo.features
-    write_layers(path, frame, classes)                         # geoseg.geo.layers
+    for table in tables(polygons, geobox, classes):            # geoseg.geo.features
+        layers.append(table)                                   # geoseg.geo.layers
 
 All but the last two is integer arithmetic on pixel corners, so the result does not depend on how
 the raster was cut into blocks, nor on the order in which these arrive.

@@ -19,7 +19,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OptionError, OutputError
 from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.features import tables
-from geoseg.geo.finish import finished
+from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.grid import Window
@@ -65,8 +65,7 @@ def vectorize(
 ) -> Vectorized:
     """Write the regions of a class raster as a GeoPackage with a layer per class.
 
-    Memory grows with the corners of the outlines that are kept (some ten bytes each), not with
-    the raster.
+    Memory grows with the corners that are written (some 30 bytes each), not with the raster.
 
     Args:
         simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
@@ -104,15 +103,10 @@ def vectorize(
         "min_area_px": f"{min_pixels:g}",
         "specks": "fill" if fill else "drop",
     }
+    finish = Finish(min_pixels, fill, tolerance, smooth)
     with closing(raster.source), ThreadPoolExecutor(threads) as pool:
-        polygons = finished(
-            _blocks(raster, min_pixels, fill, pool, progress),
-            min_pixels=min_pixels,
-            fill=fill,
-            tolerance=tolerance,
-            smooth=smooth,
-            apply=pool.map,
-        )
+        blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
+        polygons = finish.unite(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
         with Layers(output, raster.classes, metadata) as layers:
             for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
@@ -130,11 +124,10 @@ def vectorize(
 
 def _blocks(
     raster: ClassRaster,
-    min_pixels: float,
-    fill: bool,
+    finish: Finish,
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
-) -> Iterator[BlockPolygons]:
+) -> Iterator[tuple[BlockPolygons, Finished]]:
     extent = raster.geobox.extent
     windows = [
         Window(left, top, min(BLOCK, extent.width - left), min(BLOCK, extent.height - top))
@@ -142,13 +135,13 @@ def _blocks(
         for left in range(0, extent.width, BLOCK)
     ]
 
-    def polygons_of(window: Window) -> BlockPolygons:
-        codes = raster.read(window)
-        return polygonize(codes, window, skip=raster.skip, min_pixels=min_pixels, fill=fill)
+    def polygons_of(window: Window) -> tuple[BlockPolygons, Finished]:
+        sizes = {"min_pixels": finish.min_pixels, "fill": finish.fill}
+        return finish.settle(polygonize(raster.read(window), window, skip=raster.skip, **sizes))
 
     done = 0
-    for block in pool.map(polygons_of, windows):
-        done += block.window.width * block.window.height
+    for window, block in zip(windows, pool.map(polygons_of, windows), strict=True):
+        done += window.width * window.height
         progress(done, extent.width * extent.height)
         yield block
 
