@@ -28,7 +28,7 @@ def independent(polygons: Polygons, distance: float) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
-def clusters(polygons: Polygons, distance: float) -> NDArray[np.int64]:
+def clusters(polygons: Polygons, distance: float) -> NDArray[np.integer]:
     """(P,) the first of the polygons that reach each other in steps of at most `distance` px, or
     little more."""
     boxes, owner = _boxes(polygons, distance / 2)

@@ -136,8 +136,9 @@ def _blocks(
     ]
 
     def polygons_of(window: Window) -> tuple[BlockPolygons, Finished]:
-        sizes = {"min_pixels": finish.min_pixels, "fill": finish.fill}
-        return finish.settle(polygonize(raster.read(window), window, skip=raster.skip, **sizes))
+        codes, (size, fill) = raster.read(window), (finish.min_pixels, finish.fill)
+        block = polygonize(codes, window, skip=raster.skip, min_pixels=size, fill=fill)
+        return finish.settle(block)
 
     done = 0
     for window, block in zip(windows, pool.map(polygons_of, windows), strict=True):
