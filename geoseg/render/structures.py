@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from .canvas import Canvas, Color, shade
@@ -21,6 +23,10 @@ TILES: list[Color] = [
 ]  # fmt: skip
 FLAT_ROOFS: list[Color] = [
     (206, 204, 198), (170, 170, 168), (128, 128, 128), (220, 220, 216), (150, 144, 134),
+]  # fmt: skip
+STEEL: list[Color] = [
+    WHITE, (222, 220, 214), (196, 198, 200), (140, 146, 150), (96, 128, 108), (132, 84, 62),
+    (88, 110, 134),
 ]  # fmt: skip
 POOLS: list[Color] = [(70, 178, 196), (88, 196, 208), (52, 150, 186), (110, 200, 200)]
 
@@ -94,7 +100,28 @@ def bridge(canvas: Canvas, frame: Frame, length: float, width: float) -> bool:
     road = canvas.pick([ASPHALT, (120, 118, 116), (142, 138, 132)])
     canvas.polygon(frame(rectangle(length, width * 0.78)), road, rough=12)
     road_lines(canvas, frame, length, width * 0.78)
+    if canvas.rng.random() < 0.45:
+        truss(canvas, frame, length, width)
     return True
+
+
+def truss(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
+    """The steel over a truss bridge along x, as it is seen from above: chords, struts, crosses."""
+    rng = canvas.rng
+    paint, half = canvas.pick(STEEL, 8), width * rng.uniform(0.44, 0.5)
+    thick = rng.uniform(0.5, 1.2)
+    count = max(2, round(length / rng.uniform(7, 13)))
+    joints = np.linspace(-length / 2, length / 2, count + 1)
+    middle = [0.0] if rng.random() < 0.5 else []
+    for y in (-half, half, *middle):
+        canvas.line(frame([(-length / 2, y), (length / 2, y)]), paint, 1.5 * thick)
+    for x in joints:
+        canvas.line(frame([(x, -half), (x, half)]), paint, thick)
+    sides = np.array([-half, *middle, half])
+    for left, right in itertools.pairwise(joints):
+        for near, far in itertools.pairwise(sides):
+            canvas.line(frame([(left, near), (right, far)]), paint, 0.6 * thick)
+            canvas.line(frame([(left, far), (right, near)]), paint, 0.6 * thick)
 
 
 def pool(canvas: Canvas, frame: Frame, length: float) -> bool:

@@ -11,7 +11,7 @@ from .vehicles import WHITE, ship
 
 WATERS: list[Color] = [
     (44, 66, 66), (36, 52, 58), (56, 80, 76), (30, 42, 44), (62, 86, 96), (34, 60, 84),
-    (72, 82, 70),
+    (72, 82, 70), (104, 98, 66), (126, 114, 82), (90, 92, 60), (118, 100, 74), (98, 106, 88),
 ]  # fmt: skip
 BANKS: list[Color] = [(150, 118, 84), (128, 124, 100), (86, 92, 64), CONCRETE]
 BANK = 9.0
@@ -33,11 +33,23 @@ def river(canvas: Canvas, frame: Frame, length: float, width: float) -> list[tup
         y = np.concatenate([near - reach, (far + reach)[::-1]])
         outline = np.stack([np.concatenate([x, x[::-1]]), y], axis=1)
         canvas.polygon(frame(outline), tone, rough)
+    if rng.random() < 0.3:
+        _glitter(canvas, frame, length, width)
     roads = _bridges(canvas, frame, length, width)
     if width > 55 and rng.random() < 0.85:
         _marina(canvas, frame, length, width)
     _vessels(canvas, frame, length, width)
     return roads
+
+
+def _glitter(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
+    """The sun on ripples, thickest in one place."""
+    rng = canvas.rng
+    x, spread = rng.uniform(-0.4, 0.4) * length, rng.uniform(20, 80)
+    for _ in range(int(rng.integers(50, 250))):
+        spot = rng.normal(x, spread), rng.uniform(-0.42, 0.42) * width
+        end = spot[0] + rng.uniform(0.4, 1.6), spot[1] + rng.normal(0, 0.3)
+        canvas.line(frame([spot, end]), WHITE, rng.uniform(0.2, 0.6), rng.uniform(0.4, 0.9))
 
 
 def _shore(rng: np.random.Generator, x: Points) -> Points:
