@@ -113,6 +113,7 @@ def compile_openvino(model: bytes, *, precision: str, threads: int) -> Run:
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # the pipeline's threads share the cores
     }
     compiled = core.compile_model(core.read_model(model), "CPU", options)
     return lambda tile: compiled(tile)[0]

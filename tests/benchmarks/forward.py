@@ -1,6 +1,7 @@
 """One forward pass on a CPU: the plain module, the inference form, and other engines.
 
     python tests/benchmarks/forward.py [--variant T] [--side 1024] [--repeat 5] [--compile]
+                                       [--only WAY …]
 
 Every way has a process of its own, because settings of the allocator last; the passes take turns.
 Printed are the median's Mpx/s, its ratio to the plain module in NCHW order (what the official code
@@ -118,9 +119,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="besides the first")
     options = parser.parse_args()
     ways = [way for way in WAYS if not missing_packages(way.backend)]
     ways += COMPILED if options.compile else []
+    if options.only:
+        ways = [ways[0], *(way for way in ways[1:] if way.name in options.only)]
     context = multiprocessing.get_context("spawn")
     pipes, classes, processes = [], [], []
     for way in ways:
