@@ -20,7 +20,7 @@ from typing import Any
 
 import dask.threaded
 
-from geoseg.blocks import contributors
+from geoseg.blocks import REACH, contributors
 from geoseg.clock import Clock
 from geoseg.decode import cells_around
 from geoseg.errors import OptionError, SceneError
@@ -139,13 +139,14 @@ class Order:
 
     @classmethod
     def of(cls, plan: Plan) -> Order:
-        blocks = list(plan.grid.blocks())
-        number = {block: i for i, block in enumerate(blocks)}
-        sources = {
-            number[block]: [number[source] for source in needed]
-            for block, needed in contributors(blocks, plan.grid).items()
-            if plan.target(block) is not None
-        }
+        blocks = dict(enumerate(plan.grid.blocks()))
+        wanted = {block: i for i, block in blocks.items() if plan.target(block) is not None}
+        # Of a huge scene, an area of interest needs a few blocks: only these are worth a look.
+        rows = {block.row + step for block in wanted for step in REACH}
+        columns = {block.col + step for block in wanted for step in REACH}
+        near = {b: i for i, b in blocks.items() if b.row in rows and b.col in columns}
+        found = contributors(list(near), plan.grid)
+        sources = {i: [near[source] for source in found[block]] for block, i in wanted.items()}
         used = {i for needed in sources.values() for i in needed}
         return cls({i: blocks[i] for i in sorted(used)}, sources)
 

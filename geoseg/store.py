@@ -119,7 +119,7 @@ class Store:
             self._clear(difference(before, self.run))
         self.resumed = self.folder.exists()
         if not self.resumed:
-            self.folder.mkdir()
+            self.folder.mkdir(mode=0o700)  # unfinished results are nobody else's business
             self._write(_RUN, json.dumps(self.run, indent=1).encode())
 
     def _clear(self, reason: str) -> None:

@@ -32,6 +32,8 @@ class Aoi:
 
     def meets(self, window: Window) -> bool:
         """Whether any of it may lie under `window`."""
+        if self.window.intersection(window) is None:
+            return False
         box = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
         return bool(shapely.intersects(self.shape, box))
 
