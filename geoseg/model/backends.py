@@ -100,6 +100,8 @@ def compile_onnxruntime(model: bytes, *, threads: int) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Idle threads would go on taking the cores from the pipeline's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (pixels,) = session.get_inputs()
     return lambda tile: session.run(None, {pixels.name: tile})[0]
