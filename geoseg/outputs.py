@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import pandas as pd
 from geopandas import GeoDataFrame
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.clock import Clock
 from geoseg.errors import OutputError
 from geoseg.geo.export import FORMATS, write_format
-from geoseg.geo.features import features
-from geoseg.geo.layers import write_layers
+from geoseg.geo.features import features, tables
+from geoseg.geo.finish import Finish, Finished
+from geoseg.geo.flat import Polygons
+from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers import Layers
 from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
-from geoseg.geo.seams import merge
-from geoseg.geo.sieve import sieve
-from geoseg.geo.simplify import simplify
 from geoseg.grid import Window
 from geoseg.heap import return_free_memory
 from geoseg.request import Request
+from geoseg.summary import ClassTotal
 from geoseg.tasks import BlockResult, Plan
 
 TOLERANCE = 0.5
@@ -87,14 +89,26 @@ def file_key(kind: str, stem: str, path: Path) -> str:
     return f"{kind}:{path.stem.removeprefix(f'{stem}_')}" if FORMATS[kind].per_class else kind
 
 
+def whole_table(
+    parts: list[GeoDataFrame],
+    polygons: Polygons,
+    geobox: GeoBox,
+    classes: tuple[LabelClass, ...],
+) -> GeoDataFrame:
+    """In the order of object_id; of no polygons, too."""
+    if not parts:
+        return features(polygons, polygons.geometry, geobox, classes)
+    return pd.concat(parts).sort_values("object_id", ignore_index=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a prediction left on disk."""
 
     paths: dict[str, Path]
     """By kind; where a format has a file of each class, by kind and class, `shapefile:ship`."""
-    features: GeoDataFrame
-    """The polygons, with their attributes, in the scene's CRS."""
+    totals: dict[str, ClassTotal]
+    """By class, that with the largest objects first."""
     valid_pixels: int
     damaged: tuple[Window, ...]
     """Parts of the scene that could not be read."""
@@ -112,7 +126,11 @@ class Outputs:
         scene = plan.view.scene
         self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
         self.stem, self.paths = scene.stem, planned_paths(request, scene.stem)
+        pixel = scene.geobox.gsd or 1.0
+        tolerance = TOLERANCE if request.simplify is None else request.simplify / pixel
+        self.finishing = Finish(plan.min_pixels, tolerance=tolerance, smooth=request.smooth)
         self.polygons: list[BlockPolygons] = []
+        self.finished: list[Finished] = []
         self.damaged: dict[Window, None] = {}
         """Parts of the scene that could not be read, in the order of blocks."""
         self.valid_pixels = 0
@@ -146,33 +164,46 @@ class Outputs:
             self.confidence_raster.write(place, result.confidence[part])
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
-        self.polygons.append(result.polygons)
+        polygons, finished = self.finishing.settle(result.polygons)
+        self.polygons.append(polygons)
+        self.finished.append(finished)
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbours share some
         self.valid_pixels += int((result.class_ids != IGNORE).sum())
 
     def finish(self, clock: Clock, metadata: Mapping[str, str]) -> Written:
         """Unite the polygons, write the layers and complete the rasters."""
-        geobox, request = self.plan.view.scene.geobox, self.request
-        pixel = geobox.gsd or 1.0
         with clock.stage("merge"):
-            polygons = sieve(merge(self.polygons), self.plan.min_pixels)
+            polygons = self.finishing.unite(self.polygons, self.finished)
+            self.polygons, self.finished = [], []
         return_free_memory()
-        with clock.stage("simplify"):
-            tolerance = TOLERANCE if request.simplify is None else request.simplify / pixel
-            geometry = simplify(polygons, tolerance, smooth=request.smooth)
-            table = features(polygons, geometry, geobox, self.classes)
-        return_free_memory()
-        paths = dict(self.paths)
         with clock.stage("write"):
             self.closing.close()
             return_free_memory()
-            for kind in request.formats:
-                if kind == "gpkg":
-                    write_layers(self.paths[kind], table, self.classes, metadata)
-                else:
-                    files = write_format(table, request.folder, self.stem, kind, overwrite=True)
-                    paths |= {file_key(kind, self.stem, file): file for file in files}
-        return Written(paths, table, self.valid_pixels, tuple(self.damaged))
+            return self._write_polygons(polygons, metadata)
+
+    def _write_polygons(self, polygons: Polygons, metadata: Mapping[str, str]) -> Written:
+        """A part of the table after the other; formats that want it whole get it whole."""
+        scene, request = self.plan.view.scene, self.request
+        others = [kind for kind in request.formats if kind != "gpkg"]
+        paths, totals, kept = dict(self.paths), dict[str, ClassTotal](), []
+        with ExitStack() as stack:
+            layers = None
+            if "gpkg" in request.formats:
+                layers = stack.enter_context(Layers(paths["gpkg"], self.classes, metadata))
+            for part in tables(polygons, scene.geobox, self.classes):
+                name = str(part["class"].iloc[0])
+                before = totals.get(name, ClassTotal(0, 0.0))
+                area = before.area_m2 + float(part["area_m2"].sum())
+                totals[name] = ClassTotal(before.objects + len(part), area)
+                if layers:
+                    layers.append(part)
+                if others:
+                    kept.append(part)
+        for kind in others:
+            table = whole_table(kept, polygons, scene.geobox, self.classes)
+            files = write_format(table, request.folder, self.stem, kind, overwrite=True)
+            paths |= {file_key(kind, self.stem, file): file for file in files}
+        return Written(paths, totals, self.valid_pixels, tuple(self.damaged))
 
     def __exit__(
         self,

@@ -91,10 +91,7 @@ def summarize(
         valid_pixels=written.valid_pixels,
         damaged=[asdict(window) for window in written.damaged],
         seconds=dict(clock.seconds),
-        classes={
-            str(name): ClassTotal(len(rows), float(rows["area_m2"].sum()))
-            for name, rows in written.features.groupby("class", sort=False)
-        },
+        classes=written.totals,
         outputs={kind: str(path) for kind, path in written.paths.items()},
         weights={
             "variant": metadata.variant,
