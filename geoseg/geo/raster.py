@@ -25,6 +25,8 @@ from geoseg.whole import put_in_place
 _FAILURES = (RasterioError, OSError, CPLE_BaseError)
 """rasterio lets GDAL's own errors through when it copies."""
 _BLOCK = 512
+_CACHE = 64 * 2**20
+"""Bytes of blocks that GDAL keeps while it copies; its default is a share of the machine's."""
 _WORKING: dict[str, Any] = {
     "driver": "GTiff",
     "dtype": "uint8",
@@ -113,7 +115,8 @@ class RasterWriter:
             self._dataset.close()
             if kind is None:
                 self._verify(self._working)
-                rasterio.shutil.copy(self._working, self._complete, **_FINAL)
+                with rasterio.Env(GDAL_CACHEMAX=_CACHE):
+                    rasterio.shutil.copy(self._working, self._complete, **_FINAL)
                 self._verify(self._complete)
                 put_in_place(self._complete, self.path)
         except _FAILURES as failure:
