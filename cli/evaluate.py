@@ -34,6 +34,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--layer", help="Layer of --truth.  [default: all]")
 @options.device
 @options.precision
+@options.backend
 @options.tiling
 @options.tta
 @options.as_json
@@ -74,6 +75,7 @@ def score_pixels(
     confusion: Path | None,
     device: str,
     precision: Any,
+    backend: Any,
     tile_size: int,
     overlap: int,
     tta: bool,
@@ -90,7 +92,7 @@ def score_pixels(
     items = folder.split(split)
     rules = None if recipe is None else load_recipe(recipe)
     network = load_model(None if weights == "default" else weights)
-    model = TileModel(network, device=device, precision=precision, tta=tta)
+    model = TileModel(network, device=device, precision=precision, tta=tta, backend=backend)
     with options.count_bar("evaluate", "image") as progress:
         scores = evaluate(
             model,
