@@ -27,6 +27,18 @@ backend = click.option(
     show_default=True,
     help="What runs the model; the others are faster on many CPUs, see `geoseg bench`.",
 )
+simplify = click.option(
+    "--simplify",
+    type=float,
+    metavar="METRES",
+    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
+)
+smooth = click.option(
+    "--smooth/--no-smooth",
+    default=True,
+    show_default=True,
+    help="Cut the corners of pixels before simplifying.",
+)
 tta = click.option("--tta", is_flag=True, help="Average over 8 flips and rotations: 8 × the time.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 

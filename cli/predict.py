@@ -69,18 +69,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Vector format; may be given several times. See `geoseg export --help`.",
 )
-@click.option(
-    "--simplify",
-    type=float,
-    metavar="METRES",
-    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
-)
-@click.option(
-    "--smooth/--no-smooth",
-    default=True,
-    show_default=True,
-    help="Cut the corners of pixels before simplifying.",
-)
+@options.simplify
+@options.smooth
 @click.option(
     "--min-area",
     type=float,

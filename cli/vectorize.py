@@ -19,18 +19,8 @@ from . import options
     type=click.Path(dir_okay=False, path_type=Path),
     help="GeoPackage to write.  [default: the raster's name, .gpkg, in the current folder]",
 )
-@click.option(
-    "--simplify",
-    type=float,
-    metavar="METRES",
-    help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
-)
-@click.option(
-    "--smooth/--no-smooth",
-    default=True,
-    show_default=True,
-    help="Cut the corners of pixels before simplifying.",
-)
+@options.simplify
+@options.smooth
 @click.option(
     "--min-area",
     type=float,

@@ -9,15 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geoseg.geo.flat import Polygons, following_corners, spread, sum_runs
 from geoseg.geo.outlines import Outlines
-
-
-def simplify(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> NDArray[np.object_]:
-    """(P,) shapely polygons in pixel coordinates; see `thinned`."""
-    return thinned(polygons, tolerance, smooth=smooth).geometry
 
 
 def thinned(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Polygons:
