@@ -82,6 +82,8 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+    # Besides its own error, zipfile raises NotImplementedError for versions of the format that it
+    # does not know, and the others for torn directories.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"damaged archive: {error}") from None
     compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
