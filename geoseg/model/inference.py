@@ -120,32 +120,55 @@ class TileModel:
             images: (3,H,W) each, on the 0-255 scale; all of one size, sides multiples of 32.
             valid: (H,W) each; where False the model sees the channel mean.
         """
-        with self.turn, clock.stage("model"), torch.inference_mode():
-            # Sums are split by threads, so their number decides the last bits of the logits.
-            torch.set_num_threads(self.threads)
-            logits: list[NDArray[np.float32]] = []
-            while len(logits) < len(images):
-                if self.cancelled:
-                    raise CancelledError
-                batch = slice(len(logits), len(logits) + self.batch_size)
-                try:
-                    x = self.normalise(images[batch], valid[batch])
-                    logits.extend(self.logits(x).float().cpu().numpy())
-                except torch.OutOfMemoryError:
-                    if self.batch_size == 1:
-                        side = images[0].shape[1]
-                        raise OptionError(
-                            f"{self.device} has too little memory for one tile of {side} px; "
-                            f"give a --tile-size below {side}, or --device cpu"
-                        ) from None
-                    self.batch_size = max(1, self.batch_size // 2)
-                    LOG.warning(
-                        "%s is out of memory: going on with --batch-size %d",
-                        self.device,
-                        self.batch_size,
-                    )
-                    torch.cuda.empty_cache()
-            return logits
+        if not images:
+            return []
+        pixels, mask = self.staged(images), self.staged(valid)
+        with clock.stage("model"), torch.inference_mode():
+            with self.turn:
+                queued = self.queue(pixels, mask)
+            # Here a GPU is still computing, and the next thread queues its tiles behind.
+            return [tile for logits in queued for tile in logits.cpu().numpy()]
+
+    def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
+        """Stacked, in memory from which the device copies without waiting."""
+        tensor = torch.from_numpy(np.stack(arrays))
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def queue(self, pixels: Tensor, mask: Tensor) -> list[Tensor]:
+        """Logits, batch by batch: on a CPU computed, on a GPU perhaps not yet.
+
+        Args:
+            pixels: (N,3,H,W) uint8.
+            mask: (N,H,W) bool.
+        """
+        # Sums are split by threads, so their number decides the last bits of the logits.
+        torch.set_num_threads(self.threads)
+        queued: list[Tensor] = []
+        start = 0
+        while start < len(pixels):
+            if self.cancelled:
+                raise CancelledError
+            batch = slice(start, start + self.batch_size)
+            try:
+                x = self.normalise(pixels[batch], mask[batch])
+                queued.append(self.logits(x).float())
+                start = batch.stop
+            except torch.OutOfMemoryError:
+                self.halve_batch(pixels.shape[-1])
+        return queued
+
+    def halve_batch(self, side: int) -> None:
+        """Raises OptionError where one tile of `side` px is too much already."""
+        if self.batch_size == 1:
+            raise OptionError(
+                f"{self.device} has too little memory for one tile of {side} px; "
+                f"give a --tile-size below {side}, or --device cpu"
+            ) from None
+        self.batch_size = max(1, self.batch_size // 2)
+        LOG.warning(
+            "%s is out of memory: going on with --batch-size %d", self.device, self.batch_size
+        )
+        torch.cuda.empty_cache()
 
     @contextmanager
     def cancelled_on_error(self) -> Iterator[None]:
@@ -157,12 +180,11 @@ class TileModel:
             self.cancelled = True
             raise
 
-    def normalise(
-        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]]
-    ) -> Tensor:
+    def normalise(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """(N,3,H,W), zero mean and unit deviation, 0 where there is no data."""
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        mask = torch.from_numpy(np.stack(valid)).to(self.device)
+        pixels, mask = (
+            tensor.to(self.device, non_blocking=tensor.is_pinned()) for tensor in (pixels, mask)
+        )
         mean, std = (
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (self.metadata.mean, self.metadata.std)
