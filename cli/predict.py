@@ -54,7 +54,11 @@ if TYPE_CHECKING:
     help="Look for black or white collars that the file does not declare as empty.",
 )
 @click.option(
-    "--gsd", type=float, metavar="METRES", help="Let the model see pixels of this size instead."
+    "--gsd",
+    type=float,
+    metavar="METRES",
+    help="Let the model see pixels of this size.  [default: the scene's own, or the finest that "
+    "the weights know]",
 )
 @click.option(
     "--aoi",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from geoseg.classes import ISAID
 from geoseg.geo.scene import Scene
-from geoseg.geo.view import View
+from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Grid
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
@@ -114,7 +114,7 @@ def bench(
             repeat,
             progress,
         )
-        width, height, seen = pixels_of(path, network.metadata.scale, tiling)
+        width, height, seen = pixels_of(path, network.metadata, tiling)
     tile = tiling.tile_size**2 / 1e6
     forward = {key: model.batch_size * tile / seconds[key] for key, model in models.items()}
     mpx, chosen = width * height / 1e6, name(whole)
@@ -182,11 +182,12 @@ def in_turns(
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def pixels_of(path: str, scale: float, tiling: Tiling) -> tuple[int, int, int]:
+def pixels_of(path: str, metadata: Metadata, tiling: Tiling) -> tuple[int, int, int]:
     """Width and height of a scene, and the pixels that the model sees of it."""
     scene = Scene.open(path)
     width, height = scene.geobox.width, scene.geobox.height
-    box = View.of(scene, scale=scale).geobox
+    gsd = suitable_gsd(scene.geobox.gsd, metadata.gsd_range)
+    box = View.of(scene, gsd=gsd, scale=metadata.scale).geobox
     scene.close()
     return width, height, Grid(box.width, box.height, tiling.tile_size, tiling.overlap).model_pixels
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -27,7 +27,7 @@ from geoseg.errors import OptionError, SceneError
 from geoseg.geo.aoi import read_aoi
 from geoseg.geo.export import FORMATS
 from geoseg.geo.scene import Scene
-from geoseg.geo.view import View
+from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Block, Grid, Window
 from geoseg.identity import identity
 from geoseg.model.inference import TileModel
@@ -72,6 +72,9 @@ def predict(
         rescale=reading.rescale,
         skip_damage=True,  # what is lost is told in the end, when the rest is done
     )
+    if reading.gsd is None:
+        seen = suitable_gsd(scene.geobox.gsd, model.metadata.gsd_range)
+        reading = replace(reading, gsd=seen)
     clock = Clock()
     with clock.stage("total"):
         plan = make_plan(scene, model.metadata, request, tiling, reading)

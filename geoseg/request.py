@@ -23,7 +23,8 @@ class Reading:
     rescale: tuple[float, float] | None = None
     """Stored values that become 0 and 255; None = 8 bits as they are, others by percentiles."""
     gsd: float | None = None
-    """Metres a pixel at which the model sees the scene; None = the scene's own."""
+    """Metres a pixel at which the model sees the scene; None = the scene's own, or where that is
+    finer than the weights know, the finest that they know."""
     aoi: str | None = None
     """The part wanted: a vector file, or "minx,miny,maxx,maxy" in the scene's CRS."""
 

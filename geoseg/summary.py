@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from geoseg.geo.view import suitable_gsd
+
 if TYPE_CHECKING:
     from geoseg.clock import Clock
     from geoseg.model.inference import TileModel
@@ -106,16 +108,26 @@ def summarize(
             "folder": str(request.folder),
             **model.options,
         },
-        notes=scene.notes + gsd_notes(reading.gsd or geobox.gsd, metadata.gsd_range),
+        notes=scene.notes + gsd_notes(geobox.gsd, reading.gsd, metadata.gsd_range),
     )
 
 
-def gsd_notes(gsd: float | None, known: tuple[float, float] | None) -> tuple[str, ...]:
-    """A hint where the weights have never seen pixels of this size, metres."""
-    if gsd is None or known is None or known[0] * 0.9 <= gsd <= known[1] * 1.1:
+def gsd_notes(
+    own: float | None, seen: float | None, known: tuple[float, float] | None
+) -> tuple[str, ...]:
+    """Where the weights have never seen pixels of this size, what was done or could be, metres.
+
+    Args:
+        seen: at which the model saw the scene; None = its own.
+    """
+    if own is None or known is None:
         return ()
-    nearest = min(max(gsd, known[0]), known[1])
-    return (
-        f"{gsd:.2g} m a pixel, but the weights were trained on {known[0]:g} to {known[1]:g} m: "
-        f"--gsd {nearest:g} may find more",
-    )
+    told = f"the weights were trained on {known[0]:g} to {known[1]:g} m a pixel"
+    if seen is None and own > 1.1 * known[1]:
+        return (f"{told}, the scene has {own:.2g} m: --gsd {known[1]:g} may find more",)
+    if seen is not None and seen == suitable_gsd(own, known):
+        return (
+            f"{told}, the scene has {own:.2g} m: the model saw it at {seen:g} m "
+            f"(--gsd {own:.2g} leaves it as it is)",
+        )
+    return ()

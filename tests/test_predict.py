@@ -203,6 +203,31 @@ def test_at_another_gsd_the_outputs_stay_on_the_scenes_grid(scene, reference, tm
     assert (ids == expected).mean() > 0.9
 
 
+def test_weights_see_no_finer_pixels_than_they_know(scene, reference, tmp_path):
+    """The scene has 0.5 m; outputs are those of --gsd 0.8, and the summary says why."""
+    model = Colors()
+    model.metadata = Metadata("T", ISAID, gsd_range=(0.8, 2.0))
+    unasked = run(scene, tmp_path / "unasked", model=model)
+    asked = run(scene, tmp_path / "asked", reading=Reading(gsd=0.8))
+    own = run(scene, tmp_path / "own", model=model, reading=Reading(gsd=0.5))
+    for pair in ((unasked, asked), (own, reference)):
+        found, expected = (Path(summary.outputs["classes"]).read_bytes() for summary in pair)
+        assert found == expected
+    assert unasked.options["gsd"] == 0.8
+    assert any("the model saw it at 0.8 m (--gsd 0.5 leaves it" in note for note in unasked.notes)
+    assert not any("gsd" in note for note in own.notes)
+
+
+def test_a_scene_too_coarse_for_the_weights_is_left_as_it_is(scene, reference, tmp_path):
+    model = Colors()
+    model.metadata = Metadata("T", ISAID, gsd_range=(0.1, 0.3))
+    summary = run(scene, tmp_path, model=model)
+    assert summary.options["gsd"] is None
+    assert any("--gsd 0.3 may find more" in note for note in summary.notes)
+    found, expected = (Path(one.outputs["classes"]) for one in (summary, reference))
+    assert found.read_bytes() == expected.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "flag"),
     [

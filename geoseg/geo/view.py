@@ -20,6 +20,8 @@ _CLOSE = 0.02
 _PIECE = 4096
 """Scene pixels a side that are resampled at once."""
 _GREY = 128
+_COARSEST = 32
+"""Scene pixels a side that become one unasked, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +163,18 @@ def _resize(
     picture = picture.resize((width, picture.height), filter_, (left, 0, right, picture.height))
     height, top, bottom = rows
     return picture.resize((width, height), filter_, (0, top, width, bottom))
+
+
+def suitable_gsd(own: float | None, known: tuple[float, float] | None) -> float | None:
+    """Metres a pixel at which a model should see a scene; None = as it is.
+
+    Coarser than the scene's `own` where that is finer than all that the model was trained on:
+    what it knows would be too large for it, and each square metre would cost more. Never finer:
+    pixels that are not there cannot be made.
+
+    Args:
+        known: finest and coarsest of its training.
+    """
+    if own is None or known is None or own >= 0.9 * known[0]:
+        return None
+    return min(known[0], _COARSEST * own)
