@@ -20,6 +20,7 @@ from geoseg.geo import groups
 from geoseg.geo.finish import Finish
 from geoseg.geo.flat import Polygons
 from geoseg.geo.groups import independent
+from geoseg.geo.outlines import Outlines
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.seams import merge
 from geoseg.geo.sieve import sieve
@@ -210,6 +211,25 @@ def test_outlines_stay_within_the_tolerance(class_ids, skip, tolerance):
         )
         # Cutting a corner by a pixel on both sides moves it by half of √2.
         assert apart.max(initial=0) <= tolerance + smooth * 0.7072 + 1e-6
+
+
+@pytest.mark.parametrize("slope", [(1, 1), (3, 1), (1, 3), (2, 3), (-3, 2), (5, 2), (-7, 3)])
+def test_long_slopes_are_thinned_in_few_rounds(slope, monkeypatch):
+    """All steps of a slope are alike; if they went one after the other, each would be a round."""
+    rise, run = slope
+    y, x = np.mgrid[:600, :600]
+    stripes = (x * rise - y * run) // (40 * (abs(rise) + run)) % 2
+    polygons = whole(stripes.astype(np.uint8), ())
+    rounds, remove = [], Outlines._remove
+
+    def counted(self: Outlines, corner: NDArray) -> None:
+        rounds.append(len(corner))
+        remove(self, corner)
+
+    monkeypatch.setattr(Outlines, "_remove", counted)
+    simple = thinned(polygons, 0.5)
+    assert len(simple.corners) < 0.2 * len(polygons.corners)
+    assert len(rounds) < 50
 
 
 def test_smooth_outlines_are_nearer_to_the_truth_than_those_of_pixels():
