@@ -187,21 +187,10 @@ class Outlines:
     def _is_free(self, corner: Ints) -> NDArray[np.bool_]:
         """No other corner lies in the triangle or on its sides.
 
-        Of all triangles on a grid, those of half a cell hold no other grid point, and those of a
-        whole cell only one: the middle of a side (Pick's theorem).
+        Those of half a cell hold no other place on the grid (Pick's theorem).
         """
         free = np.ones(len(corner), bool)
-        area = self._areas(corner)
-        whole = np.flatnonzero(area == 2)
-        v = corner[whole]
-        ends = np.stack([self.before[v], v, self.after[v]])
-        x, y = self.x[ends], self.y[ends]
-        wide, tall = x + x[[1, 2, 0]], y + y[[1, 2, 0]]
-        halved = (wide % 2 == 0) & (tall % 2 == 0)
-        middle = ((tall // 2 << 32) + wide // 2)[halved]
-        free[whole[halved.nonzero()[1]]] = ~self._is_taken(middle)
-
-        large = np.flatnonzero(area > 2)
+        large = np.flatnonzero(self._areas(corner) > 1)
         if len(large) == 0:
             return free
         v = corner[large]
@@ -209,8 +198,8 @@ class Outlines:
         triangle = np.take_along_axis(triangle, self.y[triangle].argsort(axis=0), axis=0)
         # Of every row: from the long side, top to bottom, to one of the two others.
         (top, middle, bottom), (x0, x1, x2) = self.y[triangle], self.x[triangle]
-        which = np.repeat(np.arange(len(v)), bottom - top + 1)
-        row = spread(top, bottom - top + 1)
+        rows = bottom - top + 1
+        which, row = np.repeat(np.arange(len(v)), rows), spread(top, rows)
         above = row < middle[which]
         one = _crossing(x0[which], top[which], x2[which], bottom[which], row)
         other = _crossing(
@@ -221,19 +210,12 @@ class Outlines:
             row,
         )
         left, right = np.minimum(one[1], other[1]), np.maximum(one[0], other[0])
-        widths = np.maximum(right - left + 1, 0)
-        which, row = np.repeat(which, widths), np.repeat(row, widths)
-        key = (row << 32) + spread(left, widths)
-        own = self.keys[self.place[triangle]]
-        foreign = (key != own[0][which]) & (key != own[1][which]) & (key != own[2][which])
-        which, key = which[foreign], key[foreign]
-        free[large[which[self._is_taken(key)]]] = False
+        first = np.searchsorted(self.keys, (row << 32) + left)
+        past = np.searchsorted(self.keys, (row << 32) + right, "right")
+        taken = np.append(0, np.cumsum(self.taken))
+        inside = np.add.reduceat(taken[past] - taken[first], np.cumsum(rows) - rows)
+        free[large] = inside == triangle.shape[0]  # its own
         return free
-
-    def _is_taken(self, key: Ints) -> NDArray[np.bool_]:
-        """Whether a corner is at each place on the grid."""
-        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
-        return (self.keys[place] == key) & self.taken[place]
 
 
 def _mixed(keys: Ints) -> NDArray[np.uint64]:
