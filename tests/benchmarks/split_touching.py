@@ -133,10 +133,13 @@ def predicted(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.fl
         from geoseg.model.checkpoint import load_model
         from geoseg.model.inference import TileModel
         from geoseg.predict import predict
-        from geoseg.request import Request
+        from geoseg.request import Reading, Request
 
         model = TileModel(load_model(None), device="cpu")
-        predict(folder / f"{name}.tif", model, Request(folder, overwrite=True, confidence=True))
+        with rasterio.open(folder / f"{name}.tif") as file:
+            own = Reading(gsd=file.res[0])
+        request = Request(folder, overwrite=True, confidence=True)
+        predict(folder / f"{name}.tif", model, request, reading=own)
     classes, confidence = (rasterio.open(path).read(1) for path in paths)
     return classes, (confidence / 100).astype(np.float32)
 
