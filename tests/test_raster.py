@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -50,7 +51,10 @@ def test_what_is_written_is_read_on_the_same_grid(tmp_path: Path, place: str, sh
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda window: raster.write(window, ids[window.slices]), windows))
         assert not path.exists()
-    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+    beside = tmp_path / f"{path.name}.aux.xml"
+    assert set(tmp_path.iterdir()) == {path, beside}
+    names = [item.text for item in ElementTree.parse(beside).iter("Category")]
+    assert names == [item.name for item in ISAID]
     with rasterio.open(path) as written:
         assert (written.read(1) == ids).all()
         assert (written.transform, written.crs) == (geobox.transform, geobox.crs)

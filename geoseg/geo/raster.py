@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -54,7 +55,7 @@ class RasterWriter:
 
     Windows arrive in any order and from any thread. Used as a context: when it is left in peace
     the file appears at `path`, whole, and replaces what was there; when an error leaves it,
-    nothing changes there. Meanwhile two temporary files lie in the same folder.
+    nothing changes there. Meanwhile temporary files lie in the same folder.
     """
 
     def __init__(self, path: Path, geobox: GeoBox) -> None:
@@ -62,6 +63,8 @@ class RasterWriter:
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
         self._complete = path.with_name(f".{path.name}.complete.tif")
+        self._names: bytes | None = None
+        """What `<path>.aux.xml` will say."""
         self._lock = threading.Lock()
         place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
@@ -76,10 +79,14 @@ class RasterWriter:
 
     @classmethod
     def of_classes(cls, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> RasterWriter:
-        """Of class ids, with the classes' colours as its table and names in tags `CLASS_<id>`."""
+        """Of class ids, with the classes' colours as its table and names in tags `CLASS_<id>`.
+
+        The names stand in `<path>.aux.xml`, too: GeoTIFF has no place where QGIS looks for them.
+        """
         raster = cls(path, geobox)
         raster._dataset.write_colormap(1, {item.id: (*item.color, 255) for item in classes})
         raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
+        raster._names = category_names(classes)
         return raster
 
     @classmethod
@@ -119,6 +126,9 @@ class RasterWriter:
                     rasterio.shutil.copy(self._working, self._complete, **_FINAL)
                 self._verify(self._complete)
                 put_in_place(self._complete, self.path)
+                if self._names is not None:
+                    self._complete.write_bytes(self._names)
+                    put_in_place(self._complete, self.path.with_name(f"{self.path.name}.aux.xml"))
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:
@@ -142,6 +152,17 @@ class RasterWriter:
 
     def _failed(self, error: Exception) -> OutputError:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
+
+
+def category_names(classes: Sequence[LabelClass]) -> bytes:
+    """Names by value, as GDAL keeps them beside a raster (its "persistent auxiliary metadata")."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    categories = ElementTree.SubElement(band, "CategoryNames")
+    names = {item.id: item.name for item in classes}
+    for value in range(max(names) + 1):
+        ElementTree.SubElement(categories, "Category").text = names.get(value, "")
+    return ElementTree.tostring(root)
 
 
 def _content(values: NDArray[np.uint8]) -> int:
