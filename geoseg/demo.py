@@ -22,9 +22,9 @@ from geoseg.predict import predict
 from geoseg.render import RenderedObject, RenderedScene, render_scene
 from geoseg.request import Request
 
-SIZE = 1536
+SIZE = 2560
 """Side of the scene, px."""
-GSD = 0.5
+GSD = 0.3
 """Metres a pixel."""
 SEED = 77
 """A bright scene that holds all 13 classes; training draws other seeds and another size."""

@@ -181,7 +181,7 @@ def load_cached(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 @lru_cache(maxsize=2)
 def rendered(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     scene_seed = seed * 1_000_003 + number
-    gsd = 10 ** np.random.default_rng(scene_seed).uniform(math.log10(0.15), math.log10(0.7))
+    gsd = 10 ** np.random.default_rng(scene_seed).uniform(math.log10(0.1), math.log10(0.6))
     scene = render_scene(RENDERED_SIZE, RENDERED_SIZE, gsd=float(gsd), seed=scene_seed)
     return scene.image, scene.class_ids
 
