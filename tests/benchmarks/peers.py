@@ -178,7 +178,7 @@ def measure(
                 seconds, megabytes = run(predicting, work / "log.txt")
                 raster = next(folder.rglob("*.tif"))
                 result.same, result.objects, result.empty = agreement(raster, truth)
-                made = {path.suffix for path in folder.rglob("*")} - {""}
+                made = {path.suffix for path in folder.rglob("*")} - {"", ".xml"}
                 result.outputs = " ".join(sorted(made, reverse=True))
                 result.to_raster.append(raster.stat().st_mtime - began)
                 result.seconds.append(seconds)
