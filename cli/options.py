@@ -45,10 +45,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 def tiling(command: Callable[..., Any]) -> Callable[..., Any]:
     size = click.option(
-        "--tile-size", default=1024, show_default=True, help="Side of a tile, px; of 32 a multiple."
+        "--tile-size",
+        default=1024,
+        show_default=True,
+        help="Side of a tile at most, px; of 32 a multiple.",
     )
     overlap = click.option(
-        "--overlap", default=128, show_default=True, help="Overlap of tiles, px; of 32 a multiple."
+        "--overlap", default=128, show_default=True, help="Overlap of tiles at least, px; of 32 a multiple."
     )
     return size(overlap(command))
 

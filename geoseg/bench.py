@@ -25,6 +25,7 @@ from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import DTYPES, Precision, TileModel
 from geoseg.model.metadata import Metadata
+from geoseg.model.threads import one_thread
 from geoseg.predict import predict
 from geoseg.render import render_scene
 from geoseg.request import Request, Tiling
@@ -102,6 +103,8 @@ def bench(
         )
         models.setdefault(name(model), model)
     stand_in = TileModel(StandIn(), device=str(whole.device))
+    for model in (*models.values(), stand_in):
+        model.worker = whole.worker  # one team of threads, as where there is one model
     with TemporaryDirectory() as folder:
         path = scene or write_scene(Path(folder) / "scene.tif", size)
         request = Request(Path(folder) / "results", overwrite=True)
@@ -156,16 +159,22 @@ def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
 
 def forward_pass(model: TileModel, side: int) -> Callable[[], object]:
     """A pass of one batch of noise, warmed up."""
-    shape = (model.batch_size, 3, side, side)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-    x = x.contiguous(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
 
     @torch.inference_mode()
     def run() -> Tensor:
+        torch.set_num_threads(model.threads)
         return model.forward(x).cpu()  # waits for the device
 
-    run()
-    return run
+    with one_thread():
+        x = torch.randn((model.batch_size, 3, side, side), generator=generator).to(model.device)
+        x = x.contiguous(memory_format=torch.channels_last)
+
+    def in_worker() -> Tensor:
+        return model.worker.submit(run).result()
+
+    in_worker()
+    return in_worker
 
 
 def in_turns(

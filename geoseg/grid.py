@@ -94,7 +94,7 @@ class Grid:
     """Overlapping tiles over a scene of `width` × `height` px, grouped into blocks.
 
     All tile offsets are multiples of `ALIGN`, so that every tile samples one common grid of
-    logits. The last tile of a row or column is shifted inward, where it has real context.
+    logits. The last tile of a row or column ends with the scene, where it has real context.
     """
 
     width: int
@@ -166,11 +166,16 @@ class Span:
 
 
 def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
-    """Cover `length` px by tiles; neighbouring cores meet in the middle of their overlap."""
-    size = min(tile_size, round_up(length, ALIGN))
-    stride = tile_size - overlap
-    last = round_up(max(length - size, 0), ALIGN)
-    starts = [*range(0, last, stride), last]
+    """Cover `length` px by as few tiles as can be, all of one size; neighbouring cores meet in the
+    middle of their overlap.
+
+    `tile_size` is the most: where tiles of it would reach far beyond the end, smaller ones do, so
+    that next to nothing is computed twice but the overlap.
+    """
+    whole = round_up(length, ALIGN)
+    count = max(1, -(-(whole - overlap) // (tile_size - overlap)))
+    size = round_up(-(-(whole + (count - 1) * overlap) // count), ALIGN)
+    starts = [*(i * (size - overlap) for i in range(count - 1)), whole - size]
     # A core ends on the grid of logits, so that every cell belongs to one tile.
     bounds = [
         (left + size + right) // 2 // CELL * CELL for left, right in itertools.pairwise(starts)

@@ -38,7 +38,7 @@ class Tiling:
     """How a scene is cut, and who computes it."""
 
     tile_size: int = 1024
-    """Side of a tile, px."""
+    """Side of a tile at most, px; all of a scene have one size that fits it well."""
     overlap: int = 128
     """Overlap of neighbouring tiles, px."""
     tiles_per_block: int = 2

@@ -42,24 +42,36 @@ def test_tiles_share_one_grid_and_stay_with_real_pixels(width, height, tiling):
         for tile in block.tiles:
             window, core = tile.window, tile.core
             assert window.col_off % ALIGN == window.row_off % ALIGN == 0
-            assert window.width == min(size, round_up(width, ALIGN))
-            assert window.height == min(size, round_up(height, ALIGN))
+            assert max(window.width, window.height) <= size
             assert window.col_end < width + ALIGN
             assert window.row_end < height + ALIGN
             assert window.intersection(core) == core
             assert core.col_off % CELL == core.row_off % CELL == 0
 
 
-def test_neighbours_overlap_at_least_as_asked():
-    spans = Grid(5000, 100, 1024, 128).columns
-    for left, right in itertools.pairwise(spans):
-        assert left.start + left.size - right.start >= 128
+@given(length=st.integers(1, 100_000), tiling=tilings)
+def test_neighbours_overlap_at_least_as_asked(length, tiling):
+    size, overlap = tiling[0] * ALIGN, tiling[1] * ALIGN
+    for left, right in itertools.pairwise(Grid(length, 100, size, overlap).columns):
+        assert left.start + left.size - right.start >= overlap
         assert left.core_end == right.core_start
 
 
-def test_cost_of_the_default_overlap():
-    grid = Grid(40_000, 40_000, 1024, 128)
-    assert grid.model_pixels / 40_000**2 < 1.35
+@given(length=st.integers(1, 100_000), tiling=tilings)
+def test_next_to_nothing_but_the_overlap_is_computed_twice(length, tiling):
+    size, overlap = tiling[0] * ALIGN, tiling[1] * ALIGN
+    tiles = Grid(length, 1, size, overlap).columns
+    assert len({tile.size for tile in tiles}) == 1
+    seen = sum(tile.size for tile in tiles)
+    assert seen < length + (len(tiles) - 1) * overlap + (len(tiles) + 1) * ALIGN
+    # With one tile less, tiles of the size that was asked for would not reach the end.
+    fewer = len(tiles) - 1
+    assert fewer == 0 or fewer * size - (fewer - 1) * overlap < round_up(length, ALIGN)
+
+
+@pytest.mark.parametrize("side", [4096, 5000, 8192, 40_000])
+def test_cost_of_the_default_overlap(side):
+    assert Grid(side, side, 1024, 128).model_pixels / side**2 < 1.33
 
 
 def test_a_scene_of_exactly_one_tile_has_one_tile():

@@ -19,6 +19,7 @@ from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
 from geoseg.model.registry import find_public
 from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.model.threads import one_thread
 from geoseg.whole import put_in_place
 
 __all__ = [
@@ -46,8 +47,9 @@ def load_model(weights: str | Path | None = None) -> SegNeXt:
     list`; fetched on first use), or None for the default inside the package. The model's
     `metadata` says how to normalise the pixels that its `forward` takes.
     """
-    state, metadata = read_checkpoint(locate_weights(weights))
-    return build_model(state, metadata)
+    with one_thread():
+        state, metadata = read_checkpoint(locate_weights(weights))
+        return build_model(state, metadata)
 
 
 def locate_weights(weights: str | Path | None = None) -> Path:

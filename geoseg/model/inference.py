@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal
 
@@ -22,6 +21,7 @@ from geoseg.model.backends import Backend, open_backend
 from geoseg.model.fold import fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
+from geoseg.model.threads import one_thread
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -36,8 +36,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 class TileModel:
     """A segmentation network, ready to be fed with tiles from several threads.
 
-    The device computes one batch list at a time; threads queue for it. Picklable, so that it
-    can be sent to workers of a cluster.
+    The device computes one batch list at a time, in a thread of its own; others queue for it.
+    Picklable, so that it can be sent to workers of a cluster.
 
     Args:
         model: normalised pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
@@ -79,22 +79,23 @@ class TileModel:
         self.weights_hash = weights_hash(model)
         self.threads = torch.get_num_threads()
         self.backend = backend
-        network = fold(model) if isinstance(model, SegNeXt) else model.eval()
-        self.network: Callable[[Tensor], Tensor] = (
-            network.to(self.device)
-            if backend == "torch"
-            else open_backend(backend, network, self.device, self.dtype, self.threads)
-        )
-        self.turn = threading.Lock()
+        with one_thread():
+            network = fold(model) if isinstance(model, SegNeXt) else model.eval()
+            self.network: Callable[[Tensor], Tensor] = (
+                network.to(self.device)
+                if backend == "torch"
+                else open_backend(backend, network, self.device, self.dtype, self.threads)
+            )
+        self.worker = ThreadPoolExecutor(1)
         self.cancelled = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "turn"}
+        return {key: value for key, value in self.__dict__.items() if key != "worker"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         keep_free_memory()
         self.__dict__.update(state)
-        self.turn = threading.Lock()
+        self.worker = ThreadPoolExecutor(1)
 
     @property
     def options(self) -> dict[str, object]:
@@ -123,10 +124,9 @@ class TileModel:
         if not images:
             return []
         pixels, mask = self.staged(images), self.staged(valid)
-        with clock.stage("model"), torch.inference_mode():
-            with self.turn:
-                queued = self.queue(pixels, mask)
-            # Here a GPU is still computing, and the next thread queues its tiles behind.
+        queued = self.worker.submit(self.queue, pixels, mask, clock).result()
+        # A GPU is still computing, and the next thread queues its tiles behind.
+        with clock.stage("model"):
             return [tile for logits in queued for tile in logits.cpu().numpy()]
 
     def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
@@ -134,8 +134,10 @@ class TileModel:
         tensor = torch.from_numpy(np.stack(arrays))
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def queue(self, pixels: Tensor, mask: Tensor) -> list[Tensor]:
+    def queue(self, pixels: Tensor, mask: Tensor, clock: Clock) -> list[Tensor]:
         """Logits, batch by batch: on a CPU computed, on a GPU perhaps not yet.
+
+        For the worker's thread only: there has to be one team of threads, see `one_thread`.
 
         Args:
             pixels: (N,3,H,W) uint8.
@@ -145,16 +147,17 @@ class TileModel:
         torch.set_num_threads(self.threads)
         queued: list[Tensor] = []
         start = 0
-        while start < len(pixels):
-            if self.cancelled:
-                raise CancelledError
-            batch = slice(start, start + self.batch_size)
-            try:
-                x = self.normalise(pixels[batch], mask[batch])
-                queued.append(self.logits(x).float())
-                start = batch.stop
-            except torch.OutOfMemoryError:
-                self.halve_batch(pixels.shape[-1])
+        with clock.stage("model"), torch.inference_mode():
+            while start < len(pixels):
+                if self.cancelled:
+                    raise CancelledError
+                batch = slice(start, start + self.batch_size)
+                try:
+                    x = self.normalise(pixels[batch], mask[batch])
+                    queued.append(self.logits(x).float())
+                    start = batch.stop
+                except torch.OutOfMemoryError:
+                    self.halve_batch(pixels.shape[-1])
         return queued
 
     def halve_batch(self, side: int) -> None:
