@@ -51,7 +51,10 @@ def tiling(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Side of a tile at most, px; of 32 a multiple.",
     )
     overlap = click.option(
-        "--overlap", default=128, show_default=True, help="Overlap of tiles at least, px; of 32 a multiple."
+        "--overlap",
+        default=128,
+        show_default=True,
+        help="Overlap of tiles at least, px; of 32 a multiple.",
     )
     return size(overlap(command))
 
