@@ -80,8 +80,9 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     model = ColorMean()
     logits, _ = run_blocks(image, np.ones((512, 512), bool), grid, model)
     tile = next(grid.blocks()).tiles[0].window
-    (own,) = model([image[:, *tile.slices]], [np.ones((256, 256), bool)], Clock())
-    interior = slice(64 // CELL, (256 - 64) // CELL)
+    (own,) = model([image[:, *tile.slices]], [np.ones((tile.height, tile.width), bool)], Clock())
+    assert tile.height == tile.width
+    interior = slice(64 // CELL, (tile.width - 64) // CELL)
     assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
 
 
