@@ -27,7 +27,7 @@ _FAILURES = (RasterioError, OSError, CPLE_BaseError)
 """rasterio lets GDAL's own errors through when it copies."""
 _BLOCK = 512
 _CACHE = 64 * 2**20
-"""Bytes of blocks that GDAL keeps while it copies; its default is a share of the machine's."""
+"""Bytes of blocks that GDAL keeps of what it reads again: by default a share of the machine's."""
 _WORKING: dict[str, Any] = {
     "driver": "GTiff",
     "dtype": "uint8",
@@ -121,10 +121,10 @@ class RasterWriter:
         try:
             self._dataset.close()
             if kind is None:
-                self._verify(self._working)
                 with rasterio.Env(GDAL_CACHEMAX=_CACHE):
+                    self._verify(self._working)
                     rasterio.shutil.copy(self._working, self._complete, **_FINAL)
-                self._verify(self._complete)
+                    self._verify(self._complete)
                 put_in_place(self._complete, self.path)
                 if self._names is not None:
                     self._complete.write_bytes(self._names)
