@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 
 MIXED = 254
 """Marks, in between, cells whose corners disagree; no class may have this id."""
-CHUNK = 1 << 18
-"""Pixels interpolated at once: bounds the working memory to some 50 MB."""
+CHUNK = 1 << 14
+"""Pixels interpolated at once: their logits stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +112,10 @@ def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.in
     """Bilinear values (n,C) at flat pixel indices."""
     height, width, classes = logits.shape
     y, x = np.divmod(pixels, len(columns.index))
-    row, column = rows.index[y], columns.index[x]
     below, right = min(1, height - 1) * width, min(1, width - 1)
-    flat, corner = logits.reshape(-1, classes), row * width + column
-    down, across = rows.weight[y][:, None], columns.weight[x][:, None]
+    flat = logits.reshape(-1, classes)
+    corner = rows.index.take(y) * width + columns.index.take(x)
+    down, across = rows.weight.take(y)[:, None], columns.weight.take(x)[:, None]
 
     def lerp(a: Floats, b: Floats, weight: Floats) -> Floats:
         b -= a
@@ -123,6 +123,7 @@ def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.in
         a += b
         return a
 
-    top = lerp(flat[corner], flat[corner + right], across)
-    bottom = lerp(flat[corner + below], flat[corner + below + right], across)
-    return lerp(top, bottom, down)
+    def between(corner: NDArray[np.intp]) -> Floats:
+        return lerp(flat.take(corner, axis=0), flat.take(corner + right, axis=0), across)
+
+    return lerp(between(corner), between(corner + below), down)
