@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import geopandas
 import numpy as np
@@ -24,7 +24,7 @@ def tables(
     geobox: GeoBox,
     classes: tuple[LabelClass, ...],
     apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
-) -> Iterable[geopandas.GeoDataFrame]:
+) -> Iterator[geopandas.GeoDataFrame]:
     """Tables of bounded size, each of one class, from that with the largest objects on.
 
     Together they are what `features` makes of the polygons' own geometry.
@@ -38,15 +38,14 @@ def tables(
         frame = features(batch, batch.geometry, geobox, classes)
         return frame.assign(object_id=places + 1)
 
-    ids = np.unique(polygons.class_id)
-    sizes = [np.median(polygons.pixels[polygons.class_id == value]) for value in ids]
+    ids, kind = np.unique(polygons.class_id, return_inverse=True)
+    sizes = [np.median(polygons.pixels[kind == i]) for i in range(len(ids))]
+    rank = np.argsort(np.argsort(sizes, kind="stable")[::-1])
+    order = np.argsort(rank[kind], kind="stable")
     corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
-    batches = []
-    for value in ids[np.argsort(sizes, kind="stable")[::-1]]:
-        members = np.flatnonzero(polygons.class_id == value)
-        batch = np.cumsum(corners[members]) // _BATCH
-        batches += np.split(members, np.flatnonzero(np.diff(batch)) + 1)
-    return apply(table, batches)
+    batch = np.cumsum(corners[order]) // _BATCH
+    for frame in apply(table, np.split(order, np.flatnonzero(np.diff(batch)) + 1)):
+        yield from (part for _, part in frame.groupby("class_id", sort=False))
 
 
 def features(
