@@ -218,7 +218,7 @@ def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
 
 def _is_costly(dataset: DatasetReader) -> bool:
     """A look at the whole scene reads every block: it is large and has no overviews."""
-    return not dataset.overviews(1) and dataset.height * dataset.width > 4 * _COARSE**2
+    return not dataset.overviews(1) and dataset.height * dataset.width > _COARSE**2
 
 
 def _find_collars(dataset: DatasetReader, look: _Look) -> tuple[Collar, ...]:
