@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,16 +178,16 @@ class Outputs:
             self.polygons, self.finished = [], []
         return_free_memory()
         with clock.stage("write"):
-            self.closing.close()
-            return_free_memory()
-            return self._write_polygons(polygons, metadata)
+            return self._write(polygons, metadata)
 
-    def _write_polygons(self, polygons: Polygons, metadata: Mapping[str, str]) -> Written:
-        """A part of the table after the other; formats that want it whole get it whole."""
+    def _write(self, polygons: Polygons, metadata: Mapping[str, str]) -> Written:
+        """Complete the rasters, and meanwhile write the polygons: a part of the table after the
+        other; formats that want it whole get it whole."""
         scene, request = self.plan.view.scene, self.request
         others = [kind for kind in request.formats if kind != "gpkg"]
         paths, totals, kept = dict(self.paths), dict[str, ClassTotal](), []
         with ExitStack() as stack:
+            rasters = stack.enter_context(ThreadPoolExecutor(1)).submit(self.closing.close)
             layers = None
             if "gpkg" in request.formats:
                 layers = stack.enter_context(Layers(paths["gpkg"], self.classes, metadata))
@@ -199,6 +200,7 @@ class Outputs:
                     layers.append(part)
                 if others:
                     kept.append(part)
+            rasters.result()  # without them no layers appear
         for kind in others:
             table = whole_table(kept, polygons, scene.geobox, self.classes)
             files = write_format(table, request.folder, self.stem, kind, overwrite=True)

@@ -46,6 +46,7 @@ _FINAL: dict[str, Any] = {
     "BLOCKSIZE": _BLOCK,
     # The mode would wipe objects of a few pixels off the overviews, and takes four times as long.
     "OVERVIEW_RESAMPLING": "NEAREST",
+    "NUM_THREADS": "ALL_CPUS",
     "BIGTIFF": "IF_SAFER",
 }
 
