@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-FREE_LIMIT = 256 * 2**20
+FREE_LIMIT = 128 * 2**20
 """Bytes that may lie idle: returning and faulting in a page again takes time, too."""
 KEPT_LIMIT = 2**30
 """Bytes of the largest array that is kept, and of idle heap between two blocks."""

@@ -1,4 +1,4 @@
-"""The file behind a scene: opened once per thread, under settings that suit files and servers."""
+"""The file behind a scene: opened under settings that suit files and servers, for all threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ _CORRUPT = re.compile(r"JPEGLib:(Premature end|Corrupt JPEG data: (?!\d+ extrane
 """What libjpeg says, as a mere warning, before it fills a damaged block with nonsense. Bytes
 between two images do no harm, and some cameras write them."""
 
-_CACHE = 128 * 2**20, 2**30
+_CACHE = 64 * 2**20, 2**30
 """Least and most bytes of decoded blocks that are kept. GDAL's own default is a share of the
 machine's memory, which grows with the machine."""
 _ROWS = 2048
@@ -81,20 +80,20 @@ logging.getLogger("rasterio._err").addHandler(_COMPLAINTS)
 class Source:
     """One raster file or address, for all threads.
 
-    As a GDAL handle serves one thread at a time, each thread has its own. But there is one, read in
-    turns, of a remote file, for a handle keeps the blocks that it fetched, and of a VRT, for
-    handles share its sources, and threads that fail to open one at a time get zeros for it.
-    Pickling keeps the address only, so that a worker in another process opens its own handles.
+    As a GDAL handle serves one thread at a time, there are as many as threads that read at once;
+    the one that was used last is taken first, for it keeps the blocks that it decoded. Of a remote
+    file there is one, read in turns, so that no block is fetched twice; and of a VRT, for handles
+    share its sources, and threads that fail to open one at a time get zeros for it. Pickling keeps
+    the address only, so that a worker in another process opens its own handles.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        alone = self.is_remote or self.is_virtual
-        self._local = SimpleNamespace() if alone else threading.local()
-        self._turn = threading.RLock() if alone else nullcontext()
-        self._lock = threading.Lock()
+        self._turn = threading.RLock() if self.is_remote or self.is_virtual else nullcontext()
         self._cache = _CACHE[0]
-        self._handles: list[DatasetReader] = []
+        self._idle: list[DatasetReader] = []
+        self._own = threading.local()
+        """The `handle` that a thread is using, and whether it is `spoilt`."""
 
     @property
     def is_remote(self) -> bool:
@@ -119,34 +118,43 @@ class Source:
         """A handle for this thread, not to be kept. What GDAL raises comes out as SceneError,
         "cannot `doing`"."""
         settings = _GDAL | (_GDAL_REMOTE if self.is_remote else {}) | {"GDAL_CACHEMAX": self._cache}
-        local = self._local
+        own = self._own
         try:
             with self._turn, rasterio.Env(**settings):
-                nested = getattr(local, "busy", False)
-                if not nested and getattr(local, "spoilt", False):
-                    self._discard(local.handle)
-                    del local.handle, local.spoilt
-                if not hasattr(local, "handle"):
-                    local.handle = self._open()
-                local.busy = True
+                nested = hasattr(own, "handle")
+                if not nested:
+                    own.handle, own.spoilt = self._take(), False
                 _COMPLAINTS.take()
                 try:
-                    yield local.handle
+                    yield own.handle
                     if complaint := _COMPLAINTS.take():
                         raise SceneError(f"{self.path}: cannot {doing}: {complaint}")
                 except (RasterioError, CPLE_BaseError, SceneError):
                     # Its cache may hold nonsense by now, of which nobody would warn again.
-                    local.spoilt = True
+                    own.spoilt = True
                     raise
                 finally:
-                    local.busy = nested
+                    if not nested:
+                        self._put_back(own.handle, own.spoilt)
+                        del own.handle
         except (RasterioError, CPLE_BaseError) as error:
             reason = str(error.__cause__ or error)
             raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
 
+    def _take(self) -> DatasetReader:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open()
+
+    def _put_back(self, handle: DatasetReader, spoilt: bool) -> None:
+        if spoilt:
+            _close(handle)
+        else:
+            self._idle.append(handle)
+
     def _open(self) -> DatasetReader:
         handle = rasterio.open(self.path)
-        opened = [handle]
         if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
             row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
             self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])
@@ -157,32 +165,25 @@ class Source:
             handle = WarpedVRT(
                 handle, src_crs=crs, crs=crs, resampling=Resampling.bilinear, **opaque
             )
-            opened.append(handle)
-        with self._lock:
-            self._handles += opened
         return handle
 
-    def _discard(self, handle: DatasetReader) -> None:
-        """Close a handle; a warped view closes before the file under it, opened just before."""
-        with self._lock:
-            last = self._handles.index(handle)
-            first = last - isinstance(handle, WarpedVRT)
-            for spoilt in reversed(self._handles[first : last + 1]):
-                spoilt.close()
-            del self._handles[first : last + 1]
-
     def close(self) -> None:
-        """Close every thread's handle. Call when no thread reads any more."""
-        with self._lock:
-            while self._handles:
-                self._handles.pop().close()  # a warped view before the file under it
-        self._local = type(self._local)()
+        """Close every handle. Call when no thread reads any more."""
+        while self._idle:
+            _close(self._idle.pop())
 
     def __getstate__(self) -> str:
         return self.path
 
     def __setstate__(self, path: str) -> None:
         self.__init__(path)  # type: ignore[misc]
+
+
+def _close(handle: DatasetReader) -> None:
+    """A warped view before the file under it."""
+    handle.close()
+    if isinstance(handle, WarpedVRT):
+        handle.src_dataset.close()
 
 
 def _declares_nothing(dataset: DatasetReader) -> bool:
