@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.patches import Patch, write_classes, write_patch, write_split
 from geoseg.render import render_scene
-from geoseg.train.fit import fit
+from geoseg.train.fit import fit, settled
 from geoseg.train.recipe import load_recipe
 from geoseg.train.start import initial_model
 
@@ -132,9 +133,12 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
         optimizer={"lr": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, "clip_norm": 1.0},
         val_every=7,
         log_every=1,
+        precision="auto",
     )
     recipe = load_recipe(path)
     fit(recipe, tmp_path / "whole", device="cpu")
+    settled_on = load_recipe(tmp_path / "whole" / "recipe.yaml").precision
+    assert settled_on == settled(recipe, torch.device("cpu")).precision != "auto"
     command = [sys.executable, "-c", KILLED_RUN, str(path), str(tmp_path / "cut")]
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -9, killed.stderr.decode()
@@ -150,6 +154,25 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
     one, two = (read_checkpoint(tmp_path / r / "last.safetensors")[0] for r in ("whole", "cut"))
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "wanted"),
+    [
+        ("cpu", True, "bf16-mixed"),
+        ("cpu", False, "32-true"),
+        ("cuda", True, "bf16-mixed"),
+        ("cuda", False, "32-true"),
+        ("mps", True, "32-true"),
+    ],
+)
+def test_auto_precision_is_what_the_device_computes_in(recipe, monkeypatch, device, native, wanted):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert settled(replace(recipe, precision="auto"), torch.device(device)).precision == wanted
+    for precision in ("32-true", "bf16-mixed", "16-mixed"):
+        chosen = replace(recipe, precision=precision)
+        assert settled(chosen, torch.device(device)) is chosen
 
 
 def test_a_run_that_cannot_be_is_refused_before_it_starts(discs, tmp_path):

@@ -114,8 +114,10 @@ def fit(
         OptionError: the device cannot do what is asked for.
     """
     report = rank_zero_only(report)
-    check_folder(folder, recipe, resume)
     accelerator = check_device(recipe, device, devices)
+    recipe = settled(recipe, accelerator)
+    assert recipe.precision != "auto"
+    check_folder(folder, recipe, resume)
     data = LabelledFolder.open(recipe.data.root)
     pl.seed_everything(recipe.seed, verbose=False)
     if resume:
@@ -216,6 +218,20 @@ def check_device(recipe: Recipe, name: str, devices: int) -> torch.device:
     if recipe.precision == "16-mixed" and device.type == "cpu":
         raise OptionError("precision is 16-mixed, which no CPU trains in; set bf16-mixed")
     return device
+
+
+def settled(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with `auto` replaced by the fastest precision that trains well on the device.
+
+    A processor without instructions for bfloat16 imitates it, at a sixteenth of the speed.
+    """
+    if recipe.precision != "auto":
+        return recipe
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return replace(recipe, precision="bf16-mixed" if native else "32-true")
 
 
 def stored_model(folder: Path, data: LabelledFolder, recipe: Recipe) -> SegNeXt:

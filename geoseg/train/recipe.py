@@ -201,7 +201,9 @@ class Recipe:
     loss: LossOptions = LossOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Lightning's names; auto = bf16-mixed where the device computes in bfloat16 itself, else
+    32-true. A run's own recipe says which it was."""
     val_every: int = 1000
     """Steps between validations; a checkpoint is written at each, and after the last step."""
     log_every: int = 10

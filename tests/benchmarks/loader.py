@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.model.inference import choose_device
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
+from geoseg.train.fit import settled
 from geoseg.train.folder import LabelledFolder, inspect
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.module import PRECISIONS, SegmentationModule
@@ -43,8 +44,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
 
-    recipe = load_recipe(options.recipe, **{"data.root": options.data})
-    stage, device = recipe.stages[options.stage], choose_device(options.device)
+    device = choose_device(options.device)
+    recipe = settled(load_recipe(options.recipe, **{"data.root": options.data}), device)
+    stage = recipe.stages[options.stage]
     data = LabelledFolder.open(recipe.data.root)
     items, counts, _ = inspect(data.split("train"))
     model, _ = initial_model(recipe, data.classes, None)
