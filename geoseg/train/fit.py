@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg.errors import DataError, OptionError, OutputError
+from geoseg.heap import keep_free_memory
 from geoseg.model.inference import choose_device
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.segnext import SegNeXt
@@ -115,6 +116,8 @@ def fit(
     """
     report = rank_zero_only(report)
     accelerator = check_device(recipe, device, devices)
+    if accelerator.type == "cpu":
+        keep_free_memory()
     recipe = settled(recipe, accelerator)
     assert recipe.precision != "auto"
     check_folder(folder, recipe, resume)

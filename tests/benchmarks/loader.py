@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
+from geoseg.heap import keep_free_memory
 from geoseg.model.inference import choose_device
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.fit import settled
@@ -45,6 +46,8 @@ def main() -> None:
     options = parser.parse_args()
 
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_free_memory()
     recipe = settled(load_recipe(options.recipe, **{"data.root": options.data}), device)
     stage = recipe.stages[options.stage]
     data = LabelledFolder.open(recipe.data.root)
