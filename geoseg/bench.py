@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import truediv
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ from rasterio.transform import from_origin
 from torch import Tensor, nn
 
 from geoseg.classes import ISAID
+from geoseg.geo.geobox import GeoBox
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Grid
@@ -30,6 +32,8 @@ from geoseg.predict import predict
 from geoseg.render import render_scene
 from geoseg.request import Request, Tiling
 
+AT_ONCE = 8
+"""Tiles that the model is timed on, alone."""
 MOTIF = 1024
 """Side of the rendered picture that fills the default scene, px."""
 
@@ -71,8 +75,10 @@ class Report:
     """Backend and precision of the whole."""
     whole: float
     """All of predict, of the scene's pixels."""
+    bare: float
+    """The forward passes of its tiles and nothing else, of the scene's pixels."""
     ratio: float
-    """Time of the whole, divided by that of the bare forward passes of its tiles."""
+    """Time of the whole, divided by that of the bare forward passes in the same turn."""
 
 
 def bench(
@@ -96,46 +102,57 @@ def bench(
     """
     network, tiling = load_model(weights), tiling or Tiling()
     whole = TileModel(network, device=device, backend=backend, precision=precision)
-    models = {name(whole): whole}
-    for other_backend, other_precision in ways(whole.device):
-        model = TileModel(
-            network, device=str(whole.device), backend=other_backend, precision=other_precision
-        )
-        models.setdefault(name(model), model)
+    chosen, tiles = name(whole), [(tiling.tile_size, tiling.tile_size)] * AT_ONCE
     stand_in = TileModel(StandIn(), device=str(whole.device))
-    for model in (*models.values(), stand_in):
-        model.worker = whole.worker  # one team of threads, as where there is one model
+    if stand_in.streams == whole.streams:
+        stand_in.workers = whole.workers  # the same teams of threads, as where there is one model
+    others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device)}
+    others.pop(chosen, None)
+    count = repeat * (len(others) + 4)
     with TemporaryDirectory() as folder:
         path = scene or write_scene(Path(folder) / "scene.tif", size)
         request = Request(Path(folder) / "results", overwrite=True)
+        own, seen = geoboxes(path, network.metadata)
+        grid = Grid(seen.width, seen.height, tiling.tile_size, tiling.overlap)
+        shapes = [(y.size, x.size) for y in grid.rows for x in grid.columns]
+        # Before the other engines are there: their threads would take part of the cores.
         seconds = in_turns(
             {
-                **{key: forward_pass(model, tiling.tile_size) for key, model in models.items()},
+                chosen: passes(whole, tiles),
                 "pipeline": lambda: predict(path, stand_in, request, tiling),
+                "bare": passes(whole, shapes),
                 "whole": lambda: predict(path, whole, request, tiling),
             },
             repeat,
-            progress,
+            lambda done: progress(done, count),
         )
-        width, height, seen = pixels_of(path, network.metadata, tiling)
-    tile = tiling.tile_size**2 / 1e6
-    forward = {key: model.batch_size * tile / seconds[key] for key, model in models.items()}
-    mpx, chosen = width * height / 1e6, name(whole)
+    models = {
+        key: TileModel(network, device=str(whole.device), backend=kind, precision=form)
+        for key, (kind, form) in others.items()
+    }
+    seconds |= in_turns(
+        {key: passes(model, tiles) for key, model in models.items()},
+        repeat,
+        lambda done: progress(4 * repeat + done, count),
+    )
+    medians = {key: statistics.median(values) for key, values in seconds.items()}
+    mpx, tile = own.width * own.height / 1e6, AT_ONCE * tiling.tile_size**2 / 1e6
     return Report(
         machine=machine(whole.device),
         device=str(whole.device),
-        threads=whole.threads,
+        threads=whole.streams * whole.threads,
         torch=torch.__version__,
         variant=network.metadata.variant,
         tile_size=tiling.tile_size,
-        forward=forward,
+        forward={key: tile / medians[key] for key in (chosen, *models)},
         scene=scene or "rendered",
-        width=width,
-        height=height,
-        pipeline=mpx / seconds["pipeline"],
+        width=own.width,
+        height=own.height,
+        pipeline=mpx / medians["pipeline"],
         chosen=chosen,
-        whole=mpx / seconds["whole"],
-        ratio=seconds["whole"] / (seen / 1e6 / forward[chosen]),
+        whole=mpx / medians["whole"],
+        bare=mpx / medians["bare"],
+        ratio=statistics.median(map(truediv, seconds["whole"], seconds["bare"])),
     )
 
 
@@ -157,48 +174,54 @@ def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
                     yield backend, precision
 
 
-def forward_pass(model: TileModel, side: int) -> Callable[[], object]:
-    """A pass of one batch of noise, warmed up."""
+def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], object]:
+    """Forward passes of noise of each shape (H, W), as a prediction spreads them; warmed up."""
     generator = torch.Generator().manual_seed(0)
+    with one_thread():
+        noise = {
+            shape: torch.randn((1, 3, *shape), generator=generator)
+            .to(model.device)
+            .contiguous(memory_format=torch.channels_last)
+            for shape in set(shapes)
+        }
+    batches = [
+        noise[shape].expand(min(model.batch_size, len(shapes) - i), -1, -1, -1)
+        for i, shape in enumerate(shapes)
+        if i % model.batch_size == 0
+    ]
 
     @torch.inference_mode()
-    def run() -> Tensor:
+    def run(x: Tensor) -> Tensor:
         torch.set_num_threads(model.threads)
         return model.forward(x).cpu()  # waits for the device
 
-    with one_thread():
-        x = torch.randn((model.batch_size, 3, side, side), generator=generator).to(model.device)
-        x = x.contiguous(memory_format=torch.channels_last)
+    def in_workers() -> list[Tensor]:
+        return list(model.workers.map(run, batches))
 
-    def in_worker() -> Tensor:
-        return model.worker.submit(run).result()
-
-    in_worker()
-    return in_worker
+    list(model.workers.map(run, batches[: model.streams]))
+    return in_workers
 
 
 def in_turns(
-    tasks: Mapping[str, Callable[[], object]], repeat: int, progress: Callable[[int, int], None]
-) -> dict[str, float]:
-    """Median seconds of each task."""
+    tasks: Mapping[str, Callable[[], object]], repeat: int, progress: Callable[[int], None]
+) -> dict[str, list[float]]:
+    """Seconds of each task in each turn."""
     seconds: dict[str, list[float]] = {key: [] for key in tasks}
     for turn in range(repeat):
         for i, (key, task) in enumerate(tasks.items(), start=1):
             start = time.perf_counter()
             task()
             seconds[key].append(time.perf_counter() - start)
-            progress(turn * len(tasks) + i, repeat * len(tasks))
-    return {key: statistics.median(values) for key, values in seconds.items()}
+            progress(turn * len(tasks) + i)
+    return seconds
 
 
-def pixels_of(path: str, metadata: Metadata, tiling: Tiling) -> tuple[int, int, int]:
-    """Width and height of a scene, and the pixels that the model sees of it."""
+def geoboxes(path: str, metadata: Metadata) -> tuple[GeoBox, GeoBox]:
+    """Of a scene, and of what the model sees of it."""
     scene = Scene.open(path)
-    width, height = scene.geobox.width, scene.geobox.height
     gsd = suitable_gsd(scene.geobox.gsd, metadata.gsd_range)
-    box = View.of(scene, gsd=gsd, scale=metadata.scale).geobox
     scene.close()
-    return width, height, Grid(box.width, box.height, tiling.tile_size, tiling.overlap).model_pixels
+    return scene.geobox, View.of(scene, gsd=gsd, scale=metadata.scale).geobox
 
 
 def write_scene(path: Path, size: int) -> str:

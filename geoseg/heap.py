@@ -33,10 +33,15 @@ class HeapState(ctypes.Structure):
     ]  # fmt: skip
 
 
-def return_free_memory() -> None:
-    """Hand idle heap back to the system where it is a lot."""
-    if (libc := glibc()) and libc.mallinfo2().fordblks > FREE_LIMIT:
+def return_free_memory(spare: int = 0) -> None:
+    """Hand idle heap back to the system where it is a lot; `spare` bytes more may stay."""
+    if (libc := glibc()) and libc.mallinfo2().fordblks > FREE_LIMIT + spare:
         libc.malloc_trim(0)
+
+
+def idle_bytes() -> int:
+    """Of the heap, what was freed and not returned."""
+    return int(libc.mallinfo2().fordblks) if (libc := glibc()) else 0
 
 
 def keep_free_memory() -> None:

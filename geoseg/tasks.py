@@ -94,7 +94,7 @@ def infer_block(plan: Plan, number: int, block: Block, model: TileModel, *after:
                 if common := part.intersection(target):
                     valid[common.relative_to(target).slices] = False
     partial = infer(block, plan.grid, pixels.image, pixels.valid, model, clock)
-    return_free_memory()
+    return_free_memory(spare=model.idle_bytes)
     return Inferred(partial, np.packbits(valid), pixels.damaged, clock)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from geoseg.clock import Clock
 from geoseg.errors import OptionError
-from geoseg.heap import keep_free_memory
+from geoseg.heap import idle_bytes, keep_free_memory
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.fold import fold
 from geoseg.model.metadata import Metadata
@@ -36,7 +36,9 @@ DTYPES: dict[Precision, torch.dtype] = {
 class TileModel:
     """A segmentation network, ready to be fed with tiles from several threads.
 
-    The device computes one batch list at a time, in a thread of its own; others queue for it.
+    The device computes in threads of its own, for which others queue: one, but two on a CPU, each
+    with half of the cores. What one leaves of them, at barriers and where a step is too small to
+    be shared, the other takes, and so do the threads of the pipeline.
     Picklable, so that it can be sent to workers of a cluster.
 
     Args:
@@ -77,8 +79,12 @@ class TileModel:
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
         self.weights_hash = weights_hash(model)
-        self.threads = torch.get_num_threads()
         self.backend = backend
+        cores = torch.get_num_threads()
+        self.streams = 2 if self.device.type == "cpu" and backend == "torch" and cores > 1 else 1
+        self.threads = cores // self.streams
+        self.idle_bytes = 0
+        """Heap that a call leaves idle and the next one needs again."""
         with one_thread():
             network = fold(model) if isinstance(model, SegNeXt) else model.eval()
             self.network: Callable[[Tensor], Tensor] = (
@@ -86,16 +92,16 @@ class TileModel:
                 if backend == "torch"
                 else open_backend(backend, network, self.device, self.dtype, self.threads)
             )
-        self.worker = ThreadPoolExecutor(1)
+        self.workers = ThreadPoolExecutor(self.streams)
         self.cancelled = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "worker"}
+        return {key: value for key, value in self.__dict__.items() if key != "workers"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         keep_free_memory()
         self.__dict__.update(state)
-        self.worker = ThreadPoolExecutor(1)
+        self.workers = ThreadPoolExecutor(self.streams)
 
     @property
     def options(self) -> dict[str, object]:
@@ -124,20 +130,27 @@ class TileModel:
         if not images:
             return []
         pixels, mask = self.staged(images), self.staged(valid)
-        queued = self.worker.submit(self.queue, pixels, mask, clock).result()
-        # A GPU is still computing, and the next thread queues its tiles behind.
-        with clock.stage("model"):
-            return [tile for logits in queued for tile in logits.cpu().numpy()]
+        batches = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
+        jobs = [self.workers.submit(self.queue, pixels[b], mask[b]) for b in batches]
+        found = []
+        for queued, seconds in [job.result() for job in jobs]:
+            clock.seconds["model"] += seconds  # type: ignore[assignment]
+            # A GPU is still computing, and the next thread queues its tiles behind.
+            with clock.stage("model"):
+                found += [tile for logits in queued for tile in logits.cpu().numpy()]
+        self.idle_bytes = self.idle_bytes or idle_bytes()
+        return found
 
     def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
         """Stacked, in memory from which the device copies without waiting."""
         tensor = torch.from_numpy(np.stack(arrays))
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def queue(self, pixels: Tensor, mask: Tensor, clock: Clock) -> list[Tensor]:
-        """Logits, batch by batch: on a CPU computed, on a GPU perhaps not yet.
+    def queue(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
+        """Logits of a batch, on a CPU computed, on a GPU perhaps not yet; and the seconds taken.
 
-        For the worker's thread only: there has to be one team of threads, see `one_thread`.
+        In parts where the device's memory is too small for all of it. For the workers' threads
+        only: no others may have teams of threads, see `one_thread`.
 
         Args:
             pixels: (N,3,H,W) uint8.
@@ -145,8 +158,7 @@ class TileModel:
         """
         # Sums are split by threads, so their number decides the last bits of the logits.
         torch.set_num_threads(self.threads)
-        queued: list[Tensor] = []
-        start = 0
+        clock, queued, start = Clock(), list[Tensor](), 0
         with clock.stage("model"), torch.inference_mode():
             while start < len(pixels):
                 if self.cancelled:
@@ -158,7 +170,7 @@ class TileModel:
                     start = batch.stop
                 except torch.OutOfMemoryError:
                     self.halve_batch(pixels.shape[-1])
-        return queued
+        return queued, clock.seconds["model"]
 
     def halve_batch(self, side: int) -> None:
         """Raises OptionError where one tile of `side` px is too much already."""
@@ -192,8 +204,9 @@ class TileModel:
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (self.metadata.mean, self.metadata.std)
         )
-        x = pixels.to(torch.float32, memory_format=torch.channels_last)
-        return x.sub_(mean).div_(std).mul_(mask[:, None])
+        # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
+        x = pixels.to(torch.float32).sub_(mean).div_(std).mul_(mask[:, None])
+        return x.contiguous(memory_format=torch.channels_last)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits of normalised tiles; log-probabilities with test-time augmentation."""

@@ -12,9 +12,8 @@ import torch
 def one_thread() -> Iterator[None]:
     """Compute in this thread alone, so that OpenMP makes no team of threads for it.
 
-    Teams stay until their thread ends. Where all of them together are more than the cores, they no
-    longer spin at barriers but sleep, and whatever another thread computes takes half as long
-    again.
+    Teams stay until their thread ends. Where the threads of all teams are more than the cores, they
+    no longer spin at barriers but sleep, and whatever they compute takes half as long again.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -138,6 +138,8 @@ def commands(tool: Tool, python: Path, work: Path, tiling: list[str]) -> list[li
     if not tool.version:
         predict = [python, "-P", "-m", "geoseg", "predict", scene, "-o", folder, "--quiet"]
         options = ["--tile-size", tiling[0], "--overlap", tiling[1]]
+        if gsd := (work / "gsd.txt").read_text():  # the pixels that the others see, too
+            options += ["--gsd", gsd]
         return [[python, "-P", "-c", "import geoseg.predict"], [*predict, *options]]
     script = [python, "-P", HERE / f"{tool.stem}.py"]
     return [script, [*script, scene, work, folder, *tiling]]

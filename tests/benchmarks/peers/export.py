@@ -21,6 +21,7 @@ from rasterio.windows import Window
 from torch import Tensor, nn
 
 from geoseg import load_model
+from geoseg.geo.scene import Scene
 from geoseg.model.backends import export_onnx
 from geoseg.model.segnext import SegNeXt
 
@@ -64,6 +65,7 @@ def main(scene: str, folder: Path, size: int, tile_size: int, overlap: int) -> N
     names = [item.name for item in model.metadata.classes]
     (folder / "classes.txt").write_text("\n".join(names))
     pixels = cut(scene, folder / "scene.tif", size)
+    (folder / "gsd.txt").write_text(str(Scene.open(str(folder / "scene.tif")).geobox.gsd or ""))
     np.save(folder / "truth.npy", FullSize(model)(pixels).argmax(dim=1)[0].byte().numpy())
 
     warnings.simplefilter("ignore")  # tracing: the loops over stages and steps are constant
