@@ -16,6 +16,7 @@ import rasterio
 import torch
 import torch.nn.functional as F
 from rasterio.transform import from_origin
+from rasterio.windows import Window as RasterioWindow
 from torch import Tensor, nn
 
 from geoseg.classes import ISAID
@@ -227,13 +228,15 @@ def geoboxes(path: str, metadata: Metadata) -> tuple[GeoBox, GeoBox]:
 def write_scene(path: Path, size: int) -> str:
     """A rendered motif, repeated over `size` × `size` px; a tiled JPEG GeoTIFF."""
     motif = render_scene(MOTIF, MOTIF, seed=1).image.transpose(2, 0, 1)
-    times = -(-size // MOTIF)
+    row = np.tile(motif, (1, 1, -(-size // MOTIF)))[..., :size]
     profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512}
     profile |= {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": 90}
     profile |= {"crs": "EPSG:32633", "transform": from_origin(448_000, 5_412_000, 0.3, 0.3)}
     with rasterio.open(path, "w", **profile) as file:
-        file.write(np.tile(motif, (1, times, times))[:, :size, :size])
+        for top in range(0, size, MOTIF):  # the whole of a large one does not fit into memory
+            height = min(MOTIF, size - top)
+            file.write(row[:, :height], window=RasterioWindow(0, top, size, height))
     return str(path)
 
 
