@@ -26,7 +26,7 @@ from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Grid
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import DTYPES, Precision, TileModel
+from geoseg.model.inference import DTYPES, Precision, TileModel, computes_bfloat16
 from geoseg.model.metadata import Metadata
 from geoseg.model.threads import one_thread
 from geoseg.predict import predict
@@ -166,7 +166,7 @@ def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
     yield "torch", "float32"
     if device.type == "cuda":
         yield "torch", "float16"
-    if device.type == "cuda" or "AVX512" in torch.backends.cpu.get_cpu_capability():
+    if computes_bfloat16(device):
         yield "torch", "bfloat16"
     if device.type == "cpu":
         for backend, known in PRECISIONS.items():

@@ -77,6 +77,15 @@ def test_contradictions_name_their_flags(network, options, message):
         TileModel(network, **options)
 
 
+@pytest.mark.parametrize(("native", "warnings"), [(True, 0), (False, 1)])
+def test_imitated_bfloat16_is_warned_of(network, monkeypatch, caplog, native, warnings):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    TileModel(network, device="cpu", precision="bfloat16")
+    assert sum("imitates bfloat16" in record.message for record in caplog.records) == warnings
+    TileModel(network, device="cpu")
+    assert len(caplog.records) == warnings
+
+
 def test_the_network_that_is_given_stays_as_it_is(network, tiles):
     """Training validates its live model: that one goes on, and what was prepared does not."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

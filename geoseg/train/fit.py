@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.heap import keep_free_memory
-from geoseg.model.inference import choose_device
+from geoseg.model.inference import choose_device, computes_bfloat16
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.patches import write_whole
@@ -224,17 +224,10 @@ def check_device(recipe: Recipe, name: str, devices: int) -> torch.device:
 
 
 def settled(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with `auto` replaced by the fastest precision that trains well on the device.
-
-    A processor without instructions for bfloat16 imitates it, at a sixteenth of the speed.
-    """
+    """The recipe with `auto` replaced by the fastest precision that trains well on the device."""
     if recipe.precision != "auto":
         return recipe
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return replace(recipe, precision="bf16-mixed" if native else "32-true")
+    return replace(recipe, precision="bf16-mixed" if computes_bfloat16(device) else "32-true")
 
 
 def stored_model(folder: Path, data: LabelledFolder, recipe: Recipe) -> SegNeXt:
