@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from geoseg.bench import StandIn
 from geoseg.classes import ISAID
 from geoseg.clock import Clock
 from geoseg.errors import OptionError
@@ -99,3 +101,19 @@ def test_the_network_that_is_given_stays_as_it_is(network, tiles):
     network.eval()
     plain = network(model.normalise(*map(model.staged, tiles))).detach().numpy()
     np.testing.assert_allclose(first, plain, rtol=0, atol=2e-5 * abs(plain).max())
+
+
+def test_tiles_that_overtake_each_other_come_back_in_order():
+    class Dawdling(StandIn):
+        def forward(self, x):
+            time.sleep(0.1 if x.mean() > 0 else 0.0)  # the bright ones
+            return super().forward(x)
+
+    model = TileModel(Dawdling(), device="cpu")
+    assert model.streams * model.threads <= max(1, torch.get_num_threads())
+    bright = [255, 0, 255, 0, 0, 255]
+    images = [np.full((3, SIDE, SIDE), value, np.uint8) for value in bright]
+    clock = Clock()
+    found = model(images, [np.ones((SIDE, SIDE), bool)] * len(images), clock)
+    assert [bool(logits[9].mean() > 0) for logits in found] == [value > 0 for value in bright]
+    assert clock.seconds["model"] >= 0.3
