@@ -28,7 +28,7 @@ class LogitsWriter:
     """
 
     def __init__(self, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> None:
-        import zarr  # a fifth of a second and 10 MB that most predictions can do without
+        import zarr  # an eighth of a second that most predictions can do without
 
         self.path = path
         self.temporary = path.with_name(f".{path.name}.partial")
