@@ -1,5 +1,5 @@
 """`python -m geoseg`."""
 
-from geoseg.cli.main import main  # type: ignore[import-not-found]  # mapped when installed
+from geoseg.cli.main import run  # type: ignore[import-not-found]  # mapped when installed
 
-main()
+run()
