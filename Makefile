@@ -18,13 +18,13 @@ lint: .venv/dev.stamp
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
+.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt geoseg/model/kernels.c
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
+.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt geoseg/model/kernels.c
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv build dist geoseg.egg-info
+	rm -rf .venv build dist geoseg.egg-info geoseg/model/_kernels*

@@ -10,8 +10,9 @@ Exact up to rounding, in evaluation mode:
 - The decoder's `ham_out` is linear and follows a low-rank map: it is applied to the bases, a few
   columns, instead of to the map.
 - What is not read again is overwritten.
-- On a CPU the MLPs run slab by slab: their maps, up to 8 times wider than the block's, then stay
-  in the cache and need no fresh memory, which would take two thirds of their time.
+- On a CPU a block is added to its input in place, the MLP slab by slab: its map, up to 8 times
+  wider than the block's, then stays in the cache and needs no fresh memory. What torch does slowly
+  there is left to `geoseg.model.kernels`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.model.kernels import bias_gelu, depthwise_gelu, strips
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import MSCA, Block, Hamburger, HamHead, SegNeXt
 
-SLAB_BYTES = 4 * 2**20
-"""Of an MLP's wide map at once. Thinner slabs compute more rows twice."""
+SLAB_BYTES = 2 * 2**20
+"""Of an MLP's wide map at once: about what a core has of cache."""
 
 
 @torch.no_grad()
@@ -86,6 +88,7 @@ class FoldedBlock(nn.Module):
 
     The attention's shortcut is the normed input, s·x + t. So with proj_2 scaled and scale·t in
     its bias, `x + scale·(proj_2(…) + s·x + t)` becomes `x + gain·x + proj_2(…)`, gain = scale·s.
+    The bias of fc2 is added there, too, and its effect on fc1 is taken off fc1's own.
     """
 
     gain: Tensor
@@ -96,31 +99,68 @@ class FoldedBlock(nn.Module):
         slope, offset = affine(block.norm1)
         self.proj_1 = affine_input(attn.proj_1, slope, offset)
         self.gate = FoldedMSCA(attn.spatial_gating_unit)
-        self.proj_2 = affine_output(attn.proj_2, scale, scale * offset)
         self.register_buffer("gain", (scale * slope).float()[:, None, None])
-        self.fc1 = affine_input(mlp.fc1, *affine(block.norm2))
-        self.dwconv = mlp.dwconv.dwconv
         self.fc2 = affine_output(mlp.fc2, block.layer_scale_2.double())
+        assert self.fc2.bias is not None
+        last = self.fc2.bias.double()
+        self.fc2.bias = None
+        self.proj_2 = affine_output(attn.proj_2, scale, scale * offset + last)
+        slope, offset = affine(block.norm2)
+        self.fc1 = affine_input(mlp.fc1, slope, offset - slope * last)
+        self.dwconv = mlp.dwconv.dwconv
 
     def forward(self, x: Tensor) -> Tensor:  # (N,C,H,W), as all below
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            x = x.contiguous(memory_format=torch.channels_last)
+            for rows in x.movedim(1, -1):
+                self.add_attention(rows)
+                self.add_mlp(rows)
+            return x
         attended = self.proj_2(self.gate(F.gelu(self.proj_1(x))))
         # 1 + gain, in one step, would lose the gain in half precision.
         x = attended.addcmul_(x, self.gain.to(x.dtype)).add_(x)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self.add_mlp_by_slabs(x)
         return x.add_(self.fc2(F.gelu(self.dwconv(self.fc1(x)))))
 
-    def add_mlp_by_slabs(self, x: Tensor) -> Tensor:
-        height, wide_bytes = x.shape[2], x.nbytes // x.shape[1] * self.fc1.out_channels
-        rows = max(1, SLAB_BYTES * height // wide_bytes)
-        out = torch.empty_like(x)
-        for top in range(0, height, rows):
-            slab, above = slice(top, top + rows), min(top, 1)
-            # The 3×3 convolution needs a row more on either side.
-            hidden = self.dwconv(self.fc1(x[:, :, top - above : top + rows + 1]))
-            hidden = F.gelu(hidden[:, :, above : above + rows])
-            torch.add(x[:, :, slab], self.fc2(hidden), out=out[:, :, slab])
-        return out
+    def add_attention(self, x: Tensor) -> None:
+        """To `x` (H,W,C), in place."""
+        flat, mix = x.flatten(0, 1), self.gate.mix
+        values = bias_gelu(flat @ matrix(self.proj_1, x), vector(self.proj_1, x))
+        scales = strips(values.view(x.shape), self.gate.depthwise())
+        weights = torch.addmm(vector(mix, x), scales.flatten(0, 1), matrix(mix, x)).mul_(values)
+        attended = torch.addmm(vector(self.proj_2, x), weights, matrix(self.proj_2, x))
+        flat.add_(attended.addcmul_(flat, self.gain.flatten().to(x.dtype)))
+
+    def add_mlp(self, x: Tensor) -> None:
+        """To `x` (H,W,C), in place, slab by slab."""
+        height, width, _ = x.shape
+        fc1, fc2, before = matrix(self.fc1, x), matrix(self.fc2, x), vector(self.fc1, x)
+        row_bytes = x.element_size() * width * len(before)
+        step = min(height, max(2, SLAB_BYTES // row_bytes))
+        hidden = x.new_empty(step + 2, width, len(before))
+        # With the bias, what lies around the map is zero.
+        torch.neg(before.expand_as(hidden[0]), out=hidden[0])
+        torch.mm(x[0], fc1, out=hidden[1])
+        for top in range(0, height, step):
+            if top:
+                hidden[:2] = hidden[step:]  # the rows `top` - 1 and `top`
+            rows = min(step, height - top)
+            below = x[top + 1 : top + 1 + rows].flatten(0, 1)
+            torch.mm(below, fc1, out=hidden[2:].flatten(0, 1)[: len(below)])
+            if top + rows == height:
+                torch.neg(before.expand_as(hidden[0]), out=hidden[rows + 1])
+            slab = depthwise_gelu(hidden[: rows + 2], before, self.dwconv)
+            x[top : top + rows].flatten(0, 1).addmm_(slab.flatten(0, 1), fc2)
+
+
+def matrix(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The weights (C,D) of a 1×1 convolution, for the right side of a product with `x`."""
+    return conv.weight.flatten(1).t().to(x.dtype)
+
+
+def vector(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The bias (D,), for a sum with `x`."""
+    assert conv.bias is not None
+    return conv.bias.to(x.dtype)
 
 
 class FoldedMSCA(nn.Module):
@@ -142,6 +182,11 @@ class FoldedMSCA(nn.Module):
         for strip in others:
             scales.add_(strip(local))
         return self.mix(scales.add_(local)).mul_(x)
+
+    def depthwise(self) -> list[nn.Conv2d]:
+        """The local convolution, then those along rows and down columns, in turn."""
+        convs = [self.local, *(conv for strip in self.strips for conv in strip.children())]
+        return [conv for conv in convs if isinstance(conv, nn.Conv2d)]
 
 
 class FoldedHead(nn.Module):

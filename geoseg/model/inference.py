@@ -26,6 +26,8 @@ from geoseg.model.threads import one_thread
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 LOG = logging.getLogger("geoseg")
+MAX_STREAMS = 8
+"""Tiles that a CPU computes side by side; each takes memory."""
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -36,9 +38,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 class TileModel:
     """A segmentation network, ready to be fed with tiles from several threads.
 
-    The device computes in threads of its own, for which others queue: one, but two on a CPU, each
-    with half of the cores. What one leaves of them, at barriers and where a step is too small to
-    be shared, the other takes, and so do the threads of the pipeline.
+    The device computes in threads of its own, for which others queue: one, but on a CPU one for
+    each core, up to `MAX_STREAMS`. Tiles side by side need no barriers, as the parts of one would.
     Picklable, so that it can be sent to workers of a cluster.
 
     Args:
@@ -84,7 +85,8 @@ class TileModel:
         self.weights_hash = weights_hash(model)
         self.backend = backend
         cores = torch.get_num_threads()
-        self.streams = 2 if self.device.type == "cpu" and backend == "torch" and cores > 1 else 1
+        streams = MAX_STREAMS if self.device.type == "cpu" and backend == "torch" else 1
+        self.streams = min(cores, streams)
         self.threads = cores // self.streams
         self.idle_bytes = 0
         """Heap that a call leaves idle and the next one needs again."""

@@ -1,0 +1,103 @@
+"""The C code of the CPU's forward pass computes what torch does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.model import kernels
+from geoseg.model.fold import fold
+from geoseg.model.segnext import MSCA, VARIANTS, SegNeXt, depthwise
+
+needs_compiled = pytest.mark.skipif(not kernels.library(), reason="no compiler was at hand")
+SIZES = [(1, 1), (1, 9), (3, 64), (24, 65), (26, 130), (61, 7)]
+"""Heights and widths around the sizes of the bands that the C code cuts maps into."""
+
+
+@pytest.fixture(autouse=True)
+def _no_gradient() -> object:
+    with torch.inference_mode():
+        yield
+
+
+def values(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "library", lambda: None)
+
+
+@needs_compiled
+def test_gelu_is_exact_to_single_precision() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 60_001), torch.tensor([0.0, -0.0, 1e-30, 1e4, -1e4])])
+    x = F.pad(x, (0, -len(x) % 16)).view(-1, 16)
+    exact = 0.5 * x.double() * (1 + torch.erf(x.double() / math.sqrt(2)))
+    error = (kernels.bias_gelu(x.clone(), torch.zeros(16)) - exact).abs()
+    assert (error / x.double().abs().clamp(min=1)).max() < 3e-7
+    assert kernels.bias_gelu(torch.full((1, 8), math.nan), torch.zeros(8)).isnan().all()
+
+
+@needs_compiled
+def test_bias_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, bias = values(35, 24), values(24, seed=1)
+    found = kernels.bias_gelu(x.clone(), bias)
+    by_torch(monkeypatch)
+    torch.testing.assert_close(found, kernels.bias_gelu(x, bias), rtol=0, atol=2e-6)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_depthwise_gelu(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, before, conv = values(height + 2, width, 16), values(16, seed=1), depthwise(16, (3, 3))
+    overwritten = x.clone()
+    found = kernels.depthwise_gelu(overwritten, before, conv)
+    assert found.shape == (height, width, 16)
+    assert torch.equal(overwritten[-2:], x[-2:])  # the next slab begins with them
+    by_torch(monkeypatch)
+    expected = kernels.depthwise_gelu(x, before, conv)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_strips(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    unit = MSCA(24)
+    convs = [conv for conv in unit.children() if conv is not unit.conv3]
+    x = values(height, width, 24)
+    found = kernels.strips(x, convs)
+    y = unit.conv0(x.movedim(2, 0)[None])
+    expected = y + unit.conv0_2(unit.conv0_1(y)) + unit.conv1_2(unit.conv1_1(y))
+    expected = (expected + unit.conv2_2(unit.conv2_1(y)))[0].movedim(0, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+    by_torch(monkeypatch)
+    torch.testing.assert_close(kernels.strips(x, convs), expected, rtol=0, atol=5e-6)
+
+
+def test_what_the_c_code_cannot_do_is_left_to_torch() -> None:
+    odd = values(5, 6, 12)
+    assert kernels.compiled(odd) is None
+    assert kernels.compiled(values(5, 6, 16).bfloat16()) is None
+    assert kernels.compiled(values(5, 16, 6).transpose(1, 2)) is None
+    unit = MSCA(12)
+    assert (
+        kernels.strips(odd, [c for c in unit.children() if c is not unit.conv3]).shape == odd.shape
+    )
+
+
+@needs_compiled
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_networks_agree_with_and_without(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    network = fold(SegNeXt(variant).eval())
+    x = values(1, 3, 96, 160)
+    found = network(x)
+    by_torch(monkeypatch)
+    expected = network(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
