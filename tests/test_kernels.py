@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from geoseg.model import kernels
 from geoseg.model.fold import fold
@@ -78,6 +79,20 @@ def test_strips(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
     by_torch(monkeypatch)
     torch.testing.assert_close(kernels.strips(x, convs), expected, rtol=0, atol=5e-6)
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(1, 16, 1, 1), (2, 64, 9, 31), (1, 32, 300, 200)])
+def test_group_norm_relu(shape: tuple[int, ...]) -> None:
+    channels = shape[1]
+    norm = nn.GroupNorm(8, channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = (values(*shape) + 5 * values(1, channels, 1, 1, seed=1)).contiguous(
+        memory_format=torch.channels_last
+    )
+    exact = copy.deepcopy(norm).double()(x.double()).relu_().float()
+    torch.testing.assert_close(kernels.group_norm_relu(x, norm), exact, rtol=0, atol=1e-5)
 
 
 def test_what_the_c_code_cannot_do_is_left_to_torch() -> None:

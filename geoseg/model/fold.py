@@ -8,7 +8,7 @@ Exact up to rounding, in evaluation mode:
 - A 1×1 convolution commutes with resizing, so the decoder squeezes every stage on its own grid
   and adds, instead of concatenating the resized stages: a quarter of the products, no copy.
 - The decoder's `ham_out` is linear and follows a low-rank map: it is applied to the bases, a few
-  columns, instead of to the map.
+  columns, instead of to the map, and so is the norm after it.
 - What is not read again is overwritten.
 - On a CPU a block is added to its input in place, the MLP slab by slab: its map, up to 8 times
   wider than the block's, then stays in the cache and needs no fresh memory. What torch does slowly
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.kernels import bias_gelu, depthwise_gelu, strips
+from geoseg.model.kernels import bias_gelu, depthwise_gelu, group_norm_relu, strips
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import MSCA, Block, Hamburger, HamHead, SegNeXt
 
@@ -63,11 +63,12 @@ class FoldedSegNeXt(nn.Module):
         self.head = FoldedHead(model.decode_head, model.variant.dims[1:])
 
     def forward(self, x: Tensor) -> Tensor:  # (N,3,H,W)
-        maps = []
-        for stage in self.stages:
+        first, *others = self.stages
+        x, maps = first(x), []
+        for stage in others:
             x = stage(x)
             maps.append(x)
-        return self.head(maps[1:])  # (N,C,⌈H/8⌉,⌈W/8⌉)
+        return self.head(maps)  # (N,C,⌈H/8⌉,⌈W/8⌉)
 
 
 def embedding(embed: nn.Module) -> list[nn.Module]:
@@ -203,15 +204,21 @@ class FoldedHead(nn.Module):
         self.classify = head.conv_seg
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        x, *coarse = (conv(stage) for conv, stage in zip(self.squeeze, stages, strict=True))
-        for other in coarse:
-            x.add_(F.interpolate(other, x.shape[2:], mode="bilinear", align_corners=False))
-        x = self.hamburger(self.squeeze_norm(x).relu_())  # (N,D,H/8,W/8)
-        return self.classify(self.align_norm(self.align(x)).relu_())
+        x, *coarse = (
+            project(conv, stage) for conv, stage in zip(self.squeeze, stages, strict=True)
+        )
+        while coarse:  # each is freed as soon as it is added
+            x.add_(F.interpolate(coarse.pop(), x.shape[2:], mode="bilinear", align_corners=False))
+        x = self.hamburger(group_norm_relu(x, self.squeeze_norm))  # (N,D,H/8,W/8)
+        x = group_norm_relu(project(self.align, x), self.align_norm)
+        return project(self.classify, x)
 
 
 class FoldedHamburger(nn.Module):
-    """`Hamburger` with `ham_out` applied to the bases: W·(B·Cᵀ) = (W·B)·Cᵀ."""
+    """`Hamburger` with `ham_out` applied to the bases: W·(B·Cᵀ) = (W·B)·Cᵀ.
+
+    The norm after it needs the moments of a product, which are known from those of its factors.
+    """
 
     def __init__(self, ham: Hamburger) -> None:
         super().__init__()
@@ -219,16 +226,43 @@ class FoldedHamburger(nn.Module):
         self.out, self.norm = ham.ham_out.conv, ham.ham_out.gn
 
     def forward(self, x: Tensor) -> Tensor:
-        lifted = self.lift(x).relu_()
+        lifted = project(self.lift, x).relu_()
         with torch.autocast(x.device.type, enabled=False):  # for the reason given in `NMF`
-            samples = lifted.float().flatten(2).transpose(1, 2)  # (N,HW,D)
-            bases, coef = self.nmf.factorize(samples)  # (N,D,R), (N,HW,R)
+            bases, coef = self.nmf.factorize(lifted.float().flatten(2).mT)  # (N,D,R), (N,HW,R)
+            del lifted  # one map less while the next is made
             bases = self.out.weight.flatten(1) @ bases
-            mixed = coef @ bases.transpose(1, 2)  # (N,HW,D)
-            if self.out.bias is not None:
-                mixed.add_(self.out.bias)
-        mixed = mixed.unflatten(1, x.shape[2:]).movedim(3, 1).to(x.dtype)
-        return self.norm(mixed).add_(x).relu_()
+            slope, offset = self.affine(bases, coef)
+            mixed = torch.baddbmm(offset[:, None], coef, (bases * slope[..., None]).mT)
+        return x.add_(mixed.unflatten(1, x.shape[2:]).movedim(3, 1)).relu_()
+
+    def affine(self, bases: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and offset (N,D) of the norm of bases·coefᵀ + bias."""
+        bias = 0.0 if self.out.bias is None else self.out.bias
+        mean = coef.mean(dim=1, keepdim=True)  # (N,1,R)
+        spread = coef - mean
+        covariance = spread.mT @ spread / coef.shape[1]  # (N,R,R)
+        means = (bases @ mean.mT).squeeze(2) + bias  # (N,D)
+        variances = ((bases @ covariance) * bases).sum(dim=2)
+        groups = (self.norm.num_groups, -1)
+        means, variances = means.unflatten(1, groups), variances.unflatten(1, groups)
+        mean = means.mean(dim=2, keepdim=True)  # (N,G,1)
+        variance = (variances + (means - mean) ** 2).mean(dim=2, keepdim=True)
+        slope = (variance + self.norm.eps).rsqrt() * self.norm.weight.unflatten(0, groups)
+        offset = self.norm.bias - (mean * slope).flatten(1)
+        slope = slope.flatten(1)
+        return slope, offset + bias * slope
+
+
+def project(conv: nn.Module, x: Tensor) -> Tensor:
+    """`conv`, which is 1×1, of `x`; on a CPU as the matrix product that it is."""
+    assert isinstance(conv, nn.Conv2d)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return conv(x)
+    rows = x.movedim(1, -1)
+    product = rows @ matrix(conv, x)
+    if conv.bias is not None:
+        product.add_(vector(conv, x))
+    return product.movedim(-1, 1)
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

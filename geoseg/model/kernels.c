@@ -78,6 +78,35 @@ KERNEL void geoseg_depthwise_gelu(float *map, const float *before, const float *
     }
 }
 
+/* Adds to the sums of each channel, and of its squares. */
+KERNEL void geoseg_moments(const float *map, double *sums, double *squares, long pixels,
+                           long channels)
+{
+    enum { RUN = 64 }; /* pixels that are added in single precision */
+    for (long start = 0; start < pixels; start += RUN, map += RUN * channels) {
+        const long count = pixels - start < RUN ? pixels - start : RUN;
+        for (long c = 0; c < channels; c += LANES) {
+            lanes sum = {0}, square = {0};
+            for (long i = 0; i < count; i++) {
+                const lanes x = load(map + i * channels + c);
+                sum += x, square += x * x;
+            }
+            for (int i = 0; i < LANES; i++)
+                sums[c + i] += sum[i], squares[c + i] += square[i];
+        }
+    }
+}
+
+KERNEL void geoseg_affine_relu(float *map, const float *slope, const float *offset, long pixels,
+                               long channels)
+{
+    for (long i = 0; i < pixels; i++, map += channels)
+        for (long c = 0; c < channels; c += LANES) {
+            const lanes x = load(map + c) * load(slope + c) + load(offset + c);
+            store(map + c, choose(x < 0, (lanes){0}, x));
+        }
+}
+
 /* A 5x5 convolution and what three pairs of strips make of it, summed: all in one go over LANES
  * channels and COLUMNS columns of the map, ROWS rows at a time, so that what comes between stays
  * in the cache. */

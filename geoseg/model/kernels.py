@@ -1,7 +1,7 @@
 """What torch does slowly on a CPU, in C where the installation could compile it.
 
-All functions take maps in channels-last order and compute in the calling thread. The C code is for
-float32; for other types, and where no compiler was at hand, torch does the same.
+The C code is for maps of float32 in channels-last order, and computes in the calling thread. For
+others, and where no compiler was at hand, torch does the same.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def library() -> ctypes.CDLL | None:
 
 def compiled(x: Tensor) -> ctypes.CDLL | None:
     """The library, if it is there and can compute `x` (..., C)."""
-    suits = x.dtype == torch.float32 and x.shape[-1] % LANES == 0 and x.is_contiguous()
-    return library() if suits else None
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        return None
+    return library() if x.shape[-1] % LANES == 0 and x.is_contiguous() else None
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
@@ -94,6 +95,28 @@ def packed(convs: Sequence[nn.Conv2d]) -> Tensor:
     ahead, down = biases[:, [0, 1, 3, 5]], biases[:, [2, 4, 6]].sum(dim=1, keepdim=True)
     rows = torch.cat([kernels, ahead, down], dim=1)
     return rows.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+
+
+def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """ReLU(norm(x)), which may overwrite `x` (N,C,H,W)."""
+    rows = x.movedim(1, -1)
+    lib = compiled(rows)
+    if lib is None:
+        return norm(x).relu_()
+    for sample in rows:
+        pixels, channels = sample[..., 0].numel(), norm.num_channels
+        sums, squares = torch.zeros((2, channels), dtype=torch.float64)
+        lib.geoseg_moments(*addresses(sample, sums, squares), *sizes((pixels, channels)))
+        mean, square = (
+            (total / pixels).view(norm.num_groups, -1).mean(dim=1, keepdim=True)
+            for total in (sums, squares)
+        )
+        scale = (square - mean**2 + norm.eps).rsqrt()  # (G,1)
+        slope = norm.weight.view(norm.num_groups, -1) * scale
+        offset = norm.bias.view(norm.num_groups, -1) - mean * slope
+        factors = (slope.float().flatten(), offset.float().flatten())
+        lib.geoseg_affine_relu(*addresses(sample, *factors), *sizes((pixels, channels)))
+    return x
 
 
 def addresses(*tensors: Tensor) -> list[ctypes.c_void_p]:
