@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -41,6 +42,26 @@ def test_gelu_is_exact_to_single_precision() -> None:
     error = (kernels.bias_gelu(x.clone(), torch.zeros(16)) - exact).abs()
     assert (error / x.double().abs().clamp(min=1)).max() < 3e-7
     assert kernels.bias_gelu(torch.full((1, 8), math.nan), torch.zeros(8)).isnan().all()
+
+
+@needs_compiled
+@pytest.mark.parametrize("pixels", [1, 6, 257, 1000])
+@pytest.mark.parametrize(("channels", "columns"), [(32, 16), (40, 48), (1024, 256)])
+def test_product(pixels: int, channels: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    x, bias, out = values(pixels, channels), values(columns, seed=1), values(pixels, columns)
+    conv = nn.Conv2d(channels, columns, 1)
+    plain = x @ conv.weight.flatten(1).T
+    same = partial(torch.testing.assert_close, rtol=0, atol=2e-5)
+    same(kernels.product(x, conv), plain)
+    same(kernels.product(x, conv, bias=bias), plain + bias)
+    found = kernels.product(x, conv, out=(added := out.clone()), add=True)
+    assert found is added
+    same(found, plain + out)
+    same(kernels.product(x, conv, out=added), plain)
+    by_torch(monkeypatch)
+    same(kernels.product(x, conv, bias=bias), plain + bias)
+    same(kernels.product(x, conv, out=out.clone(), add=True), plain + out)
 
 
 @needs_compiled
@@ -101,9 +122,8 @@ def test_what_the_c_code_cannot_do_is_left_to_torch() -> None:
     assert kernels.compiled(values(5, 6, 16).bfloat16()) is None
     assert kernels.compiled(values(5, 16, 6).transpose(1, 2)) is None
     unit = MSCA(12)
-    assert (
-        kernels.strips(odd, [c for c in unit.children() if c is not unit.conv3]).shape == odd.shape
-    )
+    convs = [conv for conv in unit.children() if conv is not unit.conv3]
+    assert kernels.strips(odd, convs).shape == odd.shape
 
 
 @needs_compiled

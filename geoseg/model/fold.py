@@ -24,7 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.kernels import bias_gelu, depthwise_gelu, group_norm_relu, strips
+from geoseg.model.kernels import (
+    bias_gelu,
+    depthwise_gelu,
+    group_norm_relu,
+    product,
+    strips,
+)
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import MSCA, Block, Hamburger, HamHead, SegNeXt
 
@@ -79,9 +85,28 @@ def embedding(embed: nn.Module) -> list[nn.Module]:
             conv = layers[-1]
             assert isinstance(conv, nn.Conv2d)
             affine_output(conv, *affine(layer))
-        elif isinstance(layer, (nn.Conv2d, nn.GELU)):
+        elif isinstance(layer, nn.GELU):
+            assert isinstance(layers[-1], nn.Conv2d)
+            layers.append(BiasGELU(layers[-1]))
+        elif isinstance(layer, nn.Conv2d):
             layers.append(layer)
     return layers
+
+
+class BiasGELU(nn.Module):
+    """GELU after a convolution, of which it takes over the bias; may overwrite its input."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.bias, conv.bias = conv.bias, None
+
+    def forward(self, x: Tensor) -> Tensor:  # (N,C,H,W)
+        bias = self.bias.to(x.dtype)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.gelu(x.add_(bias[:, None, None]))
+        rows = x.movedim(1, -1)  # (N,H,W,C)
+        return bias_gelu(rows.flatten(0, 2), bias).unflatten(0, rows.shape[:3]).movedim(-1, 1)
 
 
 class FoldedBlock(nn.Module):
@@ -125,37 +150,33 @@ class FoldedBlock(nn.Module):
     def add_attention(self, x: Tensor) -> None:
         """To `x` (H,W,C), in place."""
         flat, mix = x.flatten(0, 1), self.gate.mix
-        values = bias_gelu(flat @ matrix(self.proj_1, x), vector(self.proj_1, x))
-        scales = strips(values.view(x.shape), self.gate.depthwise())
-        weights = torch.addmm(vector(mix, x), scales.flatten(0, 1), matrix(mix, x)).mul_(values)
-        attended = torch.addmm(vector(self.proj_2, x), weights, matrix(self.proj_2, x))
+        values = bias_gelu(product(flat, self.proj_1), vector(self.proj_1, x))
+        scales = strips(values.view(x.shape), self.gate.depthwise()).flatten(0, 1)
+        weights = product(scales, mix, bias=vector(mix, x)).mul_(values)
+        attended = product(weights, self.proj_2, bias=vector(self.proj_2, x), out=scales)
         flat.add_(attended.addcmul_(flat, self.gain.flatten().to(x.dtype)))
 
     def add_mlp(self, x: Tensor) -> None:
         """To `x` (H,W,C), in place, slab by slab."""
         height, width, _ = x.shape
-        fc1, fc2, before = matrix(self.fc1, x), matrix(self.fc2, x), vector(self.fc1, x)
+        before = vector(self.fc1, x)
         row_bytes = x.element_size() * width * len(before)
         step = min(height, max(2, SLAB_BYTES // row_bytes))
         hidden = x.new_empty(step + 2, width, len(before))
         # With the bias, what lies around the map is zero.
         torch.neg(before.expand_as(hidden[0]), out=hidden[0])
-        torch.mm(x[0], fc1, out=hidden[1])
+        product(x[0], self.fc1, out=hidden[1])
         for top in range(0, height, step):
             if top:
                 hidden[:2] = hidden[step:]  # the rows `top` - 1 and `top`
             rows = min(step, height - top)
             below = x[top + 1 : top + 1 + rows].flatten(0, 1)
-            torch.mm(below, fc1, out=hidden[2:].flatten(0, 1)[: len(below)])
+            product(below, self.fc1, out=hidden[2:].flatten(0, 1)[: len(below)])
             if top + rows == height:
                 torch.neg(before.expand_as(hidden[0]), out=hidden[rows + 1])
             slab = depthwise_gelu(hidden[: rows + 2], before, self.dwconv)
-            x[top : top + rows].flatten(0, 1).addmm_(slab.flatten(0, 1), fc2)
-
-
-def matrix(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The weights (C,D) of a 1×1 convolution, for the right side of a product with `x`."""
-    return conv.weight.flatten(1).t().to(x.dtype)
+            slab, flat = slab.flatten(0, 1), x[top : top + rows].flatten(0, 1)
+            product(slab, self.fc2, out=flat, add=True)
 
 
 def vector(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -258,11 +279,9 @@ def project(conv: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(conv, nn.Conv2d)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return conv(x)
-    rows = x.movedim(1, -1)
-    product = rows @ matrix(conv, x)
-    if conv.bias is not None:
-        product.add_(vector(conv, x))
-    return product.movedim(-1, 1)
+    rows = x.movedim(1, -1)  # (N,H,W,C)
+    bias = None if conv.bias is None else vector(conv, x)
+    return product(rows.flatten(0, 2), conv, bias=bias).unflatten(0, rows.shape[:3]).movedim(-1, 1)
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,46 @@ KERNEL void geoseg_depthwise_gelu(float *map, const float *before, const float *
     }
 }
 
+/* A matrix product whose left side, unlike in BLAS, is read where it lies: with so few columns,
+ * packing it takes a fifth of the time. TALL rows times the BROAD columns of a panel at once. */
+enum { TALL = 6, BROAD = 2 * LANES, NEAR = 8 * 1024 /* floats of the left side in the cache */ };
+
+INLINE void multiply(float *out, long columns, const float *x, long depth, const float *panel,
+                     const float *bias, long add, const int rows)
+{
+    lanes left[TALL], right[TALL];
+    for (int i = 0; i < rows; i++) {
+        const float *start = add ? out + i * columns : bias;
+        left[i] = load(start), right[i] = load(start + LANES);
+    }
+    for (long k = 0; k < depth; k++, panel += BROAD) {
+        const lanes l = load(panel), r = load(panel + LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < rows; i++)
+            left[i] += l * x[i * depth + k], right[i] += r * x[i * depth + k];
+    }
+    for (int i = 0; i < rows; i++)
+        store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
+}
+
+KERNEL void geoseg_product(float *out, const float *x, const float *panels, const float *bias,
+                           long add, long rows, long depth, long columns)
+{
+    const long fit = NEAR / depth / TALL * TALL, near = fit < TALL ? TALL : fit;
+    for (long top = 0; top < rows; top += near) {
+        const long end = top + near < rows ? top + near : rows;
+        for (long c = 0; c < columns; c += BROAD) {
+            long i = top;
+            for (; i + TALL <= end; i += TALL)
+                multiply(out + i * columns + c, columns, x + i * depth, depth, panels + c * depth,
+                         bias + c, add, TALL);
+            for (; i < end; i++)
+                multiply(out + i * columns + c, columns, x + i * depth, depth, panels + c * depth,
+                         bias + c, add, 1);
+        }
+    }
+}
+
 /* Adds to the sums of each channel, and of its squares. */
 KERNEL void geoseg_moments(const float *map, double *sums, double *squares, long pixels,
                            long channels)

@@ -33,6 +33,59 @@ def compiled(x: Tensor) -> ctypes.CDLL | None:
     return library() if x.shape[-1] % LANES == 0 and x.is_contiguous() else None
 
 
+def product(
+    x: Tensor,
+    conv: nn.Conv2d,
+    *,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    add: bool = False,
+) -> Tensor:
+    """What the 1×1 convolution `conv` makes of the pixels `x` (P,C), without its own bias.
+
+    Args:
+        bias: (D,), is added.
+        out: (P,D), is overwritten; None = a new one.
+        add: to what `out` holds, in place of `bias`.
+
+    Returns:
+        (P,D).
+    """
+    channels = conv.out_channels
+    if out is None:
+        out = x.new_empty(len(x), channels)
+    if (lib := compiled(x)) and channels % (2 * LANES) == 0 and blas_packs():
+        panels = packed_panels(conv)
+        if bias is None:
+            bias = x.new_zeros(channels)
+        lib.geoseg_product(*addresses(out, x, panels, bias), *sizes((int(add), *x.shape, channels)))
+        return out
+    weights = conv.weight.flatten(1).t().to(x.dtype)
+    if add:
+        return out.addmm_(x, weights)
+    if bias is None:
+        return torch.mm(x, weights, out=out)
+    return torch.addmm(bias, x, weights, out=out)
+
+
+@cache
+def blas_packs() -> bool:
+    """Whether BLAS is slower than `geoseg_product`, which is written for vectors of 8.
+
+    Where processors have longer ones or units for matrices, it is not.
+    """
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def packed_panels(conv: nn.Conv2d) -> Tensor:
+    """(D/16, C, 16), made once: the weights are those of inference and stay."""
+    panels = conv.__dict__.get("panels")
+    if panels is None:
+        panels = conv.weight.detach().flatten(1).unflatten(0, (-1, 2 * LANES)).mT.contiguous()
+        conv.__dict__["panels"] = panels
+    return panels
+
+
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """GELU(x + bias), which may overwrite `x` (P,C); `bias` is (C,)."""
     if lib := compiled(x):
@@ -120,6 +173,7 @@ def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 def addresses(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    """For C. The caller keeps the tensors alive until it returns."""
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
