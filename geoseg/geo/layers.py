@@ -98,7 +98,7 @@ class Layers:
     def append(self, frame: GeoDataFrame) -> None:
         """Add features, all of one class."""
         layer = frame["class"].iloc[0]
-        with self._failures():
+        with self._failures(), _without_waiting():
             write_polygons(
                 frame,
                 self._partial,
@@ -152,8 +152,21 @@ class Layers:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
 
 
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Let GDAL not wait for the disk at every step: `put_in_place` does, once for all of them."""
+    option = "OGR_SQLITE_SYNCHRONOUS"
+    before = pyogrio.get_gdal_config_option(option)
+    pyogrio.set_gdal_config_options({option: "OFF"})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({option: before})
+
+
 def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:
     with closing(sqlite3.connect(path)) as file, file:
+        file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)
         file.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) "
