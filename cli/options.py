@@ -46,7 +46,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 def tiling(command: Callable[..., Any]) -> Callable[..., Any]:
     size = click.option(
         "--tile-size",
-        default=1024,
+        default=1152,
         show_default=True,
         help="Side of a tile at most, px; of 32 a multiple.",
     )
@@ -65,7 +65,9 @@ weights = click.option(
     help="A checkpoint file or a name of `geoseg weights list`.  [default: the built-in weights]",
 )
 workers = click.option(
-    "--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core, 2 to 8]"
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Threads.  [default: one a core, at most 8, and one more]",
 )
 
 

@@ -13,6 +13,8 @@ ALIGN = 32
 """Tile offsets and sizes are multiples of this: the model's deepest stride, px."""
 CELL = 8
 """Pixels per cell of the logits' grid, the model's output stride."""
+MANY = 64
+"""Tiles of a scene in which the first and the last block count for little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,9 @@ class Grid:
     height: int
     tile_size: int
     overlap: int
-    tiles_per_block: int = 2
-    """Side of a block, in tiles."""
+    tiles_per_block: int | None = None
+    """Side of a block, in tiles. None = 2, which reads less of the scene twice; but 1 where there
+    are fewer than `MANY` tiles: smaller blocks begin sooner, and the last ones end sooner."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.height) < 1:
@@ -128,9 +131,16 @@ class Grid:
     def rows(self) -> tuple[Span, ...]:
         return spans(self.height, self.tile_size, self.overlap)
 
+    @property
+    def block_side(self) -> int:
+        """`tiles_per_block`, or what it stands for."""
+        if self.tiles_per_block is not None:
+            return self.tiles_per_block
+        return 1 if len(self.columns) * len(self.rows) < MANY else 2
+
     def blocks(self) -> Iterator[Block]:
         """Row by row, left to right."""
-        side = self.tiles_per_block
+        side = self.block_side
         columns, rows = self.columns, self.rows
         for i, top in enumerate(range(0, len(rows), side)):
             for j, left in enumerate(range(0, len(columns), side)):

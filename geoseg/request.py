@@ -37,14 +37,14 @@ class Reading:
 class Tiling:
     """How a scene is cut, and who computes it."""
 
-    tile_size: int = 1024
+    tile_size: int = 1152
     """Side of a tile at most, px; all of a scene have one size that fits it well."""
     overlap: int = 128
     """Overlap of neighbouring tiles, px."""
-    tiles_per_block: int = 2
-    """Side of a block, tiles."""
+    tiles_per_block: int | None = None
+    """Side of a block, tiles; None = as suits the scene, see `Grid`."""
     workers: int | None = None
-    """Threads that read, decode and write; None = as the machine has cores, 2 to 8."""
+    """Threads that read, decode and write; None = one for each core, up to 8, and one more."""
     scheduler: str | None = None
     """Address of a dask.distributed scheduler; None = threads of this process."""
 
@@ -61,7 +61,8 @@ class Tiling:
 
     @property
     def threads(self) -> int:
-        return self.workers or min(8, max(2, os.cpu_count() or 2))
+        # Where a CPU computes a tile with each core, one is cut or decoded meanwhile.
+        return self.workers or min(8, os.cpu_count() or 1) + 1
 
 
 @dataclass(frozen=True, slots=True)

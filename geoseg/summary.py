@@ -104,6 +104,7 @@ def summarize(
         options={
             **asdict(reading),
             **asdict(tiling),
+            "tiles_per_block": plan.grid.block_side,
             **asdict(request),
             "folder": str(request.folder),
             **model.options,

@@ -28,7 +28,7 @@ _CORRUPT = re.compile(r"JPEGLib:(Premature end|Corrupt JPEG data: (?!\d+ extrane
 """What libjpeg says, as a mere warning, before it fills a damaged block with nonsense. Bytes
 between two images do no harm, and some cameras write them."""
 
-_CACHE = 64 * 2**20, 2**30
+_CACHE = 32 * 2**20, 2**30
 """Least and most bytes of decoded blocks that are kept. GDAL's own default is a share of the
 machine's memory, which grows with the machine."""
 _ROWS = 2048

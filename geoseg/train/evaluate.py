@@ -23,7 +23,7 @@ def evaluate(
     items: Sequence[Item],
     *,
     hidden: Mapping[str, Tensor],
-    tile_size: int = 1024,
+    tile_size: int = 1152,
     overlap: int = 128,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:

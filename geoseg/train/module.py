@@ -86,7 +86,7 @@ class SegmentationModule(pl.LightningModule):
     def validation_step(self, batch: Labelled, batch_idx: int) -> dict[str, Any]:
         """Score one image by the same tiling as `geoseg evaluate`."""
         _, group, image, mask = batch
-        found = predict_pixels(self.tiles, image, tile_size=1024, overlap=128)
+        found = predict_pixels(self.tiles, image, tile_size=1152, overlap=128)
         count(self.confusion, found, mask, self.hidden.get(group))
         return {"found": found}
 
