@@ -11,8 +11,8 @@ their pinned requirements are in the folder `peers`; --envs keeps one virtual en
 made on first use with what pip finds (torch has to be its CPU build). A peer that cannot be
 installed or run is listed with the reason.
 
-Scenes are cut into tiles of 1024 px that overlap by 128, where the tool leaves the choice (in
-geo-inference it is half a tile), and all peers run the plain module of the paper, as TorchScript,
+geoseg cuts the scene as it does by default. The peers get tiles of 1024 px that overlap by 128, where
+they leave the choice (in geo-inference it is half a tile), and run the plain module of the paper, as TorchScript,
 which is as fast as eager mode here, or ONNX. "same" is the share of pixels whose class is that of
 one forward pass of the whole window; "objects" counts only pixels that either calls an object;
 "empty" are pixels without a class, left out of both. Needs geoseg[onnxruntime] for the export.
@@ -51,7 +51,7 @@ QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "MPLBACKEND": "agg", "CUDA_VISIBLE_DEV
 class Tool:
     name: str
     version: str = ""
-    """As pinned; "" = geoseg itself."""
+    """As pinned; "" = geoseg itself, as in this repository, without extras."""
     system: str = ""
     """A package without wheels, linked from the system's Python."""
 
@@ -91,7 +91,7 @@ class Result:
 def environment(tool: Tool, envs: Path) -> Path:
     """The interpreter of a tool's environment, which is made if it is not there as pinned."""
     if not tool.version:
-        return Path(sys.executable)
+        return own_environment(envs / tool.stem)
     folder, pins = envs / tool.stem, HERE / f"{tool.stem}.txt"
     stamp, python = folder / "pins.txt", folder / "bin" / "python"
     if stamp.exists() and stamp.read_text() == pins.read_text():
@@ -104,6 +104,15 @@ def environment(tool: Tool, envs: Path) -> Path:
         (site_packages,) = folder.glob("lib/python*/site-packages")
         (site_packages / tool.system).symlink_to(checked(["/usr/bin/python3", "-c", code]))
     shutil.copy(pins, stamp)
+    return python
+
+
+def own_environment(folder: Path) -> Path:
+    """Made anew if it is not there, and compiled anew: as a user installs geoseg."""
+    python, root = folder / "bin" / "python", HERE.parents[2]
+    if not python.exists():
+        venv.create(folder, with_pip=True, symlinks=True)
+    checked([python, "-m", "pip", "install", "-q", "-c", root / "constraints.txt", "-e", root])
     return python
 
 
@@ -137,9 +146,8 @@ def commands(tool: Tool, python: Path, work: Path, tiling: list[str]) -> list[li
     scene, folder = work / "scene.tif", work / tool.name
     if not tool.version:
         predict = [python, "-P", "-m", "geoseg", "predict", scene, "-o", folder, "--quiet"]
-        options = ["--tile-size", tiling[0], "--overlap", tiling[1]]
-        if gsd := (work / "gsd.txt").read_text():  # the pixels that the others see, too
-            options += ["--gsd", gsd]
+        gsd = (work / "gsd.txt").read_text()  # the pixels that the others see, too
+        options = ["--gsd", gsd] if gsd else []
         return [[python, "-P", "-c", "import geoseg.predict"], [*predict, *options]]
     script = [python, "-P", HERE / f"{tool.stem}.py"]
     return [script, [*script, scene, work, folder, *tiling]]
@@ -227,8 +235,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="a multiple of 32")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="TOOL", help="besides geoseg")
-    parser.add_argument("--tile-size", type=int, default=1024)
-    parser.add_argument("--overlap", type=int, default=128)
+    parser.add_argument("--tile-size", type=int, default=1024, help="of the peers")
+    parser.add_argument("--overlap", type=int, default=128, help="of the peers")
     parser.add_argument("--envs", type=Path, default=user_cache_path("geoseg") / "peers")
     options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
