@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.grid import ALIGN, CELL, Grid, Window, round_up
@@ -15,6 +15,7 @@ sides = st.integers(1, 3000)
 tilings = st.tuples(st.integers(1, 16), st.integers(0, 15)).filter(lambda t: t[1] < t[0])
 
 
+@settings(deadline=None)  # some scenes have thousands of tiles
 @given(width=sides, height=sides, tiling=tilings, per_block=st.integers(1, 3))
 def test_cores_partition_the_scene(width, height, tiling, per_block):
     grid = Grid(width, height, tiling[0] * ALIGN, tiling[1] * ALIGN, per_block)
@@ -72,6 +73,12 @@ def test_next_to_nothing_but_the_overlap_is_computed_twice(length, tiling):
 @pytest.mark.parametrize("side", [4096, 5000, 8192, 40_000])
 def test_cost_of_the_default_overlap(side):
     assert Grid(side, side, 1024, 128).model_pixels / side**2 < 1.33
+
+
+@pytest.mark.parametrize(("side", "tiles"), [(1000, 1), (4096, 1), (40_000, 2)])
+def test_few_tiles_are_blocks_of_their_own(side, tiles):
+    blocks = list(Grid(side, side, 1152, 128).blocks())
+    assert len(blocks[0].tiles) == tiles**2
 
 
 def test_a_scene_of_exactly_one_tile_has_one_tile():

@@ -4,6 +4,8 @@
                                        [--only WAY …]
 
 Every way has a process of its own, because settings of the allocator last; the passes take turns.
+geoseg computes a tile with each core, side by side: there, a pass is the time of all over their
+number.
 Printed are the median's Mpx/s, its ratio to the plain module in NCHW order (what the official code
 runs), the share of cells whose class is another one than there, and peak memory. T has the default
 weights; the other variants are untrained, which makes their classes more fickle.
@@ -17,6 +19,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -27,7 +30,7 @@ from torch import Tensor
 from geoseg import load_model
 from geoseg.classes import ISAID
 from geoseg.heap import keep_free_memory
-from geoseg.model import fold as folding
+from geoseg.model import kernels
 from geoseg.model.backends import Backend, missing_packages, open_backend
 from geoseg.model.fold import fold
 from geoseg.model.metadata import Metadata
@@ -40,31 +43,33 @@ class Way:
     name: str
     folded: bool = True
     channels_last: bool = True
-    slabs: bool = True
     keep: bool = True
     """Whether freed memory is kept."""
+    kernels: bool = True
+    """Whether the C code is used."""
+    beside: bool = True
+    """As many passes side by side as there are threads, each in one of them."""
     dtype: torch.dtype = torch.float32
     backend: Backend = "torch"
     compiled: bool = False
 
 
 WAYS = [
-    Way("plain, NCHW", folded=False, channels_last=False, keep=False),
-    Way("plain", folded=False, keep=False),
-    Way("plain, bfloat16", folded=False, keep=False, dtype=torch.bfloat16),
-    Way("folded, NCHW", channels_last=False, slabs=False, keep=False),
-    Way("folded", slabs=False, keep=False),
-    Way("folded, memory kept", slabs=False),
-    Way("folded, slabs", keep=False),
+    Way("plain, NCHW", folded=False, channels_last=False, keep=False, beside=False),
+    Way("plain", folded=False, keep=False, beside=False),
+    Way("plain, bfloat16", folded=False, keep=False, dtype=torch.bfloat16, beside=False),
+    Way("folded", keep=False, kernels=False, beside=False),
+    Way("folded, memory kept", kernels=False, beside=False),
+    Way("folded, side by side", kernels=False),
     Way("geoseg float32"),
     Way("geoseg bfloat16", dtype=torch.bfloat16),
-    Way("onnxruntime float32", backend="onnxruntime"),
-    Way("openvino float32", backend="openvino"),
-    Way("openvino bfloat16", backend="openvino", dtype=torch.bfloat16),
+    Way("onnxruntime float32", backend="onnxruntime", beside=False),
+    Way("openvino float32", backend="openvino", beside=False),
+    Way("openvino bfloat16", backend="openvino", dtype=torch.bfloat16, beside=False),
 ]
 COMPILED = [
-    Way("torch.compile float32", compiled=True),
-    Way("torch.compile bfloat16", compiled=True, dtype=torch.bfloat16),
+    Way("torch.compile float32", compiled=True, beside=False),
+    Way("torch.compile bfloat16", compiled=True, dtype=torch.bfloat16, beside=False),
 ]
 
 
@@ -77,8 +82,8 @@ def prepared(way: Way, variant: str) -> Callable[[Tensor], Tensor]:
         model.metadata = Metadata(variant, ISAID)
     if way.keep:
         keep_free_memory()
-    if not way.slabs:
-        folding.SLAB_BYTES = 2**40
+    if not way.kernels:
+        kernels.library = lambda: None
     network = fold(model) if way.folded else model
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
@@ -103,13 +108,21 @@ def serve(way: Way, variant: str, side: int, pipe: Connection) -> None:
     x = torch.from_numpy((pixels - mean[:, None, None]) / std[:, None, None]).float()[None]
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     x = x.contiguous(memory_format=layout)
-    with torch.inference_mode():
-        run(x)
-        pipe.send(run(x).float().argmax(dim=1).numpy())
+    beside = torch.get_num_threads() if way.beside else 1
+
+    @torch.inference_mode()
+    def once(_: int) -> Tensor:
+        if way.beside:
+            torch.set_num_threads(1)
+        return run(x)
+
+    with ThreadPoolExecutor(beside) as pool:
+        list(pool.map(once, range(beside)))
+        pipe.send(next(pool.map(once, range(beside))).float().argmax(dim=1).numpy())
         while pipe.recv():
             start = time.perf_counter()
-            run(x)
-            pipe.send(time.perf_counter() - start)
+            list(pool.map(once, range(beside)))
+            pipe.send((time.perf_counter() - start) / beside)
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
