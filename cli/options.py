@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from geoseg.grid import OVERLAP, TILE_SIZE
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
@@ -46,13 +48,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 def tiling(command: Callable[..., Any]) -> Callable[..., Any]:
     size = click.option(
         "--tile-size",
-        default=1152,
+        default=TILE_SIZE,
         show_default=True,
         help="Side of a tile at most, px; of 32 a multiple.",
     )
     overlap = click.option(
         "--overlap",
-        default=128,
+        default=OVERLAP,
         show_default=True,
         help="Overlap of tiles at least, px; of 32 a multiple.",
     )

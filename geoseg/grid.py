@@ -13,6 +13,8 @@ ALIGN = 32
 """Tile offsets and sizes are multiples of this: the model's deepest stride, px."""
 CELL = 8
 """Pixels per cell of the logits' grid, the model's output stride."""
+TILE_SIZE, OVERLAP = 1152, 128
+"""Where nobody says otherwise, px; docs/decisions.md says why."""
 MANY = 64
 """Tiles of a scene in which the first and the last block count for little."""
 

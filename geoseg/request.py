@@ -9,7 +9,7 @@ from typing import Literal
 
 from geoseg.errors import OptionError
 from geoseg.geo.export import FORMATS
-from geoseg.grid import ALIGN
+from geoseg.grid import ALIGN, OVERLAP, TILE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Reading:
 class Tiling:
     """How a scene is cut, and who computes it."""
 
-    tile_size: int = 1152
+    tile_size: int = TILE_SIZE
     """Side of a tile at most, px; all of a scene have one size that fits it well."""
-    overlap: int = 128
+    overlap: int = OVERLAP
     """Overlap of neighbouring tiles, px."""
     tiles_per_block: int | None = None
     """Side of a block, tiles; None = as suits the scene, see `Grid`."""

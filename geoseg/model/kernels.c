@@ -1,4 +1,5 @@
-/* What torch does slowly on a CPU: GELU, and depthwise convolutions in channels-last order.
+/* What torch does slowly on a CPU: GELU, depthwise convolutions, norms and skinny matrix products,
+ * all in channels-last order.
  *
  * Loaded by kernels.py, which documents each function; all maps are (rows, columns, channels),
  * contiguous float32, with channels a multiple of LANES. One thread computes: tiles are what
@@ -259,9 +260,12 @@ KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, st
                         for (int i = 0; i < SIDE; i++)
                             store(local[x + i], x + i < end ? sums[i] : (lanes){0});
                     }
-                    convolve_row(band->across_7[at], local, w->across_7, 7, w->across_bias[0], columns);
-                    convolve_row(band->across_11[at], local, w->across_11, 11, w->across_bias[1], columns);
-                    convolve_row(band->across_21[at], local, w->across_21, 21, w->across_bias[2], columns);
+                    convolve_row(band->across_7[at], local, w->across_7, 7,
+                                 w->across_bias[0], columns);
+                    convolve_row(band->across_11[at], local, w->across_11, 11,
+                                 w->across_bias[1], columns);
+                    convolve_row(band->across_21[at], local, w->across_21, 21,
+                                 w->across_bias[2], columns);
                 }
                 for (long j = 0; j < ROWS; j += SIDE) {
                     const long y = top - REACH + j;
@@ -271,12 +275,16 @@ KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, st
                         lanes sums[SIDE];
                         for (int i = 0; i < SIDE; i++)
                             sums[i] = load(w->down_bias) + load(band->local[j + i][REACH + x]);
-                        slide(sums, band->across_7[j + REACH - 3][x], COLUMNS * LANES, w->down_7, 7);
-                        slide(sums, band->across_11[j + REACH - 5][x], COLUMNS * LANES, w->down_11, 11);
-                        slide(sums, band->across_21[j][x], COLUMNS * LANES, w->down_21, 21);
+                        slide(sums, band->across_7[j + REACH - 3][x], COLUMNS * LANES,
+                              w->down_7, 7);
+                        slide(sums, band->across_11[j + REACH - 5][x], COLUMNS * LANES,
+                              w->down_11, 11);
+                        slide(sums, band->across_21[j][x], COLUMNS * LANES,
+                              w->down_21, 21);
                         for (int i = 0; i < SIDE; i++)
                             if (y + i >= 0 && y + i < height)
-                                store(result + ((y + i) * width + left + x) * channels + c, sums[i]);
+                                store(result + ((y + i) * width + left + x) * channels + c,
+                                      sums[i]);
                     }
                 }
             }

@@ -13,6 +13,7 @@ from torch import Tensor
 from geoseg.blocks import predict_image
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError
+from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.inference import TileModel
 from geoseg.train.folder import Item
 from geoseg.train.metrics import Confusion, Scores, ignore_hidden
@@ -23,8 +24,8 @@ def evaluate(
     items: Sequence[Item],
     *,
     hidden: Mapping[str, Tensor],
-    tile_size: int = 1152,
-    overlap: int = 128,
+    tile_size: int = TILE_SIZE,
+    overlap: int = OVERLAP,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Predict whole images as `geoseg predict` does, and compare with their masks.

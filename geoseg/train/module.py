@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.inference import Precision, TileModel
 from geoseg.model.segnext import SegNeXt
 from geoseg.train.evaluate import count, predict_pixels
@@ -86,7 +87,7 @@ class SegmentationModule(pl.LightningModule):
     def validation_step(self, batch: Labelled, batch_idx: int) -> dict[str, Any]:
         """Score one image by the same tiling as `geoseg evaluate`."""
         _, group, image, mask = batch
-        found = predict_pixels(self.tiles, image, tile_size=1152, overlap=128)
+        found = predict_pixels(self.tiles, image, tile_size=TILE_SIZE, overlap=OVERLAP)
         count(self.confusion, found, mask, self.hidden.get(group))
         return {"found": found}
 
