@@ -15,8 +15,6 @@ CELL = 8
 """Pixels per cell of the logits' grid, the model's output stride."""
 TILE_SIZE, OVERLAP = 1152, 128
 """Where nobody says otherwise, px; docs/decisions.md says why."""
-MANY = 64
-"""Tiles of a scene in which the first and the last block count for little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +103,8 @@ class Grid:
     height: int
     tile_size: int
     overlap: int
-    tiles_per_block: int | None = None
-    """Side of a block, in tiles. None = 2, which reads less of the scene twice; but 1 where there
-    are fewer than `MANY` tiles: smaller blocks begin sooner, and the last ones end sooner."""
+    tiles_per_block: int = 2
+    """Side of a block, in tiles."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.height) < 1:
@@ -133,16 +130,9 @@ class Grid:
     def rows(self) -> tuple[Span, ...]:
         return spans(self.height, self.tile_size, self.overlap)
 
-    @property
-    def block_side(self) -> int:
-        """`tiles_per_block`, or what it stands for."""
-        if self.tiles_per_block is not None:
-            return self.tiles_per_block
-        return 1 if len(self.columns) * len(self.rows) < MANY else 2
-
     def blocks(self) -> Iterator[Block]:
         """Row by row, left to right."""
-        side = self.block_side
+        side = self.tiles_per_block
         columns, rows = self.columns, self.rows
         for i, top in enumerate(range(0, len(rows), side)):
             for j, left in enumerate(range(0, len(columns), side)):

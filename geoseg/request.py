@@ -41,10 +41,10 @@ class Tiling:
     """Side of a tile at most, px; all of a scene have one size that fits it well."""
     overlap: int = OVERLAP
     """Overlap of neighbouring tiles, px."""
-    tiles_per_block: int | None = None
-    """Side of a block, tiles; None = as suits the scene, see `Grid`."""
+    tiles_per_block: int = 2
+    """Side of a block, tiles. Larger ones read less of the scene twice, and take more memory."""
     workers: int | None = None
-    """Threads that read, decode and write; None = one for each core, up to 8, and one more."""
+    """Threads that read, decode and write; None = as the machine has cores, 2 to 8."""
     scheduler: str | None = None
     """Address of a dask.distributed scheduler; None = threads of this process."""
 
@@ -61,8 +61,7 @@ class Tiling:
 
     @property
     def threads(self) -> int:
-        # Where a CPU computes a tile with each core, one is cut or decoded meanwhile.
-        return self.workers or min(8, os.cpu_count() or 1) + 1
+        return self.workers or min(8, max(2, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,6 @@ def summarize(
         options={
             **asdict(reading),
             **asdict(tiling),
-            "tiles_per_block": plan.grid.block_side,
             **asdict(request),
             "folder": str(request.folder),
             **model.options,

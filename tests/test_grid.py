@@ -75,12 +75,6 @@ def test_cost_of_the_default_overlap(side):
     assert Grid(side, side, 1024, 128).model_pixels / side**2 < 1.33
 
 
-@pytest.mark.parametrize(("side", "tiles"), [(1000, 1), (4096, 1), (40_000, 2)])
-def test_few_tiles_are_blocks_of_their_own(side, tiles):
-    blocks = list(Grid(side, side, 1152, 128).blocks())
-    assert len(blocks[0].tiles) == tiles**2
-
-
 def test_a_scene_of_exactly_one_tile_has_one_tile():
     (block,) = Grid(1024, 1024, 1024, 128).blocks()
     assert [t.window for t in block.tiles] == [Window(0, 0, 1024, 1024)]
