@@ -59,7 +59,10 @@ class Bands:
         planes = dataset.read(
             wanted, window=area, out_shape=(len(wanted), *shape), resampling=resampling
         )
-        color = planes[[wanted.index(band) for band in self.color]]
+        if wanted[:3] == [*self.color]:
+            color = planes[:3]  # no copy
+        else:
+            color = planes[[wanted.index(band) for band in self.color]]
         valid = ~self._is_nodata(color)
         if self.alpha:
             valid &= planes[-1] > 0

@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +80,20 @@ logging.getLogger("rasterio._err").addHandler(_COMPLAINTS)
 class Source:
     """One raster file or address, for all threads.
 
-    As a GDAL handle serves one thread at a time, there are as many as threads that read at once;
-    the one that was used last is taken first, for it keeps the blocks that it decoded. Of a remote
-    file there is one, read in turns, so that no block is fetched twice; and of a VRT, for handles
-    share its sources, and threads that fail to open one at a time get zeros for it. Pickling keeps
-    the address only, so that a worker in another process opens its own handles.
+    There is one GDAL handle, which threads use in turns: it keeps the blocks that it decoded, of
+    which neighbouring windows share some, and decodes those of one window side by side. Pickling
+    keeps the address only, so that a worker in another process opens a handle of its own.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._turn = threading.RLock() if self.is_remote or self.is_virtual else nullcontext()
+        self._turn = threading.RLock()
         self._cache = _CACHE[0]
-        self._idle: list[DatasetReader] = []
-        self._own = threading.local()
-        """The `handle` that a thread is using, and whether it is `spoilt`."""
+        self._handle: DatasetReader | None = None
+        self._users = 0
+        """Of the handle, nested in one thread."""
+        self._spoilt = False
+        """The handle's cache may hold nonsense, of which nobody would warn again."""
 
     @property
     def is_remote(self) -> bool:
@@ -118,43 +118,29 @@ class Source:
         """A handle for this thread, not to be kept. What GDAL raises comes out as SceneError,
         "cannot `doing`"."""
         settings = _GDAL | (_GDAL_REMOTE if self.is_remote else {}) | {"GDAL_CACHEMAX": self._cache}
-        own = self._own
         try:
             with self._turn, rasterio.Env(**settings):
-                nested = hasattr(own, "handle")
-                if not nested:
-                    own.handle, own.spoilt = self._take(), False
+                if self._handle is None:
+                    self._handle = self._open()
+                self._users += 1
                 _COMPLAINTS.take()
                 try:
-                    yield own.handle
+                    yield self._handle
                     if complaint := _COMPLAINTS.take():
                         raise SceneError(f"{self.path}: cannot {doing}: {complaint}")
                 except (RasterioError, CPLE_BaseError, SceneError):
-                    # Its cache may hold nonsense by now, of which nobody would warn again.
-                    own.spoilt = True
+                    self._spoilt = True
                     raise
                 finally:
-                    if not nested:
-                        self._put_back(own.handle, own.spoilt)
-                        del own.handle
+                    self._users -= 1
+                    if self._spoilt and not self._users:
+                        self.close()
         except (RasterioError, CPLE_BaseError) as error:
             reason = str(error.__cause__ or error)
             raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
 
-    def _take(self) -> DatasetReader:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._open()
-
-    def _put_back(self, handle: DatasetReader, spoilt: bool) -> None:
-        if spoilt:
-            _close(handle)
-        else:
-            self._idle.append(handle)
-
     def _open(self) -> DatasetReader:
-        handle = rasterio.open(self.path)
+        handle = rasterio.open(self.path, **self._open_options)
         if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
             row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
             self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])
@@ -167,10 +153,20 @@ class Source:
             )
         return handle
 
+    @property
+    def _open_options(self) -> dict[str, Any]:
+        """A GeoTIFF's blocks are decoded by several threads, but not where others do so for a VRT
+        (see `_GDAL`), nor where they would be fetched from a server one by one, without its cache.
+        """
+        local = not (self.is_remote or self.is_virtual)
+        is_geotiff = local and self.path.lower().endswith((".tif", ".tiff"))
+        return {"NUM_THREADS": "ALL_CPUS"} if is_geotiff else {}
+
     def close(self) -> None:
-        """Close every handle. Call when no thread reads any more."""
-        while self._idle:
-            _close(self._idle.pop())
+        """Close the handle. Call when no thread reads any more."""
+        if self._handle is not None:
+            _close(self._handle)
+        self._handle, self._spoilt = None, False
 
     def __getstate__(self) -> str:
         return self.path
