@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pandas as pd
 from geopandas import GeoDataFrame
 
@@ -169,25 +170,27 @@ class Outputs:
         self.polygons.append(polygons)
         self.finished.append(finished)
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbours share some
-        self.valid_pixels += int((result.class_ids != IGNORE).sum())
+        self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))
 
     def finish(self, clock: Clock, metadata: Mapping[str, str]) -> Written:
-        """Unite the polygons, write the layers and complete the rasters."""
-        with clock.stage("merge"):
-            polygons = self.finishing.unite(self.polygons, self.finished)
-            self.polygons, self.finished = [], []
-        return_free_memory()
-        with clock.stage("write"):
-            return self._write(polygons, metadata)
+        """Complete the rasters, and meanwhile unite the polygons and write the layers."""
+        with ThreadPoolExecutor(1) as pool:
+            rasters = pool.submit(self.closing.close)
+            with clock.stage("merge"):
+                polygons = self.finishing.unite(self.polygons, self.finished)
+                self.polygons, self.finished = [], []
+            return_free_memory()
+            with clock.stage("write"):
+                return self._write(polygons, metadata, rasters)
 
-    def _write(self, polygons: Polygons, metadata: Mapping[str, str]) -> Written:
-        """Complete the rasters, and meanwhile write the polygons: a part of the table after the
-        other; formats that want it whole get it whole."""
+    def _write(
+        self, polygons: Polygons, metadata: Mapping[str, str], rasters: Future[None]
+    ) -> Written:
+        """A part of the table after the other; formats that want it whole get it whole."""
         scene, request = self.plan.view.scene, self.request
         others = [kind for kind in request.formats if kind != "gpkg"]
         paths, totals, kept = dict(self.paths), dict[str, ClassTotal](), []
         with ExitStack() as stack:
-            rasters = stack.enter_context(ThreadPoolExecutor(1)).submit(self.closing.close)
             layers = None
             if "gpkg" in request.formats:
                 layers = stack.enter_context(Layers(paths["gpkg"], self.classes, metadata))
