@@ -4,6 +4,8 @@ BIN := .venv/bin
 
 .PHONY: demo test lint clean
 
+C_CODE := geoseg/lanes.h geoseg/decode.c geoseg/geo/polygons.c geoseg/model/kernels.c
+
 demo: .venv/demo.stamp
 	$(BIN)/geoseg demo
 
@@ -18,13 +20,13 @@ lint: .venv/dev.stamp
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt geoseg/model/kernels.c
+.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt $(C_CODE)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt geoseg/model/kernels.c
+.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt $(C_CODE)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv build dist geoseg.egg-info geoseg/model/_kernels*
+	rm -rf .venv build dist geoseg.egg-info geoseg/_compiled*

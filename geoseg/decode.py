@@ -3,17 +3,20 @@
 Decoding is bilinear interpolation (``align_corners=False``, borders clamped) and argmax. An
 interpolated value is a convex combination of its four neighbours, so where the four agree on
 the class the pixel has that class, and only pixels between cells that disagree (the boundaries,
-a few per cent) need the arithmetic. The result is the same.
+a few per cent) need the arithmetic. The result is the same. ``decode.c`` does it where the
+installation could compile that.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.compiled import library
 from geoseg.grid import CELL, Window
 
 Floats = NDArray[np.float32]
@@ -81,23 +84,11 @@ def decode(
     corners = logits.argmax(axis=2).astype(np.uint8)  # (h,w)
     agreed = agreement(corners)  # (h-1,w-1)
     class_ids = agreed.take(rows.index, axis=0).take(columns.index, axis=1)  # (H,W)
-    if confidence == "all":
-        wanted = np.arange(class_ids.size)
-    elif confidence == "objects":
-        wanted = np.flatnonzero(class_ids)  # MIXED included
-    else:
-        wanted = np.flatnonzero(class_ids == MIXED)
-    scores = None if confidence == "none" else np.zeros(class_ids.size, np.float32)
-    flat = class_ids.reshape(-1)
-    for first in range(0, wanted.size, CHUNK):
-        pixels = wanted[first : first + CHUNK]
-        values = interpolate(logits, rows, columns, pixels)  # (n,C)
-        best = values.argmax(axis=1)
-        flat[pixels] = best
-        if scores is not None:
-            top = values[np.arange(len(pixels)), best]
-            scores[pixels] = 1 / np.exp(values - top[:, None]).sum(axis=1)
-    return Decoded(class_ids, None if scores is None else scores.reshape(class_ids.shape))
+    scores = None if confidence == "none" else np.zeros(class_ids.shape, np.float32)
+    least = 0 if confidence == "all" else 1
+    solve = solve_compiled if library() else solve_plain
+    solve(class_ids, scores, np.ascontiguousarray(logits), rows, columns, least)
+    return Decoded(class_ids, scores)
 
 
 def agreement(corners: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -108,11 +99,55 @@ def agreement(corners: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where((a == b) & (a == c) & (a == d), a, np.uint8(MIXED))
 
 
+def solve_compiled(
+    class_ids: NDArray[np.uint8],
+    scores: Floats | None,
+    logits: Floats,
+    rows: Axis,
+    columns: Axis,
+    least: int,
+) -> None:
+    """Put classes where MIXED is, and confidence there and in all classes from `least` on."""
+    lib = library()
+    assert lib is not None
+    width, classes = logits.shape[1:]
+    below, right = neighbours(logits)
+    arrays = (class_ids, scores, logits, rows.index, rows.weight, columns.index, columns.weight)
+    lib.geoseg_decode(
+        *(ctypes.c_void_p(None if array is None else array.ctypes.data) for array in arrays),
+        *map(ctypes.c_long, (*class_ids.shape, width, classes)),
+        *map(ctypes.c_long, (below * classes, right * classes, MIXED, least)),
+    )
+
+
+def solve_plain(
+    class_ids: NDArray[np.uint8],
+    scores: Floats | None,
+    logits: Floats,
+    rows: Axis,
+    columns: Axis,
+    least: int,
+) -> None:
+    """The same where no C code is."""
+    wanted = class_ids == MIXED
+    if scores is not None:
+        wanted |= class_ids >= least
+    places = np.flatnonzero(wanted)
+    for first in range(0, places.size, CHUNK):
+        pixels = places[first : first + CHUNK]
+        values = interpolate(logits, rows, columns, pixels)  # (n,C)
+        best = values.argmax(axis=1)
+        class_ids.reshape(-1)[pixels] = best
+        if scores is not None:
+            top = values[np.arange(len(pixels)), best]
+            scores.reshape(-1)[pixels] = 1 / np.exp(values - top[:, None]).sum(axis=1)
+
+
 def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.intp]) -> Floats:
     """Bilinear values (n,C) at flat pixel indices."""
-    height, width, classes = logits.shape
+    width, classes = logits.shape[1:]
     y, x = np.divmod(pixels, len(columns.index))
-    below, right = min(1, height - 1) * width, min(1, width - 1)
+    below, right = neighbours(logits)
     flat = logits.reshape(-1, classes)
     corner = rows.index.take(y) * width + columns.index.take(x)
     down, across = rows.weight.take(y)[:, None], columns.weight.take(x)[:, None]
@@ -124,6 +159,12 @@ def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.in
         return a
 
     def between(corner: NDArray[np.intp]) -> Floats:
-        return lerp(flat.take(corner, axis=0), flat.take(corner + right, axis=0), across)
+        return lerp(flat.take(corner, axis=0), flat.take(corner + below, axis=0), down)
 
-    return lerp(between(corner), between(corner + below), down)
+    return lerp(between(corner), between(corner + right), across)
+
+
+def neighbours(logits: Floats) -> tuple[int, int]:
+    """Steps to the cell below and to the one on the right; 0 where there is only one."""
+    height, width, _ = logits.shape
+    return (width if height > 1 else 0), int(width > 1)

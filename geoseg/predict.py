@@ -65,6 +65,8 @@ def predict(
         OptionError: options that contradict each other or the machine.
     """
     tiling, reading = tiling or Tiling(), reading or Reading()
+    if tiling.tiles_per_block is None:
+        tiling = replace(tiling, tiles_per_block=model.tiles_at_once)
     scene = Scene.open(
         str(path),
         bands=reading.bands,
@@ -105,6 +107,7 @@ def make_plan(
             )
     view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
+    assert tiling.tiles_per_block is not None
     pixel = geobox.gsd or 1.0
     return Plan(
         view=view,

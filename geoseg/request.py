@@ -41,10 +41,11 @@ class Tiling:
     """Side of a tile at most, px; all of a scene have one size that fits it well."""
     overlap: int = OVERLAP
     """Overlap of neighbouring tiles, px."""
-    tiles_per_block: int = 2
-    """Side of a block, tiles. Larger ones read less of the scene twice, and take more memory."""
+    tiles_per_block: int | None = None
+    """Side of a block, tiles; None = what the device computes at once. Larger ones read less of
+    the scene twice, and take more memory."""
     workers: int | None = None
-    """Threads that read, decode and write; None = as the machine has cores, 2 to 8."""
+    """Threads that read, decode and write; None = one more than the machine has cores, 3 to 9."""
     scheduler: str | None = None
     """Address of a dask.distributed scheduler; None = threads of this process."""
 
@@ -61,7 +62,8 @@ class Tiling:
 
     @property
     def threads(self) -> int:
-        return self.workers or min(8, max(2, os.cpu_count() or 2))
+        # While each core computes a tile, the next one is read.
+        return self.workers or min(8, max(2, os.cpu_count() or 2)) + 1
 
 
 @dataclass(frozen=True, slots=True)

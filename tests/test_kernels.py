@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.compiled import library
 from geoseg.model import kernels
 from geoseg.model.fold import fold
-from geoseg.model.segnext import MSCA, VARIANTS, SegNeXt, depthwise
+from geoseg.model.segnext import MSCA, NMF, VARIANTS, SegNeXt, depthwise
 
-needs_compiled = pytest.mark.skipif(not kernels.library(), reason="no compiler was at hand")
+needs_compiled = pytest.mark.skipif(not library(), reason="no compiler was at hand")
 SIZES = [(1, 1), (1, 9), (3, 64), (24, 65), (26, 130), (61, 7)]
 """Heights and widths around the sizes of the bands that the C code cuts maps into."""
 
@@ -59,9 +60,54 @@ def test_product(pixels: int, channels: int, columns: int, monkeypatch: pytest.M
     assert found is added
     same(found, plain + out)
     same(kernels.product(x, conv, out=added), plain)
+    gain, factor = values(columns, seed=2), values(pixels, columns, seed=3)
+
+    def with_all() -> Tensor:
+        scaled = {"out": out.clone(), "add": True, "gain": gain, "bias": bias}
+        return kernels.product(x, conv, **scaled, ending="gelu", factor=factor)
+
+    same(with_all(), F.gelu(plain + out + gain * out + bias) * factor, atol=2e-4)
+    same(kernels.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
     by_torch(monkeypatch)
     same(kernels.product(x, conv, bias=bias), plain + bias)
     same(kernels.product(x, conv, out=out.clone(), add=True), plain + out)
+    same(with_all(), F.gelu(plain + out + gain * out + bias) * factor, atol=2e-4)
+    same(kernels.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
+
+
+@needs_compiled
+@pytest.mark.parametrize("pixels", [1, 7, 1000])
+def test_add_low_rank(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    x, coef = values(2, pixels, 48), values(2, pixels, 16)
+    bases, offset = values(2, 48, 16, seed=1), values(2, 48, seed=2)
+    found = kernels.add_low_rank(x.clone(), coef, bases, offset)
+    expected = (x + coef @ bases.mT + offset[:, None]).relu()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    by_torch(monkeypatch)
+    torch.testing.assert_close(kernels.add_low_rank(x, coef, bases, offset), expected)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("pixels", "dim"), [(1, 16), (31, 24), (700, 256)])
+def test_factorize(pixels: int, dim: int) -> None:
+    samples, nmf = values(2, pixels, dim).relu(), NMF(dim, 16).eval()
+    found, expected = kernels.factorize(samples, nmf), nmf.factorize(samples)
+    for mine, torchs, size in zip(found, expected, [(2, dim, 16), (2, pixels, 16)], strict=True):
+        assert mine.shape == size
+        torch.testing.assert_close(mine, torchs, rtol=1e-3, atol=1e-4)
+    assert torch.equal(nmf.bases, NMF(dim, 16).bases)  # they are where the next tile begins
+
+
+@needs_compiled
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (14, 35)])
+@pytest.mark.parametrize("times", [2, 4])
+def test_add_resized(height: int, width: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = values(2, 16, times * height, times * width - 1).to(memory_format=torch.channels_last)
+    coarse = values(2, 16, height, width, seed=1).to(memory_format=torch.channels_last)
+    found = kernels.add_resized(x.clone(), coarse)
+    by_torch(monkeypatch)
+    torch.testing.assert_close(found, kernels.add_resized(x, coarse), rtol=0, atol=2e-6)
 
 
 @needs_compiled
@@ -114,6 +160,17 @@ def test_group_norm_relu(shape: tuple[int, ...]) -> None:
     )
     exact = copy.deepcopy(norm).double()(x.double()).relu_().float()
     torch.testing.assert_close(kernels.group_norm_relu(x, norm), exact, rtol=0, atol=1e-5)
+
+
+@needs_compiled
+def test_normalise(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.arange(2 * 3 * 20 * 30).mul(7919).remainder(256).to(torch.uint8)
+    pixels, mask = pixels.view(2, 3, 20, 30), values(2, 20, 30) > 0
+    mean, std = torch.tensor([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4])
+    found = kernels.normalise(pixels, mask, mean, std)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    by_torch(monkeypatch)
+    assert torch.equal(found, kernels.normalise(pixels, mask, mean, std))
 
 
 def test_what_the_c_code_cannot_do_is_left_to_torch() -> None:

@@ -17,8 +17,9 @@ from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
 from geoseg.geo import groups
+from geoseg.geo import polygons as polygons_module
 from geoseg.geo.finish import Finish
-from geoseg.geo.flat import Polygons
+from geoseg.geo.flat import PROBABILITY_UNIT, Polygons
 from geoseg.geo.groups import independent
 from geoseg.geo.outlines import Outlines
 from geoseg.geo.polygons import BlockPolygons, polygonize
@@ -179,6 +180,14 @@ def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
     for polygon, mean in zip(found.geometry, found.confidence, strict=True):
         inside = rasterio.features.rasterize([polygon], class_ids.shape, dtype="uint8") == 1
         assert mean == pytest.approx(confidence[inside].mean(), abs=2e-5)
+
+
+def test_confidence_is_added_up_alike_with_and_without_c_code(monkeypatch):
+    confidence = np.random.default_rng(0).random((61, 47), np.float32)
+    found = polygons_module._accumulate(confidence)
+    monkeypatch.setattr(polygons_module, "library", lambda: None)
+    assert (found == polygons_module._accumulate(confidence)).all()
+    assert found[-1, -1] == np.rint(confidence * np.float32(PROBABILITY_UNIT)).sum(dtype=np.int64)
 
 
 @settings(max_examples=150, deadline=None)

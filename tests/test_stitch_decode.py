@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from geoseg.blocks import contributors, infer, predict_image, readable
 from geoseg.clock import Clock
+from geoseg.compiled import library
 from geoseg.decode import cells_around, decode
 from geoseg.grid import CELL, Grid, Window
 from geoseg.stitch import blend, taper
@@ -114,11 +115,19 @@ def test_taper_is_positive_and_one_inside(height, width, ramp):
     assert (weights[ramp : height - ramp, ramp : width - ramp] == 1).all()
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("confidence", ["none", "objects", "all"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (7, 1), (31, 45)])
-def test_decode_equals_interpolation_and_argmax(height, width, confidence):
+@pytest.mark.parametrize("classes", [5, 8, 17])
+def test_decode_equals_interpolation_and_argmax(
+    height, width, classes, confidence, compiled, monkeypatch
+):
+    if not compiled:
+        monkeypatch.setattr("geoseg.decode.library", lambda: None)
+    elif not library():
+        pytest.skip("no compiler was at hand")
     torch.manual_seed(height)
-    logits = torch.randn(1, 5, height, width, dtype=torch.float32)
+    logits = 3 * torch.randn(1, classes, height, width, dtype=torch.float32)
     logits[:, 0] += 0.5
     scene = Window(0, 0, width * CELL, height * CELL)
     cells = Window(0, 0, width, height)
@@ -135,7 +144,22 @@ def test_decode_equals_interpolation_and_argmax(height, width, confidence):
         return
     probs = full.softmax(dim=0).amax(dim=0).numpy()
     asked = np.ones_like(clear) if confidence == "all" else found.class_ids > 0
-    np.testing.assert_allclose(found.confidence[asked & clear], probs[asked & clear], atol=1e-4)
+    np.testing.assert_allclose(found.confidence[asked & clear], probs[asked & clear], atol=1e-5)
+
+
+@pytest.mark.skipif(not library(), reason="no compiler was at hand")
+def test_decoding_agrees_with_and_without_c_code(monkeypatch):
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 20, (24, 33, 16)).astype(np.float32)  # confidence down to e⁻⁸⁷ and less
+    logits[8:16, 8:20] = np.eye(16, dtype=np.float32)[3]  # a flat region
+    core, cells = Window(3, 5, 400, 220), Window(0, 0, 33, 24)
+    for confidence in ("objects", "all"):
+        found = decode(logits, cells, core, step=(1.7, 1.3), confidence=confidence)
+        with monkeypatch.context() as patch:
+            patch.setattr("geoseg.decode.library", lambda: None)
+            plain = decode(logits, cells, core, step=(1.7, 1.3), confidence=confidence)
+        assert (found.class_ids == plain.class_ids).mean() > 0.9999  # rounding may turn a tie
+        np.testing.assert_allclose(found.confidence, plain.confidence, rtol=1e-4, atol=1e-6)
 
 
 def test_decoding_in_parts_equals_decoding_at_once():

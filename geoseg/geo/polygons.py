@@ -14,12 +14,14 @@ the raster was cut into blocks, nor on the order in which these arrive.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.compiled import library
 from geoseg.geo.edges import connected
 from geoseg.geo.flat import PROBABILITY_UNIT, Polygons, spread
 from geoseg.geo.rings import Corners, trace
@@ -225,6 +227,15 @@ def _units(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
 def _accumulate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
     """(H + 1, W + 1) sums of all pixels above and to the left, in units of probability."""
     height, width = confidence.shape
+    if lib := library():
+        sums = np.empty((height + 1, width + 1), np.int64)
+        values = np.ascontiguousarray(confidence, np.float32)
+        lib.geoseg_accumulate(
+            *(ctypes.c_void_p(array.ctypes.data) for array in (sums, values)),
+            ctypes.c_float(PROBABILITY_UNIT),
+            *map(ctypes.c_long, (height, width)),
+        )
+        return sums
     sums = np.zeros((height + 1, width + 1), np.int64)
     sums[1:, 1:] = _units(confidence)
     np.cumsum(sums, axis=0, out=sums)

@@ -19,14 +19,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.kernels import (
+    add_low_rank,
+    add_resized,
     bias_gelu,
     depthwise_gelu,
+    factorize,
     group_norm_relu,
     product,
     strips,
@@ -150,11 +154,11 @@ class FoldedBlock(nn.Module):
     def add_attention(self, x: Tensor) -> None:
         """To `x` (H,W,C), in place."""
         flat, mix = x.flatten(0, 1), self.gate.mix
-        values = bias_gelu(product(flat, self.proj_1), vector(self.proj_1, x))
+        values = product(flat, self.proj_1, bias=vector(self.proj_1, x), ending="gelu")
         scales = strips(values.view(x.shape), self.gate.depthwise()).flatten(0, 1)
-        weights = product(scales, mix, bias=vector(mix, x)).mul_(values)
-        attended = product(weights, self.proj_2, bias=vector(self.proj_2, x), out=scales)
-        flat.add_(attended.addcmul_(flat, self.gain.flatten().to(x.dtype)))
+        weights = product(scales, mix, bias=vector(mix, x), factor=values)
+        gain = self.gain.flatten().to(x.dtype)
+        product(weights, self.proj_2, bias=vector(self.proj_2, x), out=flat, add=True, gain=gain)
 
     def add_mlp(self, x: Tensor) -> None:
         """To `x` (H,W,C), in place, slab by slab."""
@@ -229,7 +233,7 @@ class FoldedHead(nn.Module):
             project(conv, stage) for conv, stage in zip(self.squeeze, stages, strict=True)
         )
         while coarse:  # each is freed as soon as it is added
-            x.add_(F.interpolate(coarse.pop(), x.shape[2:], mode="bilinear", align_corners=False))
+            x = add_resized(x, coarse.pop())
         x = self.hamburger(group_norm_relu(x, self.squeeze_norm))  # (N,D,H/8,W/8)
         x = group_norm_relu(project(self.align, x), self.align_norm)
         return project(self.classify, x)
@@ -246,15 +250,15 @@ class FoldedHamburger(nn.Module):
         self.lift, self.nmf = ham.ham_in.conv, ham.ham
         self.out, self.norm = ham.ham_out.conv, ham.ham_out.gn
 
-    def forward(self, x: Tensor) -> Tensor:
-        lifted = project(self.lift, x).relu_()
+    def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W)
+        lifted = project(self.lift, x, ending="relu")
+        rows = x.movedim(1, -1).flatten(1, 2)  # (N,HW,D)
         with torch.autocast(x.device.type, enabled=False):  # for the reason given in `NMF`
-            bases, coef = self.nmf.factorize(lifted.float().flatten(2).mT)  # (N,D,R), (N,HW,R)
-            del lifted  # one map less while the next is made
+            bases, coef = factorize(lifted.float().flatten(2).mT, self.nmf)  # (N,D,R), (N,HW,R)
             bases = self.out.weight.flatten(1) @ bases
             slope, offset = self.affine(bases, coef)
-            mixed = torch.baddbmm(offset[:, None], coef, (bases * slope[..., None]).mT)
-        return x.add_(mixed.unflatten(1, x.shape[2:]).movedim(3, 1)).relu_()
+            rows = add_low_rank(rows, coef, bases * slope[..., None], offset)
+        return rows.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
     def affine(self, bases: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and offset (N,D) of the norm of bases·coefᵀ + bias."""
@@ -274,14 +278,15 @@ class FoldedHamburger(nn.Module):
         return slope, offset + bias * slope
 
 
-def project(conv: nn.Module, x: Tensor) -> Tensor:
-    """`conv`, which is 1×1, of `x`; on a CPU as the matrix product that it is."""
+def project(conv: nn.Module, x: Tensor, ending: Literal["relu"] | None = None) -> Tensor:
+    """`conv`, which is 1×1, of `x`, and `ending`; on a CPU as the matrix product that it is."""
     assert isinstance(conv, nn.Conv2d)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return conv(x)
+        return conv(x).relu_() if ending else conv(x)
     rows = x.movedim(1, -1)  # (N,H,W,C)
     bias = None if conv.bias is None else vector(conv, x)
-    return product(rows.flatten(0, 2), conv, bias=bias).unflatten(0, rows.shape[:3]).movedim(-1, 1)
+    found = product(rows.flatten(0, 2), conv, bias=bias, ending=ending)
+    return found.unflatten(0, rows.shape[:3]).movedim(-1, 1)
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from geoseg.errors import OptionError
 from geoseg.heap import idle_bytes, keep_free_memory
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.fold import fold
+from geoseg.model.kernels import normalise
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.threads import one_thread
@@ -120,6 +122,11 @@ class TileModel:
         }
 
     @property
+    def tiles_at_once(self) -> int:
+        """Side of a square of tiles that is one batch."""
+        return math.isqrt(self.batch_size)
+
+    @property
     def num_classes(self) -> int:
         return len(self.metadata.classes)
 
@@ -206,12 +213,10 @@ class TileModel:
             tensor.to(self.device, non_blocking=tensor.is_pinned()) for tensor in (pixels, mask)
         )
         mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None]
+            torch.tensor(values, device=self.device)
             for values in (self.metadata.mean, self.metadata.std)
         )
-        # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
-        x = pixels.to(torch.float32).sub_(mean).div_(std).mul_(mask[:, None])
-        return x.contiguous(memory_format=torch.channels_last)
+        return normalise(pixels, mask, mean, std)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits of normalised tiles; log-probabilities with test-time augmentation."""

@@ -1,28 +1,11 @@
-/* What torch does slowly on a CPU: GELU, depthwise convolutions, norms and skinny matrix products,
- * all in channels-last order.
+/* What torch does slowly on a CPU: GELU, depthwise convolutions, norms, skinny matrix products and
+ * what follows them, all in channels-last order.
  *
- * Loaded by kernels.py, which documents each function; all maps are (rows, columns, channels),
+ * Called by kernels.py, which documents each function; all maps are (rows, columns, channels),
  * contiguous float32, with channels a multiple of LANES. One thread computes: tiles are what
  * runs in parallel. */
 
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-/* Compiled twice; the loader takes what the processor has. */
-#define KERNEL __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define KERNEL
-#endif
-
-enum { LANES = 8 };
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int mask __attribute__((vector_size(4 * LANES), aligned(4)));
-
-INLINE lanes load(const float *at) { return *(const lanes *)at; }
-INLINE void store(float *at, lanes values) { *(lanes *)at = values; }
-INLINE lanes choose(mask where, lanes yes, lanes no)
-{
-    return (lanes)((where & (mask)yes) | (~where & (mask)no));
-}
+#include "../lanes.h"
 
 /* x Phi(x), where Phi(x) = 1/2 + x p(x^2) / q(x^2): a rational least-squares fit with a largest
  * error of 3e-9 up to the limit, beyond which Phi is 0 or 1 in single precision. */
@@ -50,46 +33,92 @@ KERNEL void geoseg_bias_gelu(float *map, const float *bias, long pixels, long ch
             store(map + c, gelu(load(map + c) + load(bias + c)));
 }
 
+/* Of `vectors` times LANES channels: two fill a line of the cache, of which each is read once. */
+INLINE void depthwise_gelu(float *map, const float *before, const float *kernel, const float *after,
+                           long rows, long columns, long channels, const int vectors)
+{
+    enum { MOST = 2 };
+    lanes a[MOST], b[MOST], k[9][MOST];
+    for (int v = 0; v < vectors; v++) {
+        b[v] = load(before + v * LANES), a[v] = load(after + v * LANES);
+        for (int i = 0; i < 9; i++)
+            k[i][v] = load(kernel + i * channels + v * LANES);
+    }
+    for (long y = 0; y < rows; y++) {
+        /* Each value is read once, and given to the three results of a row that it is part of; so
+         * the first of them can be written where it was. */
+        float *upper = map + y * columns * channels;
+        const float *middle = upper + columns * channels, *lower = middle + columns * channels;
+        lanes left[MOST], here[MOST], right[MOST];
+        for (int v = 0; v < vectors; v++)
+            here[v] = right[v] = a[v];
+        for (long x = 0; x < columns; x++)
+            for (int v = 0; v < vectors; v++) {
+                const long place = x * channels + v * LANES;
+                lanes u = load(upper + place) + b[v], m = load(middle + place) + b[v],
+                      l = load(lower + place) + b[v];
+                left[v] = here[v], here[v] = right[v], right[v] = a[v];
+                left[v] += k[2][v] * u, left[v] += k[5][v] * m, left[v] += k[8][v] * l;
+                here[v] += k[1][v] * u, here[v] += k[4][v] * m, here[v] += k[7][v] * l;
+                right[v] += k[0][v] * u, right[v] += k[3][v] * m, right[v] += k[6][v] * l;
+                if (x > 0)
+                    store(upper + place - channels, gelu(left[v]));
+            }
+        for (int v = 0; v < vectors; v++)
+            store(upper + (columns - 1) * channels + v * LANES, gelu(here[v]));
+    }
+}
+
 KERNEL void geoseg_depthwise_gelu(float *map, const float *before, const float *kernel,
                                   const float *after, long rows, long columns, long channels)
 {
-    for (long c = 0; c < channels; c += LANES) {
-        const lanes b = load(before + c), a = load(after + c);
-        lanes k[9];
-        for (int i = 0; i < 9; i++)
-            k[i] = load(kernel + i * channels + c);
-        for (long y = 0; y < rows; y++) {
-            /* Each value is read once, and given to the three results of a row that it is part
-             * of; so the first of them can be written where it was. */
-            float *upper = map + y * columns * channels + c;
-            const float *middle = upper + columns * channels, *lower = middle + columns * channels;
-            lanes left, here = a, right = a;
-            for (long x = 0; x < columns; x++) {
-                lanes u = load(upper + x * channels) + b, m = load(middle + x * channels) + b,
-                      l = load(lower + x * channels) + b;
-                left = here, here = right, right = a;
-                left += k[2] * u, left += k[5] * m, left += k[8] * l;
-                here += k[1] * u, here += k[4] * m, here += k[7] * l;
-                right += k[0] * u, right += k[3] * m, right += k[6] * l;
-                if (x > 0)
-                    store(upper + (x - 1) * channels, gelu(left));
-            }
-            store(upper + (columns - 1) * channels, gelu(here));
-        }
-    }
+    long c = 0;
+    for (; c + 2 * LANES <= channels; c += 2 * LANES)
+        depthwise_gelu(map + c, before + c, kernel + c, after + c, rows, columns, channels, 2);
+    for (; c < channels; c += LANES)
+        depthwise_gelu(map + c, before + c, kernel + c, after + c, rows, columns, channels, 1);
 }
 
 /* A matrix product whose left side, unlike in BLAS, is read where it lies: with so few columns,
  * packing it takes a fifth of the time. TALL rows times the BROAD columns of a panel at once. */
 enum { TALL = 6, BROAD = 2 * LANES, NEAR = 8 * 1024 /* floats of the left side in the cache */ };
 
+/* What becomes of a product x W, column by column. */
+enum ending { NOTHING, GELU, RELU };
+struct ends {
+    const float *bias;   /* is added, */
+    const float *scale;  /* as is what `out` held, times this; or NULL: that is overwritten. */
+    const float *factor; /* (rows, columns) that multiplies the sum, or NULL */
+    long ending;         /* what the sum goes through before */
+};
+
+INLINE lanes start(const float *out, const struct ends *ends, long column)
+{
+    const lanes bias = load(ends->bias + column);
+    if (!ends->scale)
+        return bias;
+    return load(out) * load(ends->scale + column) + bias;
+}
+
+INLINE void finish(float *out, lanes sum, const struct ends *ends, long place)
+{
+    if (ends->ending == GELU)
+        sum = gelu(sum);
+    if (ends->ending == RELU)
+        sum = choose(sum < 0, (lanes){0}, sum);
+    if (ends->factor)
+        sum *= load(ends->factor + place);
+    store(out, sum);
+}
+
 INLINE void multiply(float *out, long columns, const float *x, long depth, const float *panel,
-                     const float *bias, long add, const int rows)
+                     const struct ends *ends, long row, long column, const int rows)
 {
     lanes left[TALL], right[TALL];
+    out += row * columns + column, x += row * depth, panel += column * depth;
     for (int i = 0; i < rows; i++) {
-        const float *start = add ? out + i * columns : bias;
-        left[i] = load(start), right[i] = load(start + LANES);
+        left[i] = start(out + i * columns, ends, column);
+        right[i] = start(out + i * columns + LANES, ends, column + LANES);
     }
     for (long k = 0; k < depth; k++, panel += BROAD) {
         const lanes l = load(panel), r = load(panel + LANES);
@@ -97,24 +126,133 @@ INLINE void multiply(float *out, long columns, const float *x, long depth, const
         for (int i = 0; i < rows; i++)
             left[i] += l * x[i * depth + k], right[i] += r * x[i * depth + k];
     }
-    for (int i = 0; i < rows; i++)
-        store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
+    for (int i = 0; i < rows; i++) {
+        const long place = (row + i) * columns + column;
+        finish(out + i * columns, left[i], ends, place);
+        finish(out + i * columns + LANES, right[i], ends, place + LANES);
+    }
 }
 
 KERNEL void geoseg_product(float *out, const float *x, const float *panels, const float *bias,
-                           long add, long rows, long depth, long columns)
+                           const float *scale, const float *factor, long ending, long rows,
+                           long depth, long columns)
 {
+    const struct ends ends = {bias, scale, factor, ending};
     const long fit = NEAR / depth / TALL * TALL, near = fit < TALL ? TALL : fit;
     for (long top = 0; top < rows; top += near) {
         const long end = top + near < rows ? top + near : rows;
         for (long c = 0; c < columns; c += BROAD) {
             long i = top;
             for (; i + TALL <= end; i += TALL)
-                multiply(out + i * columns + c, columns, x + i * depth, depth, panels + c * depth,
-                         bias + c, add, TALL);
+                multiply(out, columns, x, depth, panels, &ends, i, c, TALL);
             for (; i < end; i++)
-                multiply(out + i * columns + c, columns, x + i * depth, depth, panels + c * depth,
-                         bias + c, add, 1);
+                multiply(out, columns, x, depth, panels, &ends, i, c, 1);
+        }
+    }
+}
+
+/* sums (depth, BROAD) += columns c to c + `width` of x, transposed, times y (rows, BROAD). */
+INLINE void multiply_transposed(float *sums, const float *x, const float *y, long rows, long depth,
+                                long c, const int width)
+{
+    lanes left[TALL], right[TALL];
+    for (int i = 0; i < width; i++)
+        left[i] = load(sums + (c + i) * BROAD), right[i] = load(sums + (c + i) * BROAD + LANES);
+    for (long k = 0; k < rows; k++) {
+        const lanes l = load(y + k * BROAD), r = load(y + k * BROAD + LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < width; i++)
+            left[i] += l * x[k * depth + c + i], right[i] += r * x[k * depth + c + i];
+    }
+    for (int i = 0; i < width; i++)
+        store(sums + (c + i) * BROAD, left[i]), store(sums + (c + i) * BROAD + LANES, right[i]);
+}
+
+INLINE void correlate(float *sums, const float *x, const float *y, long rows, long depth)
+{
+    long c = 0;
+    for (; c + TALL <= depth; c += TALL)
+        multiply_transposed(sums, x, y, rows, depth, c, TALL);
+    for (; c + 4 <= depth; c += 4)
+        multiply_transposed(sums, x, y, rows, depth, c, 4);
+    for (; c < depth; c++)
+        multiply_transposed(sums, x, y, rows, depth, c, 1);
+}
+
+INLINE void softmax(float *row)
+{
+    float highest = row[0], sum = 0;
+    for (int i = 1; i < BROAD; i++)
+        highest = row[i] > highest ? row[i] : highest;
+    const lanes left = exponential(load(row) - highest),
+                right = exponential(load(row + LANES) - highest);
+    for (int i = 0; i < LANES; i++)
+        sum += left[i] + right[i];
+    store(row, left / sum), store(row + LANES, right / sum);
+}
+
+/* A multiplicative update of the coefficients (rows, BROAD), or with `first` their softmax and then
+ * one; and with `correlations` (depth, BROAD) and `squares` (BROAD, BROAD), which are added to, what
+ * the update of the bases needs: transposed, x and the coefficients times the coefficients. All of
+ * it reads x (rows, depth) once. */
+KERNEL void geoseg_nmf(const float *x, const float *bases, const float *shrink, float *coefficients,
+                       float *correlations, float *squares, float epsilon, long first, long rows,
+                       long depth)
+{
+    enum { RUN = 5 * TALL };
+    static const float zeros[BROAD];
+    const struct ends plain = {zeros, 0, 0, NOTHING};
+    float products[RUN * BROAD], divisors[RUN * BROAD];
+    for (long top = 0; top < rows; top += RUN, x += RUN * depth, coefficients += RUN * BROAD) {
+        const long count = rows - top < RUN ? rows - top : RUN;
+        long i = 0;
+        for (; i + TALL <= count; i += TALL)
+            multiply(products, BROAD, x, depth, bases, &plain, i, 0, TALL);
+        for (; i < count; i++)
+            multiply(products, BROAD, x, depth, bases, &plain, i, 0, 1);
+        if (first)
+            for (i = 0; i < count; i++) {
+                float *row = coefficients + i * BROAD;
+                store(row, load(products + i * BROAD));
+                store(row + LANES, load(products + i * BROAD + LANES));
+                softmax(row);
+            }
+        for (i = 0; i + TALL <= count; i += TALL)
+            multiply(divisors, BROAD, coefficients, BROAD, shrink, &plain, i, 0, TALL);
+        for (; i < count; i++)
+            multiply(divisors, BROAD, coefficients, BROAD, shrink, &plain, i, 0, 1);
+        for (i = 0; i < count * BROAD; i += LANES)
+            store(coefficients + i,
+                  load(coefficients + i) * load(products + i) / (load(divisors + i) + epsilon));
+        if (correlations) {
+            correlate(correlations, x, coefficients, count, depth);
+            correlate(squares, coefficients, coefficients, count, BROAD);
+        }
+    }
+}
+
+/* Adds to a map what bilinear resizing makes of a coarser one. */
+KERNEL void geoseg_add_resized(float *map, const float *coarse, long height, long width,
+                               long coarse_height, long coarse_width, long channels)
+{
+    const float down = (float)coarse_height / height, across = (float)coarse_width / width;
+    for (long y = 0; y < height; y++) {
+        float at = (y + 0.5f) * down - 0.5f;
+        at = at < 0 ? 0 : at;
+        const long row = at, below = row + 1 < coarse_height ? coarse_width * channels : 0;
+        const float lower = at - row;
+        for (long x = 0; x < width; x++, map += channels) {
+            at = (x + 0.5f) * across - 0.5f;
+            at = at < 0 ? 0 : at;
+            const long column = at, next = column + 1 < coarse_width ? channels : 0;
+            const float *cell = coarse + (row * coarse_width + column) * channels;
+            const float right = at - column;
+            for (long c = 0; c < channels; c += LANES, cell += LANES) {
+                const lanes a = load(cell), b = load(cell + next), d = load(cell + below),
+                            e = load(cell + below + next);
+                const lanes upper = a + (b - a) * right, under = d + (e - d) * right;
+                store(map + c, load(map + c) + upper + (under - upper) * lower);
+            }
         }
     }
 }
@@ -289,4 +427,17 @@ KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, st
                 }
             }
         }
+}
+
+/* Colours (3, pixels) become (pixels, 3), looked up in a table (3, 256); 0 where not valid. */
+void geoseg_look_up(float *out, const unsigned char *colors, const unsigned char *valid,
+                    const float *table, long pixels)
+{
+    const unsigned char *green = colors + pixels, *blue = green + pixels;
+    for (long i = 0; i < pixels; i++, out += 3) {
+        const float used = valid[i] ? 1 : 0;
+        out[0] = used * table[colors[i]];
+        out[1] = used * table[256 + green[i]];
+        out[2] = used * table[512 + blue[i]];
+    }
 }

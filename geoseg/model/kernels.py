@@ -9,21 +9,20 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.compiled import library
+from geoseg.model.segnext import NMF
+
 LANES = 8
 """Channels that the C code computes at once."""
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled ``kernels.c``, or None. Calls into it release the GIL."""
-    spec = find_spec("geoseg.model._kernels")
-    return ctypes.CDLL(spec.origin) if spec and spec.origin else None
+Ending = Literal["gelu", "relu"]
+ENDINGS = (None, "gelu", "relu")
+"""As numbered in C."""
 
 
 def compiled(x: Tensor) -> ctypes.CDLL | None:
@@ -40,50 +39,103 @@ def product(
     bias: Tensor | None = None,
     out: Tensor | None = None,
     add: bool = False,
+    gain: Tensor | None = None,
+    ending: Ending | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """What the 1×1 convolution `conv` makes of the pixels `x` (P,C), without its own bias.
 
     Args:
         bias: (D,), is added.
         out: (P,D), is overwritten; None = a new one.
-        add: to what `out` holds, in place of `bias`.
+        add: to what `out` holds, and to that times `gain` (D,).
+        ending: what the sum goes through.
+        factor: (P,D), multiplies it in the end.
 
     Returns:
         (P,D).
     """
-    channels = conv.out_channels
     if out is None:
-        out = x.new_empty(len(x), channels)
-    if (lib := compiled(x)) and channels % (2 * LANES) == 0 and blas_packs():
-        panels = packed_panels(conv)
-        if bias is None:
-            bias = x.new_zeros(channels)
-        lib.geoseg_product(*addresses(out, x, panels, bias), *sizes((int(add), *x.shape, channels)))
-        return out
+        out = x.new_empty(len(x), conv.out_channels)
+    if packs(x, conv.out_channels):
+        scale = None if not add else x.new_ones(conv.out_channels) if gain is None else gain + 1
+        return multiply(out, x, packed_panels(conv), bias, scale, factor, ending)
     weights = conv.weight.flatten(1).t().to(x.dtype)
     if add:
-        return out.addmm_(x, weights)
-    if bias is None:
-        return torch.mm(x, weights, out=out)
-    return torch.addmm(bias, x, weights, out=out)
+        more = torch.mm(x, weights) if bias is None else torch.addmm(bias, x, weights)
+        # 1 + gain, in one step, would lose the gain in half precision.
+        out.add_(more if gain is None else more.addcmul_(out, gain))
+    elif bias is None or ending == "gelu":
+        torch.mm(x, weights, out=out)
+    else:
+        torch.addmm(bias, x, weights, out=out)
+    if ending == "gelu":
+        out = bias_gelu(out, x.new_zeros(conv.out_channels) if bias is None or add else bias)
+    elif ending == "relu":
+        out.relu_()
+    return out if factor is None else out.mul_(factor)
+
+
+def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tensor:
+    """ReLU(x + coef·basesᵀ + offset), which may overwrite `x` (N,P,D).
+
+    Args:
+        coef: (N,P,R).
+        bases: (N,D,R).
+        offset: (N,D).
+    """
+    if not (packs(coef, x.shape[2]) and compiled(x)):
+        return x.add_(torch.baddbmm(offset[:, None], coef, bases.mT)).relu_()
+    for rows, coefs, basis, bias in zip(x, coef, bases, offset, strict=True):
+        multiply(rows, coefs, panels(basis), bias, torch.ones_like(bias), None, "relu")
+    return x
+
+
+def packs(x: Tensor, columns: int) -> bool:
+    """Whether `multiply` can multiply `x`, and is quicker than BLAS.
+
+    It is written for vectors of 8. Where processors have longer ones, or units for matrices, BLAS
+    is the quicker one.
+    """
+    return compiled(x) is not None and columns % (2 * LANES) == 0 and blas_packs()
+
+
+def multiply(
+    out: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    factor: Tensor | None,
+    ending: Ending | None,
+) -> Tensor:
+    """out = ending(out·scale + bias + x·weights)·factor in C, with the weights in `panels`."""
+    lib = library()
+    assert lib is not None
+    bias = x.new_zeros(out.shape[1]) if bias is None else bias
+    lib.geoseg_product(
+        *addresses(out, x, weights, bias, scale, factor),
+        *sizes((ENDINGS.index(ending), *x.shape, out.shape[1])),
+    )
+    return out
 
 
 @cache
 def blas_packs() -> bool:
-    """Whether BLAS is slower than `geoseg_product`, which is written for vectors of 8.
-
-    Where processors have longer ones or units for matrices, it is not.
-    """
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def packed_panels(conv: nn.Conv2d) -> Tensor:
-    """(D/16, C, 16), made once: the weights are those of inference and stay."""
-    panels = conv.__dict__.get("panels")
-    if panels is None:
-        panels = conv.weight.detach().flatten(1).unflatten(0, (-1, 2 * LANES)).mT.contiguous()
-        conv.__dict__["panels"] = panels
-    return panels
+    """Its weights, packed once: they are those of inference and stay."""
+    if "panels" not in conv.__dict__:
+        conv.__dict__["panels"] = panels(conv.weight.detach().flatten(1))
+    packed: Tensor = conv.__dict__["panels"]
+    return packed
+
+
+def panels(weights: Tensor) -> Tensor:
+    """(D/16, C, 16) of (D,C)."""
+    return weights.unflatten(0, (-1, 2 * LANES)).mT.contiguous()
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
@@ -172,9 +224,68 @@ def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return x
 
 
-def addresses(*tensors: Tensor) -> list[ctypes.c_void_p]:
+def factorize(samples: Tensor, nmf: NMF) -> tuple[Tensor, Tensor]:
+    """`nmf.factorize(samples)`; of (N,P,D)."""
+    rank, dim = nmf.bases.shape[-1], samples.shape[-1]
+    lib = compiled(samples)
+    if lib is None or rank != 2 * LANES:
+        return nmf.factorize(samples)
+    bases = nmf.bases.expand(len(samples), -1, -1).clone()  # (N,D,R)
+    coefficients = samples.new_empty(*samples.shape[:2], rank)
+    for x, basis, coef in zip(samples, bases, coefficients, strict=True):
+        for step in range(nmf.eval_steps + 1):
+            last, shrink = step == nmf.eval_steps, basis.T @ basis
+            correlations, squares = x.new_zeros(dim, rank), x.new_zeros(rank, rank)
+            sums = (None, None) if last else (correlations, squares)
+            lib.geoseg_nmf(
+                *addresses(x, basis, shrink, coef, *sums),
+                ctypes.c_float(nmf.eps),
+                *sizes((int(step == 0), len(x), dim)),
+            )
+            if not last:
+                divisor = (basis @ squares).add_(nmf.eps)
+                basis.mul_(correlations).div_(divisor)
+    return bases, coefficients
+
+
+def add_resized(x: Tensor, coarse: Tensor) -> Tensor:
+    """Add `coarse` (N,C,h,w), resized bilinearly, to `x` (N,C,H,W)."""
+    rows, cells = x.movedim(1, -1), coarse.movedim(1, -1)
+    lib = compiled(rows)
+    if lib is None or compiled(cells) is None:
+        resized = F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
+        return x.add_(resized)
+    for sample, cell in zip(rows, cells, strict=True):
+        lib.geoseg_add_resized(*addresses(sample, cell), *sizes((*sample.shape[:2], *cell.shape)))
+    return x
+
+
+def normalise(pixels: Tensor, mask: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Zero mean and unit deviation, and 0 where the mask is False; in channels-last order.
+
+    Args:
+        pixels: (N,3,H,W) uint8.
+        mask: (N,H,W) bool.
+        mean, std: (3,).
+
+    Returns:
+        (N,3,H,W) float32.
+    """
+    lib = library() if pixels.device.type == "cpu" else None
+    if lib is None or not (pixels.is_contiguous() and mask.is_contiguous()):
+        # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
+        x = pixels.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+        return x.mul_(mask[:, None]).contiguous(memory_format=torch.channels_last)
+    table = torch.arange(256.0).sub(mean[:, None]).div_(std[:, None])  # (3,256)
+    x = torch.empty((*mask.shape, 3))
+    for sample, colors, valid in zip(x, pixels, mask, strict=True):
+        lib.geoseg_look_up(*addresses(sample, colors, valid, table), *sizes((valid.numel(),)))
+    return x.movedim(-1, 1)
+
+
+def addresses(*tensors: Tensor | None) -> list[ctypes.c_void_p]:
     """For C. The caller keeps the tensors alive until it returns."""
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    return [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
 
 
 def sizes(numbers: Sequence[int]) -> list[ctypes.c_long]:
