@@ -62,9 +62,11 @@ def run() -> None:
     """`main` as a process.
 
     Imports make 230,000 objects. By default Python would go through what there is of them for every
-    700 new ones, and through all of them at the end: nearly a second in all.
+    700 new ones, and through all of them at the end: nearly a second in all. And a thread that
+    comes back from C would wait 5 ms for one that is in Python.
     """
     gc.set_threshold(10_000)
+    sys.setswitchinterval(0.0005)
     try:
         main()
     finally:
