@@ -133,6 +133,26 @@ def test_depthwise_gelu(height: int, width: int, monkeypatch: pytest.MonkeyPatch
 
 
 @needs_compiled
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (3, 400)])
+@pytest.mark.parametrize(("channels", "hidden"), [(16, 48), (32, 256)])
+def test_mlp(
+    height: int, width: int, channels: int, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    x, before, dwconv = values(height, width, channels), values(hidden), depthwise(hidden, (3, 3))
+    fc1, fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
+    assert kernels.fits_mlp(x, hidden)
+    wide = x @ fc1.weight.flatten(1).T + before
+    gated = F.gelu(dwconv(wide.movedim(2, 0)[None]))[0].movedim(0, 2)
+    expected = x + gated @ fc2.weight.flatten(1).T
+    assert (expected - x).std() > 0.05
+    untouched = x.clone()
+    found = kernels.mlp(x, fc1, before, dwconv, fc2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+    assert torch.equal(x, untouched)
+
+
+@needs_compiled
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_strips(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)

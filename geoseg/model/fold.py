@@ -31,7 +31,9 @@ from geoseg.model.kernels import (
     bias_gelu,
     depthwise_gelu,
     factorize,
+    fits_mlp,
     group_norm_relu,
+    mlp,
     product,
     strips,
 )
@@ -142,10 +144,11 @@ class FoldedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N,C,H,W), as all below
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             x = x.contiguous(memory_format=torch.channels_last)
+            done = []
             for rows in x.movedim(1, -1):
                 self.add_attention(rows)
-                self.add_mlp(rows)
-            return x
+                done.append(self.with_mlp(rows))
+            return (done[0][None] if len(done) == 1 else torch.stack(done)).movedim(-1, 1)
         attended = self.proj_2(self.gate(F.gelu(self.proj_1(x))))
         # 1 + gain, in one step, would lose the gain in half precision.
         x = attended.addcmul_(x, self.gain.to(x.dtype)).add_(x)
@@ -159,6 +162,13 @@ class FoldedBlock(nn.Module):
         weights = product(scales, mix, bias=vector(mix, x), factor=values)
         gain = self.gain.flatten().to(x.dtype)
         product(weights, self.proj_2, bias=vector(self.proj_2, x), out=flat, add=True, gain=gain)
+
+    def with_mlp(self, x: Tensor) -> Tensor:
+        """`x` (H,W,C) and what the MLP makes of it; may overwrite `x`."""
+        if fits_mlp(x, self.fc1.out_channels):
+            return mlp(x, self.fc1, vector(self.fc1, x), self.dwconv, self.fc2)
+        self.add_mlp(x)
+        return x
 
     def add_mlp(self, x: Tensor) -> None:
         """To `x` (H,W,C), in place, slab by slab."""

@@ -151,6 +151,124 @@ KERNEL void geoseg_product(float *out, const float *x, const float *panels, cons
     }
 }
 
+/* An MLP with a 3x3 depthwise convolution between its products, row by row in strips of columns.
+ * Of the map in between there is only what the next row needs: three rows, and one that has passed
+ * the convolution, in panels of BROAD channels. So it stays in the cache. */
+enum { IN_CACHE = 24 * 1024 /* floats of a strip's row, in all hidden channels */ };
+
+static long strip_of(long width, long hidden)
+{
+    const long most = IN_CACHE / hidden < TALL ? TALL : IN_CACHE / hidden;
+    const long strips = (width + most - 1) / most;
+    return (width + strips - 1) / strips;
+}
+
+long geoseg_mlp_workspace(long width, long hidden)
+{
+    return 4 * hidden * (strip_of(width, hidden) + 2);
+}
+
+/* GELU(convolution) of `columns` columns, from the three rows around them, which begin one column
+ * before and end one after. */
+INLINE void convolve_panel(float *out, const float *upper, const float *middle, const float *lower,
+                           const float *kernel, const float *after, long hidden, long columns)
+{
+    lanes k[9][2], a[2], left[2], here[2], right[2];
+    for (int v = 0; v < 2; v++) {
+        for (int i = 0; i < 9; i++)
+            k[i][v] = load(kernel + i * hidden + v * LANES);
+        a[v] = here[v] = right[v] = load(after + v * LANES);
+    }
+    for (long x = 0; x < columns + 2; x++)
+        for (int v = 0; v < 2; v++) {
+            const long place = x * BROAD + v * LANES;
+            const lanes u = load(upper + place), m = load(middle + place), l = load(lower + place);
+            left[v] = here[v], here[v] = right[v], right[v] = a[v];
+            left[v] += k[2][v] * u, left[v] += k[5][v] * m, left[v] += k[8][v] * l;
+            here[v] += k[1][v] * u, here[v] += k[4][v] * m, here[v] += k[7][v] * l;
+            right[v] += k[0][v] * u, right[v] += k[3][v] * m, right[v] += k[6][v] * l;
+            if (x > 1)
+                store(out + place - 2 * BROAD, gelu(left[v]));
+        }
+}
+
+/* out = base + x W, where the columns of x lie in panels, `step` floats apart. */
+INLINE void multiply_panels(float *out, const float *base, long columns, const float *x, long step,
+                            long depth, const float *panel, const int rows)
+{
+    lanes left[TALL], right[TALL];
+    for (int i = 0; i < rows; i++)
+        left[i] = load(base + i * columns), right[i] = load(base + i * columns + LANES);
+    for (long d = 0; d < depth; d += BROAD, x += step)
+        for (int k = 0; k < BROAD; k++, panel += BROAD) {
+            const lanes l = load(panel), r = load(panel + LANES);
+#pragma GCC unroll 6
+            for (int i = 0; i < rows; i++)
+                left[i] += l * x[i * BROAD + k], right[i] += r * x[i * BROAD + k];
+        }
+    for (int i = 0; i < rows; i++)
+        store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
+}
+
+/* out = x + second(GELU(convolution(first(x) + before))), with both products' weights in panels. */
+KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const float *before,
+                       const float *kernel, const float *after, const float *second,
+                       float *workspace, long height, long width, long channels, long hidden)
+{
+    const long strip = strip_of(width, hidden), step = (strip + 2) * BROAD;
+    float *rows[3], *passed = workspace + 3 * hidden * (strip + 2);
+    for (int i = 0; i < 3; i++)
+        rows[i] = workspace + i * hidden * (strip + 2);
+    for (long left = 0; left < width; left += strip) {
+        const long columns = width - left < strip ? width - left : strip;
+        const long from = left > 0 ? left - 1 : 0,
+                   to = left + columns < width ? left + columns + 1 : width, count = to - from;
+        __builtin_memset(workspace, 0, 3 * hidden * (strip + 2) * sizeof(float));
+        for (long y = -1; y < height; y++) {
+            float *upper = rows[(y + 2) % 3], *middle = rows[(y + 3) % 3], *lower = rows[(y + 1) % 3];
+            const float *below = x + ((y + 1) * width + from) * channels;
+            for (long c = 0; c < hidden; c += BROAD) {
+                const long panel = c / BROAD * step;
+                const struct ends ends = {before + c, 0, 0, NOTHING};
+                float *next = lower + panel + (from - left + 1) * BROAD;
+                if (y + 1 == height)
+                    __builtin_memset(next, 0, count * BROAD * sizeof(float));
+                else
+                    for (long i = 0; i < count; i += TALL)
+                        if (i + TALL <= count)
+                            multiply(next, BROAD, below, channels, first + c * channels, &ends, i,
+                                     0, TALL);
+                        else if (count >= TALL) /* some once more */
+                            multiply(next, BROAD, below, channels, first + c * channels, &ends,
+                                     count - TALL, 0, TALL);
+                        else
+                            for (long j = i; j < count; j++)
+                                multiply(next, BROAD, below, channels, first + c * channels, &ends,
+                                         j, 0, 1);
+                if (y >= 0)
+                    convolve_panel(passed + panel, upper + panel, middle + panel, lower + panel,
+                                   kernel + c, after + c, hidden, columns);
+            }
+            if (y < 0)
+                continue;
+            const long place = (y * width + left) * channels;
+            for (long c = 0; c < channels; c += BROAD)
+                for (long i = 0; i < columns; i += TALL) {
+                    const long at = i + TALL <= columns || columns < TALL ? i : columns - TALL;
+                    float *target = out + place + at * channels + c;
+                    const float *base = x + place + at * channels + c;
+                    const float *weights = second + c * hidden, *pixels = passed + at * BROAD;
+                    if (columns >= TALL)
+                        multiply_panels(target, base, channels, pixels, step, hidden, weights, TALL);
+                    else
+                        for (long j = 0; j < columns; j++)
+                            multiply_panels(target + j * channels, base + j * channels, channels,
+                                            pixels + j * BROAD, step, hidden, weights, 1);
+                }
+        }
+    }
+}
+
 /* sums (depth, BROAD) += columns c to c + `width` of x, transposed, times y (rows, BROAD). */
 INLINE void multiply_transposed(float *sums, const float *x, const float *y, long rows, long depth,
                                 long c, const int width)

@@ -20,6 +20,8 @@ from geoseg.model.segnext import NMF
 
 LANES = 8
 """Channels that the C code computes at once."""
+WEIGHT_BYTES = 2**18
+"""Of an MLP whose weights are read for every row of a map: half of a core's cache."""
 Ending = Literal["gelu", "relu"]
 ENDINGS = (None, "gelu", "relu")
 """As numbered in C."""
@@ -89,6 +91,39 @@ def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tens
     for rows, coefs, basis, bias in zip(x, coef, bases, offset, strict=True):
         multiply(rows, coefs, panels(basis), bias, torch.ones_like(bias), None, "relu")
     return x
+
+
+def fits_mlp(x: Tensor, hidden: int) -> bool:
+    """Whether `mlp` can compute `x` (H,W,C), and is the quicker way: the weights are read for
+    every row, so they have to stay in the cache."""
+    channels = x.shape[-1]
+    small = 2 * channels * hidden * x.element_size() <= WEIGHT_BYTES
+    return small and packs(x, channels) and hidden % (2 * LANES) == 0
+
+
+def mlp(x: Tensor, fc1: nn.Conv2d, before: Tensor, dwconv: nn.Conv2d, fc2: nn.Conv2d) -> Tensor:
+    """x + fc2(GELU(dwconv(fc1(x) + before))), without the biases of `fc1` and `fc2`.
+
+    Args:
+        x: (H,W,C), for which `fits_mlp`.
+        before: (D,).
+        dwconv: a 3×3 depthwise convolution.
+
+    Returns:
+        (H,W,C), a new map.
+    """
+    lib, hidden = library(), len(before)
+    assert lib is not None
+    assert dwconv.bias is not None
+    result = torch.empty_like(x)
+    taps = dwconv.weight.flatten(1).t().contiguous()  # (9,D)
+    workspace = x.new_empty(lib.geoseg_mlp_workspace(*sizes((x.shape[1], hidden))))
+    first, second = packed_panels(fc1), packed_panels(fc2)
+    lib.geoseg_mlp(
+        *addresses(result, x, first, before, taps, dwconv.bias, second, workspace),
+        *sizes((*x.shape, hidden)),
+    )
+    return result
 
 
 def packs(x: Tensor, columns: int) -> bool:
