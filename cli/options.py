@@ -67,7 +67,7 @@ weights = click.option(
     help="A checkpoint file or a name of `geoseg weights list`.  [default: the built-in weights]",
 )
 workers = click.option(
-    "--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core, 2 to 8]"
+    "--workers", type=click.IntRange(min=1), help="Threads.  [default: by the number of cores]"
 )
 
 

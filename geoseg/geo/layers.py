@@ -154,14 +154,15 @@ class Layers:
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """Let GDAL not wait for the disk at every step: `put_in_place` does, once for all of them."""
-    option = "OGR_SQLITE_SYNCHRONOUS"
-    before = pyogrio.get_gdal_config_option(option)
-    pyogrio.set_gdal_config_options({option: "OFF"})
+    """Let GDAL neither wait for the disk at every step, for `put_in_place` does in the end, nor be
+    ready to take steps back: a file that was not completed is removed."""
+    options = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
+    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
+    pyogrio.set_gdal_config_options(options)
     try:
         yield
     finally:
-        pyogrio.set_gdal_config_options({option: before})
+        pyogrio.set_gdal_config_options(before)
 
 
 def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:
