@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import truediv
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ import numpy as np
 import rasterio
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.windows import Window as RasterioWindow
 from torch import Tensor, nn
@@ -176,17 +178,14 @@ def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
 
 
 def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], object]:
-    """Forward passes of noise of each shape (H, W), as a prediction spreads them; warmed up."""
-    generator = torch.Generator().manual_seed(0)
+    """Forward passes of tiles of each shape (H, W), as a prediction spreads them; warmed up.
+
+    Of a picture: of noise they take one or two per cent less.
+    """
     with one_thread():
-        noise = {
-            shape: torch.randn((1, 3, *shape), generator=generator)
-            .to(model.device)
-            .contiguous(memory_format=torch.channels_last)
-            for shape in set(shapes)
-        }
+        tiles = {(h, w): model.normalise(*picture(h, w)) for h, w in set(shapes)}
     batches = [
-        noise[shape].expand(min(model.batch_size, len(shapes) - i), -1, -1, -1)
+        tiles[shape].expand(min(model.batch_size, len(shapes) - i), -1, -1, -1)
         for i, shape in enumerate(shapes)
         if i % model.batch_size == 0
     ]
@@ -225,10 +224,22 @@ def geoboxes(path: str, metadata: Metadata) -> tuple[GeoBox, GeoBox]:
     return scene.geobox, View.of(scene, gsd=gsd, scale=metadata.scale).geobox
 
 
+@cache
+def motif() -> NDArray[np.uint8]:
+    """(3,H,W)."""
+    return render_scene(MOTIF, MOTIF, seed=1).image.transpose(2, 0, 1)
+
+
+def picture(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The motif, repeated: (1,3,H,W), and its validity (1,H,W)."""
+    repeats = (1, -(-height // MOTIF), -(-width // MOTIF))
+    pixels = np.ascontiguousarray(np.tile(motif(), repeats)[:, :height, :width])
+    return torch.from_numpy(pixels)[None], torch.ones((1, height, width), dtype=torch.bool)
+
+
 def write_scene(path: Path, size: int) -> str:
-    """A rendered motif, repeated over `size` × `size` px; a tiled JPEG GeoTIFF."""
-    motif = render_scene(MOTIF, MOTIF, seed=1).image.transpose(2, 0, 1)
-    row = np.tile(motif, (1, 1, -(-size // MOTIF)))[..., :size]
+    """The motif, repeated over `size` × `size` px; a tiled JPEG GeoTIFF."""
+    row = np.tile(motif(), (1, 1, -(-size // MOTIF)))[..., :size]
     profile = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8"}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512}
     profile |= {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": 90}

@@ -410,7 +410,7 @@ KERNEL void geoseg_affine_relu(float *map, const float *slope, const float *offs
 enum {
     SIDE = 8,   /* sums at once, each in a register */
     REACH = 10, /* of the longest strip */
-    COLUMNS = 64,
+    COLUMNS = 72, /* no power of two: rows would meet in the same sets of the cache */
     ROWS = 24,
     WIDE = REACH + COLUMNS + REACH + SIDE,
 };
