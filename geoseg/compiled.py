@@ -9,6 +9,6 @@ from importlib.util import find_spec
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """What ``decode.c`` and ``model/kernels.c`` became, or None. Calls into it release the GIL."""
+    """What the C files became, or None. Calls into it release the GIL."""
     spec = find_spec("geoseg._compiled")
     return ctypes.CDLL(spec.origin) if spec and spec.origin else None
