@@ -86,7 +86,6 @@ def decode(
     class_ids = agreed.take(rows.index, axis=0).take(columns.index, axis=1)  # (H,W)
     scores = None if confidence == "none" else np.zeros(class_ids.shape, np.float32)
     least = 0 if confidence == "all" else 1
-    solve = solve_compiled if library() else solve_plain
     solve(class_ids, scores, np.ascontiguousarray(logits), rows, columns, least)
     return Decoded(class_ids, scores)
 
@@ -99,7 +98,7 @@ def agreement(corners: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where((a == b) & (a == c) & (a == d), a, np.uint8(MIXED))
 
 
-def solve_compiled(
+def solve(
     class_ids: NDArray[np.uint8],
     scores: Floats | None,
     logits: Floats,
@@ -108,27 +107,16 @@ def solve_compiled(
     least: int,
 ) -> None:
     """Put classes where MIXED is, and confidence there and in all classes from `least` on."""
-    lib = library()
-    assert lib is not None
-    width, classes = logits.shape[1:]
-    below, right = neighbours(logits)
-    arrays = (class_ids, scores, logits, rows.index, rows.weight, columns.index, columns.weight)
-    lib.geoseg_decode(
-        *(ctypes.c_void_p(None if array is None else array.ctypes.data) for array in arrays),
-        *map(ctypes.c_long, (*class_ids.shape, width, classes)),
-        *map(ctypes.c_long, (below * classes, right * classes, MIXED, least)),
-    )
-
-
-def solve_plain(
-    class_ids: NDArray[np.uint8],
-    scores: Floats | None,
-    logits: Floats,
-    rows: Axis,
-    columns: Axis,
-    least: int,
-) -> None:
-    """The same where no C code is."""
+    if lib := library():
+        width, classes = logits.shape[1:]
+        below, right = neighbours(logits)
+        arrays = (class_ids, scores, logits, rows.index, rows.weight, columns.index, columns.weight)
+        lib.geoseg_decode(
+            *(ctypes.c_void_p(None if array is None else array.ctypes.data) for array in arrays),
+            *map(ctypes.c_long, (*class_ids.shape, width, classes)),
+            *map(ctypes.c_long, (below * classes, right * classes, MIXED, least)),
+        )
+        return
     wanted = class_ids == MIXED
     if scores is not None:
         wanted |= class_ids >= least

@@ -69,6 +69,7 @@ def test_slabs_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x = pixels(2, 3, 128, 64)
     widest = 2 * 256 * 16 * 4  # bytes of a row of the first stage's MLP
     monkeypatch.setattr("geoseg.model.fold.SLAB_BYTES", rows * widest)
+    monkeypatch.setattr("geoseg.model.fold.fits_mlp", lambda x, hidden: False)
     assert_equal_logits(model, fold(model), x)
 
 
