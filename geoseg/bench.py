@@ -108,7 +108,7 @@ def bench(
     chosen, tiles = name(whole), [(tiling.tile_size, tiling.tile_size)] * AT_ONCE
     stand_in = TileModel(StandIn(), device=str(whole.device))
     if stand_in.streams == whole.streams:
-        stand_in.workers = whole.workers  # the same teams of threads, as where there is one model
+        stand_in.crew = whole.crew  # the same teams of threads, as where there is one model
     others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device)}
     others.pop(chosen, None)
     count = repeat * (len(others) + 4)
@@ -143,7 +143,7 @@ def bench(
     return Report(
         machine=machine(whole.device),
         device=str(whole.device),
-        threads=whole.streams * whole.threads,
+        threads=whole.cores,
         torch=torch.__version__,
         variant=network.metadata.variant,
         tile_size=tiling.tile_size,
@@ -195,11 +195,12 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
         torch.set_num_threads(model.threads)
         return model.forward(x).cpu()  # waits for the device
 
-    def in_workers() -> list[Tensor]:
-        return list(model.workers.map(run, batches))
+    def compute(batches: Sequence[Tensor]) -> list[Tensor]:
+        jobs = [model.crew.submit(run, batch) for batch in batches]
+        return [job.result() for job in jobs]
 
-    list(model.workers.map(run, batches[: model.streams]))
-    return in_workers
+    compute(batches[: model.streams])
+    return lambda: compute(batches)
 
 
 def in_turns(

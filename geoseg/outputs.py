@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -155,8 +155,14 @@ class Outputs:
             self.closing = opening.pop_all()
         return self
 
-    def write(self, result: BlockResult) -> None:
-        """Take one block. Not for several threads at once."""
+    def settle(self, result: BlockResult) -> tuple[BlockResult, Finished]:
+        """Finish those polygons of a block that can be; it keeps the others. For any thread."""
+        with result.clock.stage("polygonize"):
+            polygons, finished = self.finishing.settle(result.polygons)
+        return replace(result, polygons=polygons), finished
+
+    def write(self, result: BlockResult, finished: Finished) -> None:
+        """Take one block, settled. Not for several threads at once."""
         window = result.window.intersection(self.extent)
         assert window is not None, "blocks beyond the area of interest are not computed"
         part = window.relative_to(result.window).slices
@@ -166,8 +172,7 @@ class Outputs:
             self.confidence_raster.write(place, result.confidence[part])
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
-        polygons, finished = self.finishing.settle(result.polygons)
-        self.polygons.append(polygons)
+        self.polygons.append(result.polygons)
         self.finished.append(finished)
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbours share some
         self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))

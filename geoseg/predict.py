@@ -1,7 +1,7 @@
 """Scene in, polygons and class raster out: the one module that builds the dask graph.
 
 A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
-of it) and *decode* (blend, decode, polygonize). A fourth, *write*, hands the block to the outputs
+of it) and *decode* (blend, decode, polygonize). A fourth, *done*, hands the block to the outputs
 where the graph runs in this process; from a cluster the blocks are fetched and written here.
 """
 
@@ -26,6 +26,7 @@ from geoseg.decode import cells_around
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.aoi import read_aoi
 from geoseg.geo.export import FORMATS
+from geoseg.geo.finish import Finished
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Block, Grid, Window
@@ -34,6 +35,7 @@ from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.outputs import Outputs, prepare_folder, refuse_existing
 from geoseg.request import Reading, Request, Tiling
+from geoseg.stitch import Partial
 from geoseg.store import SUFFIX, Store
 from geoseg.summary import Summary, summarize
 from geoseg.tasks import BlockResult, Inferred, Plan, decode_block, halo, infer_block
@@ -177,46 +179,59 @@ def compute(
     targets = [plan.target(order.blocks[i]) for i in order.sources]
     total, done = sum(w.width * w.height for w in targets if w), 0
 
-    def write(result: BlockResult) -> None:
+    def write(result: BlockResult, finished: Finished) -> None:
         nonlocal done
         with result.clock.stage("write"):
-            outputs.write(result)
+            outputs.write(result, finished)
         clock.seconds.update(result.clock.seconds)
         done += result.class_ids.size
         progress(done, total)
 
-    finished = []
+    kept = []
     for i in order.sources:
         if (result := store.result(i, order.blocks[i])) is not None:
-            finished.append(i)
-            write(result)
-    order = order.without(finished)
+            kept.append(i)
+            write(*outputs.settle(result))
+    order = order.without(kept)
     if tiling.scheduler is not None:
-        graph, decoded, _ = build_graph(plan, order, model, tiling.threads, infer_block, forget)
+        # Threads of other machines are not counted here, so blocks do not wait for their turn.
+        graph, decoded, _ = build_graph(
+            plan, order, model, tiling.threads, infer_block, decode_block, forget, in_turn=False
+        )
         for result in run_on_cluster(graph, decoded, tiling.scheduler):
             store.keep_result(result)
-            write(result)
+            write(*outputs.settle(result))
         return
 
     uses = Counter(source for needed in order.sources.values() for source in needed)
 
     def infer_once(
-        plan: Plan, number: int, block: Block, model: TileModel, *after: None
+        plan: Plan, number: int, block: Block, model: TileModel, *after: object
     ) -> Inferred:
         if (inferred := store.inferred(number)) is None:
             inferred = infer_block(plan, number, block, model, *after)
             store.keep_inferred(number, inferred)
         return inferred
 
-    def finish(result: BlockResult, *after: None) -> None:  # one after the other
+    def decode_once(
+        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Partial]
+    ) -> tuple[BlockResult, Finished]:
+        result = decode_block(plan, number, block, inferred, pieces)
         store.keep_result(result)
-        write(result)
+        return outputs.settle(result)
+
+    def finish(settled: tuple[BlockResult, Finished], *after: None) -> None:
+        """One block after the other."""
+        result, finished = settled
+        write(result, finished)
         uses.subtract(order.sources[result.number])
         for source in order.sources[result.number]:
             if uses[source] == 0:
                 store.drop_inferred(source)
 
-    graph, _, done_keys = build_graph(plan, order, model, tiling.threads, infer_once, finish)
+    graph, _, done_keys = build_graph(
+        plan, order, model, tiling.threads, infer_once, decode_once, finish, in_turn=True
+    )
     with ThreadPoolExecutor(tiling.threads) as pool, model.cancelled_on_error():
         dask.threaded.get(graph, done_keys, pool=pool)
 
@@ -231,9 +246,16 @@ def build_graph(
     model: TileModel,
     threads: int,
     infer: Callable[..., Inferred],
+    decode: Callable[..., object],
     finish: Callable[..., None],
+    *,
+    in_turn: bool,
 ) -> tuple[Graph, list[Any], list[Any]]:
-    """The dask graph, the keys of its decoded blocks, and of `finish` called on them."""
+    """The dask graph, the keys of its decoded blocks, and of `finish` called on them.
+
+    Args:
+        in_turn: of the blocks that are not inferred, only the first `threads` are begun.
+    """
     run = uuid.uuid4().hex[:12]  # a cluster may run several graphs at once
 
     def key(name: str, *where: int) -> tuple[Any, ...]:
@@ -246,10 +268,15 @@ def build_graph(
     # later block are done: what is in flight follows the width of the scene, not its area.
     needs = accumulate((max(order.sources[i]) for i in wanted), max)
     ready = list(needs)  # block wanted[k] can be finished once block ready[k] is inferred
+    begun: list[int] = []
     for i, block in order.blocks.items():
-        latest = bisect_left(ready, i) - 1 - threads
+        latest = bisect_left(ready, i) - 1 - 2 * threads
         after = [key("done", wanted[latest])] if latest >= 0 else []
+        if in_turn and len(begun) >= threads:
+            # Left to dask, a block that many wait for may come late, and threads wait with it.
+            after.append(key("infer", begun[-threads]))
         graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
+        begun.append(i)
     for i in wanted:
         cells = cells_around(order.blocks[i].core, plan.grid.extent)
         pieces = []
@@ -258,7 +285,7 @@ def build_graph(
                 pieces.append(key("halo", source, i))
                 graph[pieces[-1]] = (halo, key("infer", source), cells)
         inferred = key("infer", i)
-        graph[key("decode", i)] = (decode_block, plan_key, i, order.blocks[i], inferred, pieces)
+        graph[key("decode", i)] = (decode, plan_key, i, order.blocks[i], inferred, pieces)
     for k, i in enumerate(wanted):
         after = [key("done", wanted[k - 1])] if k else []
         graph[key("done", i)] = (finish, key("decode", i), *after)

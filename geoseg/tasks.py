@@ -78,7 +78,9 @@ class BlockResult:
     clock: Clock
 
 
-def infer_block(plan: Plan, number: int, block: Block, model: TileModel, *after: None) -> Inferred:
+def infer_block(
+    plan: Plan, number: int, block: Block, model: TileModel, *after: object
+) -> Inferred:
     """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
     clock, view = Clock(), plan.view
     window, target = readable(block, plan.grid), plan.target(block)

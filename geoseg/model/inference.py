@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Literal
 
@@ -19,6 +19,7 @@ from geoseg.clock import Clock
 from geoseg.errors import OptionError
 from geoseg.heap import idle_bytes, keep_free_memory
 from geoseg.model.backends import Backend, open_backend
+from geoseg.model.crew import Crew
 from geoseg.model.fold import fold
 from geoseg.model.kernels import normalise
 from geoseg.model.metadata import Metadata
@@ -86,10 +87,10 @@ class TileModel:
         self.metadata = metadata
         self.weights_hash = weights_hash(model)
         self.backend = backend
-        cores = torch.get_num_threads()
+        self.cores = torch.get_num_threads()
         streams = MAX_STREAMS if self.device.type == "cpu" and backend == "torch" else 1
-        self.streams = min(cores, streams)
-        self.threads = cores // self.streams
+        self.streams = min(self.cores, streams)
+        self.threads = self.cores // self.streams
         self.idle_bytes = 0
         """Heap that a call leaves idle and the next one needs again."""
         with one_thread():
@@ -99,16 +100,16 @@ class TileModel:
                 if backend == "torch"
                 else open_backend(backend, network, self.device, self.dtype, self.threads)
             )
-        self.workers = ThreadPoolExecutor(self.streams)
+        self.crew = Crew(self.streams, self.cores)
         self.cancelled = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "workers"}
+        return {key: value for key, value in self.__dict__.items() if key != "crew"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         keep_free_memory()
         self.__dict__.update(state)
-        self.workers = ThreadPoolExecutor(self.streams)
+        self.crew = Crew(self.streams, self.cores)
 
     @property
     def options(self) -> dict[str, object]:
@@ -143,7 +144,7 @@ class TileModel:
             return []
         pixels, mask = self.staged(images), self.staged(valid)
         batches = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
-        jobs = [self.workers.submit(self.queue, pixels[b], mask[b]) for b in batches]
+        jobs = [self.crew.submit(self.queue, pixels[b], mask[b]) for b in batches]
         found = []
         for queued, seconds in [job.result() for job in jobs]:
             clock.seconds["model"] += seconds  # type: ignore[assignment]

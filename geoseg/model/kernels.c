@@ -2,8 +2,9 @@
  * what follows them, all in channels-last order.
  *
  * Called by kernels.py, which documents each function; all maps are (rows, columns, channels),
- * contiguous float32, with channels a multiple of LANES. One thread computes: tiles are what
- * runs in parallel. */
+ * contiguous float32, with channels a multiple of LANES. One thread computes: tiles are what runs
+ * in parallel, and parts of them where threads are idle. So where the loop is not over all of a
+ * map's pixels, a function takes the rows or channels that it computes. */
 
 #include "../lanes.h"
 
@@ -70,12 +71,13 @@ INLINE void depthwise_gelu(float *map, const float *before, const float *kernel,
 }
 
 KERNEL void geoseg_depthwise_gelu(float *map, const float *before, const float *kernel,
-                                  const float *after, long rows, long columns, long channels)
+                                  const float *after, long rows, long columns, long channels,
+                                  long from, long to)
 {
-    long c = 0;
-    for (; c + 2 * LANES <= channels; c += 2 * LANES)
+    long c = from;
+    for (; c + 2 * LANES <= to; c += 2 * LANES)
         depthwise_gelu(map + c, before + c, kernel + c, after + c, rows, columns, channels, 2);
-    for (; c < channels; c += LANES)
+    for (; c < to; c += LANES)
         depthwise_gelu(map + c, before + c, kernel + c, after + c, rows, columns, channels, 1);
 }
 
@@ -210,10 +212,12 @@ INLINE void multiply_panels(float *out, const float *base, long columns, const f
         store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
 }
 
-/* out = x + second(GELU(convolution(first(x) + before))), with both products' weights in panels. */
+/* out = x + second(GELU(convolution(first(x) + before))), with both products' weights in panels, in
+ * the rows from `begin` to `end`. */
 KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const float *before,
                        const float *kernel, const float *after, const float *second,
-                       float *workspace, long height, long width, long channels, long hidden)
+                       float *workspace, long height, long width, long channels, long hidden,
+                       long begin, long end)
 {
     const long strip = strip_of(width, hidden), step = (strip + 2) * BROAD;
     float *rows[3], *passed = workspace + 3 * hidden * (strip + 2);
@@ -224,7 +228,7 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
         const long from = left > 0 ? left - 1 : 0,
                    to = left + columns < width ? left + columns + 1 : width, count = to - from;
         __builtin_memset(workspace, 0, 3 * hidden * (strip + 2) * sizeof(float));
-        for (long y = -1; y < height; y++) {
+        for (long y = begin > 0 ? begin - 2 : -1; y < end; y++) {
             float *upper = rows[(y + 2) % 3], *middle = rows[(y + 3) % 3], *lower = rows[(y + 1) % 3];
             const float *below = x + ((y + 1) * width + from) * channels;
             for (long c = 0; c < hidden; c += BROAD) {
@@ -245,11 +249,11 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
                             for (long j = i; j < count; j++)
                                 multiply(next, BROAD, below, channels, first + c * channels, &ends,
                                          j, 0, 1);
-                if (y >= 0)
+                if (y >= begin)
                     convolve_panel(passed + panel, upper + panel, middle + panel, lower + panel,
                                    kernel + c, after + c, hidden, columns);
             }
-            if (y < 0)
+            if (y < begin)
                 continue;
             const long place = (y * width + left) * channels;
             for (long c = 0; c < channels; c += BROAD)
@@ -467,9 +471,10 @@ INLINE void clear(void *start, long size)
 #define CARRY(rows) __builtin_memmove(rows, rows[ROWS], sizeof(rows) - ROWS * sizeof(rows[0]))
 
 KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, struct band *band,
-                        long height, long width, long channels)
+                          long height, long width, long channels, long from, long to)
 {
-    for (long c = 0; c < channels; c += LANES, w++)
+    w += from / LANES;
+    for (long c = from; c < to; c += LANES, w++)
         for (long left = 0; left < width; left += COLUMNS) {
             const long columns = width - left < COLUMNS ? width - left : COLUMNS;
             /* The columns of `local` and of `input` that are on the map. */

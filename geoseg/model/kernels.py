@@ -1,7 +1,8 @@
 """What torch does slowly on a CPU, in C where the installation could compile it.
 
-The C code is for maps of float32 in channels-last order, and computes in the calling thread. For
-others, and where no compiler was at hand, torch does the same.
+The C code is for maps of float32 in channels-last order, and computes in the calling thread, with
+the help of idle ones (`divide`). For others, and where no compiler was at hand, torch does the
+same.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.compiled import library
+from geoseg.model.crew import divide
 from geoseg.model.segnext import NMF
 
 LANES = 8
 """Channels that the C code computes at once."""
 WEIGHT_BYTES = 2**18
 """Of an MLP whose weights are read for every row of a map: half of a core's cache."""
+WORTHWHILE = 2**22
+"""Multiplications of a piece of work that an idle thread may do: a tenth of a millisecond."""
 Ending = Literal["gelu", "relu"]
 ENDINGS = (None, "gelu", "relu")
 """As numbered in C."""
@@ -117,12 +121,18 @@ def mlp(x: Tensor, fc1: nn.Conv2d, before: Tensor, dwconv: nn.Conv2d, fc2: nn.Co
     assert dwconv.bias is not None
     result = torch.empty_like(x)
     taps = dwconv.weight.flatten(1).t().contiguous()  # (9,D)
-    workspace = x.new_empty(lib.geoseg_mlp_workspace(*sizes((x.shape[1], hidden))))
     first, second = packed_panels(fc1), packed_panels(fc2)
-    lib.geoseg_mlp(
-        *addresses(result, x, first, before, taps, dwconv.bias, second, workspace),
-        *sizes((*x.shape, hidden)),
-    )
+    width, channels = x.shape[1:]
+
+    def compute(begin: int, end: int) -> None:
+        workspace = x.new_empty(lib.geoseg_mlp_workspace(*sizes((width, hidden))))
+        lib.geoseg_mlp(
+            *addresses(result, x, first, before, taps, dwconv.bias, second, workspace),
+            *sizes((*x.shape, hidden, begin, end)),
+        )
+
+    # Beside its own rows, a piece computes a part of the next two.
+    divide(len(x), max(8, WORTHWHILE // (2 * width * channels * hidden)), compute)
     return result
 
 
@@ -148,10 +158,18 @@ def multiply(
     lib = library()
     assert lib is not None
     bias = x.new_zeros(out.shape[1]) if bias is None else bias
-    lib.geoseg_product(
-        *addresses(out, x, weights, bias, scale, factor),
-        *sizes((ENDINGS.index(ending), *x.shape, out.shape[1])),
-    )
+    depth, columns = x.shape[1], out.shape[1]
+
+    def compute(begin: int, end: int) -> None:
+        rows = slice(begin, end)
+        lib.geoseg_product(
+            *addresses(
+                out[rows], x[rows], weights, bias, scale, None if factor is None else factor[rows]
+            ),
+            *sizes((ENDINGS.index(ending), end - begin, depth, columns)),
+        )
+
+    divide(len(x), WORTHWHILE // (depth * columns), compute)
     return out
 
 
@@ -176,7 +194,13 @@ def panels(weights: Tensor) -> Tensor:
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """GELU(x + bias), which may overwrite `x` (P,C); `bias` is (C,)."""
     if lib := compiled(x):
-        lib.geoseg_bias_gelu(*addresses(x, bias), *sizes(x.shape))
+        divide(
+            len(x),
+            WORTHWHILE // (16 * x.shape[1]),
+            lambda begin, end: lib.geoseg_bias_gelu(
+                *addresses(x[begin:end], bias), *sizes((end - begin, x.shape[1]))
+            ),
+        )
         return x
     return F.gelu(x.add_(bias))
 
@@ -197,8 +221,14 @@ def depthwise_gelu(x: Tensor, before: Tensor, conv: nn.Conv2d) -> Tensor:
     rows, width, channels = len(x) - 2, *x.shape[1:]
     if lib := compiled(x):
         taps = kernel.flatten(1).t().contiguous()  # (9,C)
-        lib.geoseg_depthwise_gelu(
-            *addresses(x, before, taps, after), *sizes((rows, width, channels))
+        groups = channels // LANES
+        divide(
+            groups,
+            WORTHWHILE // (24 * LANES * rows * width),
+            lambda begin, end: lib.geoseg_depthwise_gelu(
+                *addresses(x, before, taps, after),
+                *sizes((rows, width, channels, LANES * begin, LANES * end)),
+            ),
         )
         return x[:rows]
     maps = (x + before).movedim(2, 0)[None]
@@ -217,8 +247,15 @@ def strips(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     """
     if lib := compiled(x):
         weights, result = packed(convs), torch.empty_like(x)
-        workspace = x.new_empty(lib.geoseg_strips_workspace())
-        lib.geoseg_strips(*addresses(x, result, weights, workspace), *sizes(x.shape))
+
+        def compute(begin: int, end: int) -> None:
+            workspace = x.new_empty(lib.geoseg_strips_workspace())
+            lib.geoseg_strips(
+                *addresses(x, result, weights, workspace),
+                *sizes((*x.shape, LANES * begin, LANES * end)),
+            )
+
+        divide(x.shape[2] // LANES, 1, compute)
         return result
     local, *pairs = convs
     y = local(x.movedim(2, 0)[None])

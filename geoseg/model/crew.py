@@ -1,0 +1,97 @@
+"""Threads with a tile each, of which those that have none help the others.
+
+Tiles side by side need no barriers, as the parts of one would. But the last tiles of a scene, and
+the few of a small one, would leave cores idle: these take pieces of the loops of others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from typing import TypeVar
+
+PIECES = 2
+"""Of a loop, for each thread: all are to end at about the same time."""
+
+T = TypeVar("T")
+Piece = tuple[int, int]
+_here = threading.local()
+
+
+class Crew:
+    """Runs jobs, each in a thread of its own.
+
+    Args:
+        jobs: at once; others wait.
+        cores: of which each job in progress takes an equal share.
+    """
+
+    def __init__(self, jobs: int, cores: int) -> None:
+        self.share = cores // jobs
+        self.idle = cores
+        """Cores that nobody computes on."""
+        self._lock = threading.Lock()
+        self._workers = ThreadPoolExecutor(jobs)
+        self._helpers = ThreadPoolExecutor(cores)
+
+    def submit(self, job: Callable[..., T], *args: object) -> Future[T]:
+        """What `job(*args)` will return; in it `divide` finds idle threads."""
+        return self._workers.submit(self._run, job, *args)
+
+    def _run(self, job: Callable[..., T], *args: object) -> T:
+        _here.crew = self
+        with self._taking(self.share):
+            return job(*args)
+
+    @contextmanager
+    def _taking(self, cores: int) -> Iterator[None]:
+        with self._lock:
+            self.idle -= cores
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.idle += cores
+
+    def share_out(self, pieces: deque[Piece], work: Callable[[int, int], None]) -> None:
+        """Work on all pieces, here and in idle threads."""
+
+        def help_out() -> None:
+            with self._taking(1):
+                for piece in _drained(pieces):
+                    work(*piece)
+                    if self.idle < 0:  # a job has begun, and wants its cores
+                        break
+
+        helpers = [self._helpers.submit(help_out) for _ in range(self.idle)]
+        for piece in _drained(pieces):
+            work(*piece)
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+
+
+def _drained(pieces: deque[Piece]) -> Iterator[Piece]:
+    """Its elements, while other threads take some, too."""
+    with suppress(IndexError):
+        while True:
+            yield pieces.popleft()
+
+
+def divide(size: int, least: int, work: Callable[[int, int], None]) -> None:
+    """`work(first, last)` on all of 0 … `size`: at once, or in pieces where threads are idle.
+
+    Args:
+        least: size of a piece that is worth handing over.
+        work: releases the GIL; what it does must not depend on the pieces.
+    """
+    crew: Crew | None = getattr(_here, "crew", None)
+    pieces = min(PIECES * (crew.idle + 1), size // max(1, least)) if crew and crew.idle > 0 else 1
+    if crew is None or pieces < 2:
+        work(0, size)
+    else:
+        crew.share_out(deque(pairwise(size * i // pieces for i in range(pieces + 1))), work)
