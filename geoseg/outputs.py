@@ -27,7 +27,6 @@ from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
 from geoseg.grid import Window
-from geoseg.heap import return_free_memory
 from geoseg.request import Request
 from geoseg.summary import ClassTotal
 from geoseg.tasks import BlockResult, Plan
@@ -184,7 +183,6 @@ class Outputs:
             with clock.stage("merge"):
                 polygons = self.finishing.unite(self.polygons, self.finished)
                 self.polygons, self.finished = [], []
-            return_free_memory()
             with clock.stage("write"):
                 return self._write(polygons, metadata, rasters)
 

@@ -167,5 +167,5 @@ def category_names(classes: Sequence[LabelClass]) -> bytes:
 
 
 def _content(values: NDArray[np.uint8]) -> int:
-    """A sum to which nodata, and so what was never written, adds nothing."""
-    return int(np.bitwise_not(values).sum(dtype=np.uint64))
+    """Pixels that are not nodata, as those are that were never written or got lost."""
+    return int(np.count_nonzero(values != IGNORE))

@@ -156,7 +156,8 @@ class TileModel:
 
     def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
         """Stacked, in memory from which the device copies without waiting."""
-        tensor = torch.from_numpy(np.stack(arrays))
+        whole = np.ascontiguousarray(arrays[0])[None] if len(arrays) == 1 else np.stack(arrays)
+        tensor = torch.from_numpy(whole)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def queue(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
