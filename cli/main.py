@@ -14,6 +14,8 @@ from . import bench, demo, evaluate, export, predict, prepare, train, vectorize,
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread in Python lets another one in; see `run`."""
 
 
 class Group(click.Group):
@@ -66,7 +68,7 @@ def run() -> None:
     comes back from C would wait 5 ms for one that is in Python.
     """
     gc.set_threshold(10_000)
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         main()
     finally:
