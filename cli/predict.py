@@ -154,6 +154,7 @@ def command(
         batch_size=batch_size,
         tta=tta,
         backend=backend,
+        use_up=True,
     )
     if mosaic:
         vrt = output / "mosaic.vrt"

@@ -119,7 +119,7 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     path, preview = folder / "scene.tif", folder / "preview.png"
     known = write_scene(path)
-    model = TileModel(load_model(weights), device=device)
+    model = TileModel(load_model(weights), device=device, use_up=True)
     summary = predict(path, model, Request(folder, overwrite=True), progress=progress)
     with rasterio.open(summary.outputs["classes"]) as file:
         recalls = count_found(known, file.read(1))

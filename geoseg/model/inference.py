@@ -57,6 +57,7 @@ class TileModel:
             the device runs out of memory.
         tta: average the probabilities over the 8 flips and right-angle rotations.
         backend: the engine; others than ``torch`` compute on a CPU.
+        use_up: nobody needs `model` any more, which saves copying it.
 
     Raises:
         OptionError: the device, precision or backend is not there, or they exclude each other.
@@ -71,6 +72,7 @@ class TileModel:
         batch_size: int | None = None,
         tta: bool = False,
         backend: Backend = "torch",
+        use_up: bool = False,
     ) -> None:
         keep_free_memory()
         if backend != "torch" and device == "auto":
@@ -94,7 +96,7 @@ class TileModel:
         self.idle_bytes = 0
         """Heap that a call leaves idle and the next one needs again."""
         with one_thread():
-            network = fold(model) if isinstance(model, SegNeXt) else model.eval()
+            network = fold(model, use_up=use_up) if isinstance(model, SegNeXt) else model.eval()
             self.network: Callable[[Tensor], Tensor] = (
                 network.to(self.device)
                 if backend == "torch"
