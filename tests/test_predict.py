@@ -24,6 +24,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
+from geoseg.tasks import infer_block
 
 HEIGHT, WIDTH = 410, 530
 
@@ -292,3 +293,21 @@ def test_scenes_of_one_name_are_refused_before_any_work(scene, tmp_path):
     result = CliRunner().invoke(main, ["predict", str(scene), str(scene), "-o", str(tmp_path)])
     assert result.exit_code == 2
     assert "called town" in result.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_blocks_begin_in_turn(scene, tmp_path, monkeypatch, workers):
+    """However dask would order them: no block waits for one that was left behind."""
+    done, early = set(), []
+
+    def watched(plan, number, *rest):
+        if number >= workers and number - workers not in done:
+            early.append(number)
+        inferred = infer_block(plan, number, *rest)
+        done.add(number)
+        return inferred
+
+    monkeypatch.setattr("geoseg.predict.infer_block", watched)
+    run(scene, tmp_path, Tiling(tile_size=128, overlap=32, workers=workers))
+    assert len(done) == 24
+    assert early == []

@@ -25,7 +25,7 @@ LANES = 8
 WEIGHT_BYTES = 2**18
 """Of an MLP whose weights are read for every row of a map: half of a core's cache."""
 WORTHWHILE = 2**22
-"""Multiplications of a piece of work that an idle thread may do: a tenth of a millisecond."""
+"""Multiplications of a piece of work that an idle thread may do: a fifth of a millisecond."""
 Ending = Literal["gelu", "relu"]
 ENDINGS = (None, "gelu", "relu")
 """As numbered in C."""
