@@ -1,7 +1,7 @@
 """geoseg and its peers side by side: same SegNeXt-T weights, same scene, same two cores, no GPU.
 
     python tests/benchmarks/peers.py SCENE [--size 2048] [--repeat 3] [--only TOOL …]
-                                     [--envs FOLDER]
+                                     [--envs FOLDER] [--also "--tile-size 1472"]
 
 The scene is the window of --size² px in the middle of SCENE, 8 bits RGB. Every tool has a process
 of its own in every turn, and takes turns with the others. Wall time runs from the start of the
@@ -11,7 +11,8 @@ their pinned requirements are in the folder `peers`; --envs keeps one virtual en
 made on first use with what pip finds (torch has to be its CPU build). A peer that cannot be
 installed or run is listed with the reason.
 
-geoseg cuts the scene as it does by default. The peers get tiles of 1024 px that overlap by 128,
+geoseg cuts the scene as it does by default, and with the options of --also in turns of their own.
+The peers get tiles of 1024 px that overlap by 128,
 where they leave the choice (in geo-inference it is half a tile), and run the plain module of the
 paper, as TorchScript, which is as fast as eager mode here, or ONNX. "same" is the share of pixels
 whose class is that of one forward pass of the whole window; "objects" counts only pixels that
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -34,7 +36,7 @@ import time
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,8 @@ class Tool:
     """As pinned; "" = geoseg itself, as in this repository, without extras."""
     system: str = ""
     """A package without wheels, linked from the system's Python."""
+    options: tuple[str, ...] = ()
+    """Of `geoseg predict`."""
 
     @property
     def stem(self) -> str:
@@ -149,7 +153,7 @@ def commands(tool: Tool, python: Path, work: Path, tiling: list[str]) -> list[li
         predict = [python, "-P", "-m", "geoseg", "predict", scene, "-o", folder, "--quiet"]
         gsd = (work / "gsd.txt").read_text()  # the pixels that the others see, too
         options = ["--gsd", gsd] if gsd else []
-        return [[python, "-P", "-c", "import geoseg.predict"], [*predict, *options]]
+        return [[python, "-P", "-c", "import geoseg.predict"], [*predict, *options, *tool.options]]
     script = [python, "-P", HERE / f"{tool.stem}.py"]
     return [script, [*script, scene, work, folder, *tiling]]
 
@@ -167,7 +171,8 @@ def agreement(raster: Path, truth: NDArray[np.uint8]) -> tuple[float, float, flo
 def measure(
     tools: list[Tool], envs: Path, work: Path, repeat: int, tiling: list[str]
 ) -> list[Result]:
-    results, pythons = [Result(f"{tool.name} {tool.version}".strip()) for tool in tools], {}
+    results = [Result(" ".join(filter(None, [t.name, t.version, *t.options]))) for t in tools]
+    pythons = {}
     for tool, result in zip(tools, results, strict=True):
         with noted(result):
             pythons[tool.name] = environment(tool, envs)
@@ -235,6 +240,7 @@ def main() -> None:
     parser.add_argument("scene")
     parser.add_argument("--size", type=int, default=2048, help="a multiple of 32")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--also", metavar="OPTIONS", help="a turn of geoseg with these, too")
     parser.add_argument("--only", nargs="+", metavar="TOOL", help="besides geoseg")
     parser.add_argument("--tile-size", type=int, default=1024, help="of the peers")
     parser.add_argument("--overlap", type=int, default=128, help="of the peers")
@@ -243,6 +249,8 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     tiling = [str(options.tile_size), str(options.overlap)]
     tools = [TOOLS[0], *(t for t in TOOLS[1:] if not options.only or t.name in options.only)]
+    if options.also:
+        tools.insert(1, replace(TOOLS[0], options=tuple(shlex.split(options.also))))
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         scene, size = Path(options.scene).resolve(), str(options.size)
