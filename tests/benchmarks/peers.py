@@ -12,12 +12,11 @@ made on first use with what pip finds (torch has to be its CPU build). A peer th
 installed or run is listed with the reason.
 
 geoseg cuts the scene as it does by default, and with the options of --also in turns of their own.
-The peers get tiles of 1024 px that overlap by 128,
-where they leave the choice (in geo-inference it is half a tile), and run the plain module of the
-paper, as TorchScript, which is as fast as eager mode here, or ONNX. "same" is the share of pixels
-whose class is that of one forward pass of the whole window; "objects" counts only pixels that
-either calls an object; "empty" are pixels without a class, left out of both. Needs
-geoseg[onnxruntime] for the export.
+The peers get tiles of 1024 px that overlap by 128, where they leave the choice (in geo-inference it
+is half a tile), and run the plain module of the paper, as TorchScript, which is as fast as eager
+mode here, or ONNX. "same" is the share of pixels whose class is that of one forward pass of the
+whole window; "objects" counts only pixels that either calls an object; "empty" are pixels without
+a class, left out of both. Needs geoseg[onnxruntime] for the export.
 """
 
 from __future__ import annotations
