@@ -27,6 +27,7 @@ from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
 from geoseg.grid import Window
+from geoseg.heap import return_free_memory
 from geoseg.request import Request
 from geoseg.summary import ClassTotal
 from geoseg.tasks import BlockResult, Plan
@@ -183,6 +184,7 @@ class Outputs:
             with clock.stage("merge"):
                 polygons = self.finishing.unite(self.polygons, self.finished)
                 self.polygons, self.finished = [], []
+            return_free_memory()  # of passes; of a large scene, the table comes on top
             with clock.stage("write"):
                 return self._write(polygons, metadata, rasters)
 
