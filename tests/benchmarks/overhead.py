@@ -1,9 +1,10 @@
 """How much longer a whole prediction takes than the forward passes of its tiles, on a CPU.
 
-    python tests/benchmarks/overhead.py [SCENE] [--gsd METRES] [--repeat 9]
+    python tests/benchmarks/overhead.py [SCENE] [--size 4096] [--gsd METRES] [--repeat 9]
 
-The passes are timed before and after each prediction, for machines get slower and faster in
-between. Without a scene: a rendered one of 4096 × 4096 px. `--gsd` 0 = the scene's own.
+Of a scene, the window of --size² px in its middle; without one, a rendered one. The passes are
+timed before and after each prediction, for machines get slower and faster in between. `--gsd` 0 =
+the scene's own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import rasterio
+from rasterio.windows import Window
+
 from geoseg.bench import passes, write_scene
 from geoseg.cli.main import SWITCH_INTERVAL
 from geoseg.geo.scene import Scene
@@ -27,6 +31,19 @@ from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 
 
+def middle(scene: str, path: Path, size: int) -> str:
+    """Written to `path`; returned as a string."""
+    with rasterio.open(scene) as file:
+        window = Window((file.width - size) // 2, (file.height - size) // 2, size, size)
+        place = {"crs": file.crs, "transform": file.window_transform(window)}
+        pixels = file.read((1, 2, 3), window=window)
+    profile = {"width": size, "height": size, "count": 3, "dtype": pixels.dtype, **place}
+    profile |= {"driver": "GTiff", "tiled": True, "compress": "deflate"}
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+    return str(path)
+
+
 def seconds(task: Callable[[], object]) -> float:
     start = time.perf_counter()
     task()
@@ -36,6 +53,7 @@ def seconds(task: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("scene", nargs="?")
+    parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--gsd", type=float)
     parser.add_argument("--repeat", type=int, default=9)
     options = parser.parse_args()
@@ -43,7 +61,11 @@ def main() -> None:
     network, tiling = load_model(None), Tiling()
     model = TileModel(network, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        path = options.scene or write_scene(Path(folder) / "scene.tif", 4096)
+        cut = Path(folder) / "scene.tif"
+        if options.scene:
+            path = middle(options.scene, cut, options.size)
+        else:
+            path = write_scene(cut, options.size)
         scene = Scene.open(path)
         own = scene.geobox.gsd if options.gsd == 0 else options.gsd
         gsd = own or suitable_gsd(scene.geobox.gsd, network.metadata.gsd_range)
@@ -53,7 +75,10 @@ def main() -> None:
         shapes = [(y.size, x.size) for y in grid.rows for x in grid.columns]
         bare = passes(model, shapes)
         request = Request(Path(folder) / "results", overwrite=True)
-        print(f"{Path(path).name}, {len(shapes)} tiles of {shapes[0][0]} × {shapes[0][1]} px")
+        print(
+            f"{options.scene or 'rendered'}: "
+            f"{len(shapes)} tiles of {shapes[0][0]} × {shapes[0][1]} px"
+        )
         ratios, before = [], seconds(bare)
         for _ in range(options.repeat):
             whole = seconds(lambda: predict(path, model, request, tiling, Reading(gsd=gsd)))
