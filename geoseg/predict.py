@@ -254,7 +254,7 @@ def build_graph(
     """The dask graph, the keys of its decoded blocks, and of `finish` called on them.
 
     Args:
-        in_turn: of the blocks that are not inferred, only the first `threads` are begun.
+        in_turn: a block is begun once that `threads` places before it is inferred.
     """
     run = uuid.uuid4().hex[:12]  # a cluster may run several graphs at once
 
@@ -268,15 +268,14 @@ def build_graph(
     # later block are done: what is in flight follows the width of the scene, not its area.
     needs = accumulate((max(order.sources[i]) for i in wanted), max)
     ready = list(needs)  # block wanted[k] can be finished once block ready[k] is inferred
-    begun: list[int] = []
-    for i, block in order.blocks.items():
+    numbers = list(order.blocks)
+    for place, (i, block) in enumerate(order.blocks.items()):
         latest = bisect_left(ready, i) - 1 - 2 * threads
         after = [key("done", wanted[latest])] if latest >= 0 else []
-        if in_turn and len(begun) >= threads:
+        if in_turn and place >= threads:
             # Left to dask, a block that many wait for may come late, and threads wait with it.
-            after.append(key("infer", begun[-threads]))
+            after.append(key("infer", numbers[place - threads]))
         graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
-        begun.append(i)
     for i in wanted:
         cells = cells_around(order.blocks[i].core, plan.grid.extent)
         pieces = []

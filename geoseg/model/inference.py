@@ -158,8 +158,7 @@ class TileModel:
 
     def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
         """Stacked, in memory from which the device copies without waiting."""
-        whole = np.ascontiguousarray(arrays[0])[None] if len(arrays) == 1 else np.stack(arrays)
-        tensor = torch.from_numpy(whole)
+        tensor = torch.from_numpy(np.stack(arrays))
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def queue(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
