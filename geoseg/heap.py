@@ -14,7 +14,7 @@ import sys
 
 FREE_LIMIT = 128 * 2**20
 """Bytes that may lie idle: returning and faulting in a page again takes time, too."""
-KEPT_LIMIT = 2**30
+ARRAY_LIMIT, KEPT_LIMIT = 2**27, 2**30
 """Bytes of the largest array that is kept, and of idle heap between two blocks."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -50,8 +50,8 @@ def keep_free_memory() -> None:
     Threads then share one arena: the others' are made of small pieces that are unmapped, too.
     """
     if libc := glibc():
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(option, KEPT_LIMIT)
+        libc.mallopt(M_MMAP_THRESHOLD, ARRAY_LIMIT)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_LIMIT)
         libc.mallopt(M_ARENA_MAX, 1)
 
 

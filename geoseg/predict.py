@@ -204,6 +204,7 @@ def compute(
         return
 
     uses = Counter(source for needed in order.sources.values() for source in needed)
+    to_infer = list(order.blocks)
 
     def infer_once(
         plan: Plan, number: int, block: Block, model: TileModel, *after: object
@@ -211,6 +212,9 @@ def compute(
         if (inferred := store.inferred(number)) is None:
             inferred = infer_block(plan, number, block, model, *after)
             store.keep_inferred(number, inferred)
+        to_infer.remove(number)
+        if not to_infer:  # the last blocks are decoded in this memory
+            model.release_memory()
         return inferred
 
     def decode_once(

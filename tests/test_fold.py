@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from geoseg.classes import ISAID
 from geoseg.model.fold import fold
+from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import VARIANTS, SegNeXt
 
@@ -71,6 +72,19 @@ def test_slabs_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.fold.SLAB_BYTES", rows * widest)
     monkeypatch.setattr("geoseg.model.fold.fits_mlp", lambda x, hidden: False)
     assert_equal_logits(model, fold(model), x)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 32])
+def test_parts_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.fold.STEM_ROWS", rows)
+    model = TileModel(lively("T"), device="cpu")
+    tiles = torch.randint(0, 256, (2, 3, 128, 96), dtype=torch.uint8)
+    mask = torch.rand(2, 128, 96) > 0.1
+    with torch.inference_mode():
+        expected = model.forward(model.normalise(tiles, mask))
+        scale = expected.abs().max().item()
+        found = model.logits(tiles, mask)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
 
 
 def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,14 +64,21 @@ def test_product(pixels: int, channels: int, columns: int, monkeypatch: pytest.M
 
     def with_all() -> Tensor:
         scaled = {"out": out.clone(), "add": True, "gain": gain, "bias": bias}
-        return kernels.product(x, conv, **scaled, ending="gelu", factor=factor)
+        return kernels.product(x, conv, **scaled, ending="gelu")
 
-    same(with_all(), F.gelu(plain + out + gain * out + bias) * factor, atol=2e-4)
+    def times() -> Tensor:
+        found = kernels.product(x, conv, bias=bias, factor=(overwritten := factor.clone()))
+        assert found is overwritten
+        return found
+
+    same(with_all(), F.gelu(plain + out + gain * out + bias), atol=2e-4)
+    same(times(), (plain + bias) * factor, atol=2e-4)
     same(kernels.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
     by_torch(monkeypatch)
     same(kernels.product(x, conv, bias=bias), plain + bias)
     same(kernels.product(x, conv, out=out.clone(), add=True), plain + out)
-    same(with_all(), F.gelu(plain + out + gain * out + bias) * factor, atol=2e-4)
+    same(with_all(), F.gelu(plain + out + gain * out + bias), atol=2e-4)
+    same(times(), (plain + bias) * factor, atol=2e-4)
     same(kernels.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
 
 

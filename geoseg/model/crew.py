@@ -14,6 +14,10 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TypeVar
 
+from torch import Tensor
+
+from geoseg.model.workspace import Workspace
+
 PIECES = 2
 """Of a loop, for each thread: all are to end at about the same time."""
 
@@ -34,6 +38,8 @@ class Crew:
         self.share = cores // jobs
         self.idle = cores
         """Cores that nobody computes on."""
+        self.workspaces: list[Workspace] = []
+        """Of jobs that are done, for others."""
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(jobs)
         self._helpers = ThreadPoolExecutor(cores)
@@ -43,9 +49,19 @@ class Crew:
         return self._workers.submit(self._run, job, *args)
 
     def _run(self, job: Callable[..., T], *args: object) -> T:
-        _here.crew = self
-        with self._taking(self.share):
-            return job(*args)
+        with self._taking(self.share), self._workspace() as workspace:
+            _here.crew, _here.workspace = self, workspace
+            try:
+                return job(*args)
+            finally:  # a thread that held its crew would keep it, and itself, alive
+                del _here.crew, _here.workspace
+
+    @contextmanager
+    def _workspace(self) -> Iterator[Workspace]:
+        with self._lock:
+            workspace = self.workspaces.pop() if self.workspaces else Workspace()
+        yield workspace
+        self.workspaces.append(workspace)
 
     @contextmanager
     def _taking(self, cores: int) -> Iterator[None]:
@@ -80,6 +96,12 @@ def _drained(pieces: deque[Piece]) -> Iterator[Piece]:
     with suppress(IndexError):
         while True:
             yield pieces.popleft()
+
+
+def new_map(x: Tensor, *shape: int) -> Tensor:
+    """``x.new_empty(shape)``; within a job, a large map of float32 is in its workspace."""
+    workspace: Workspace | None = getattr(_here, "workspace", None)
+    return x.new_empty(shape) if workspace is None else workspace.new_map(x, *shape)
 
 
 def divide(size: int, least: int, work: Callable[[int, int], None]) -> None:

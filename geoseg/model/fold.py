@@ -11,20 +11,22 @@ Exact up to rounding, in evaluation mode:
   columns, instead of to the map, and so is the norm after it.
 - What is not read again is overwritten.
 - On a CPU a block is added to its input in place, the MLP slab by slab: its map, up to 8 times
-  wider than the block's, then stays in the cache and needs no fresh memory. What torch does slowly
-  there is left to `geoseg.model.kernels`.
+  wider than the block's, then stays in the cache and needs no fresh memory. So do the pixels, row by
+  row. Large maps lie in one piece of memory (`Workspace`), and are free as soon as they are used.
+  What torch does slowly there is left to `geoseg.model.kernels`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.model.crew import new_map
 from geoseg.model.kernels import (
     add_low_rank,
     add_resized,
@@ -38,10 +40,14 @@ from geoseg.model.kernels import (
     strips,
 )
 from geoseg.model.metadata import Metadata
-from geoseg.model.segnext import MSCA, Block, Hamburger, HamHead, SegNeXt
+from geoseg.model.segnext import MSCA, Block, ChannelNorm, Hamburger, HamHead, SegNeXt
 
 SLAB_BYTES = 2 * 2**20
 """Of an MLP's wide map at once: about what a core has of cache."""
+NORM_ROWS = 16
+"""Of a map that is overwritten by its norm, at once."""
+STEM_ROWS = 32
+"""Of the stem's map at once: what it is made of, 3.5 times as large, then stays in the cache."""
 
 
 @torch.no_grad()
@@ -69,21 +75,48 @@ class FoldedSegNeXt(nn.Module):
     def __init__(self, model: SegNeXt) -> None:
         super().__init__()
         encoder = model.backbone
+        self.stem = nn.Sequential(*embedding(encoder.get_submodule("patch_embed1")))
         self.stages = nn.ModuleList()
         for i in range(1, 5):
-            layers = embedding(encoder.get_submodule(f"patch_embed{i}"))
+            layers = [] if i == 1 else embedding(encoder.get_submodule(f"patch_embed{i}"))
             for block in encoder.get_submodule(f"block{i}").children():
                 assert isinstance(block, Block)
                 layers.append(FoldedBlock(block))
-            self.stages.append(nn.Sequential(*layers, encoder.get_submodule(f"norm{i}")))
+            norm = encoder.get_submodule(f"norm{i}")
+            assert isinstance(norm, ChannelNorm)
+            self.stages.append(nn.Sequential(*layers, InPlaceNorm(norm)))
         self.head = FoldedHead(model.decode_head, model.variant.dims[1:])
 
     def forward(self, x: Tensor) -> Tensor:  # (N,3,H,W)
-        first, *others = self.stages
-        x, maps = first(x), []
-        for stage in others:
-            x = stage(x)
+        return self.after_stem(self.stem(x))
+
+    def by_rows(self, rows: Callable[[int, int], Tensor], height: int) -> Tensor:
+        """`forward` of pixels that never lie in memory all at once.
+
+        Args:
+            rows: the pixels' rows from the first number to before the second, (N,3,h,W).
+            height: H, a multiple of 4.
+        """
+        return self.after_stem(self.stem_by_rows(rows, height // 4))
+
+    def stem_by_rows(self, rows: Callable[[int, int], Tensor], height: int) -> Tensor:
+        for top in range(0, height, STEM_ROWS):
+            # At its own borders a part is padded, which its first row shows.
+            before, end = min(top, 1), min(top + STEM_ROWS, height)
+            part = self.stem(rows(4 * (top - before), 4 * end))[:, :, before:]
+            if top == 0:
+                samples, channels, _, width = part.shape
+                x = new_map(part, samples, height, width, channels).movedim(-1, 1)
+            x[:, :, top:end] = part
+        return x
+
+    def after_stem(self, x: Tensor) -> Tensor:  # (N,D,H/4,W/4)
+        maps = []
+        for stage in self.stages:
+            for layer in stage.children():  # a call of `stage` would hold its input to the end
+                x = layer(x)
             maps.append(x)
+        del maps[0]
         return self.head(maps)  # (N,C,⌈H/8⌉,⌈W/8⌉)
 
 
@@ -117,6 +150,21 @@ class BiasGELU(nn.Module):
             return F.gelu(x.add_(bias[:, None, None]))
         rows = x.movedim(1, -1)  # (N,H,W,C)
         return bias_gelu(rows.flatten(0, 2), bias).unflatten(0, rows.shape[:3]).movedim(-1, 1)
+
+
+class InPlaceNorm(nn.Module):
+    """`ChannelNorm`, which on a CPU overwrites its input."""
+
+    def __init__(self, norm: ChannelNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:  # (N,C,H,W)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.norm(x)
+        for rows in x.split(NORM_ROWS, dim=2):
+            rows.copy_(self.norm(rows))
+        return x
 
 
 class FoldedBlock(nn.Module):
@@ -163,9 +211,9 @@ class FoldedBlock(nn.Module):
         flat, mix = x.flatten(0, 1), self.gate.mix
         values = product(flat, self.proj_1, bias=vector(self.proj_1, x), ending="gelu")
         scales = strips(values.view(x.shape), self.gate.depthwise()).flatten(0, 1)
-        weights = product(scales, mix, bias=vector(mix, x), factor=values)
+        values = product(scales, mix, bias=vector(mix, x), factor=values)
         gain = self.gain.flatten().to(x.dtype)
-        product(weights, self.proj_2, bias=vector(self.proj_2, x), out=flat, add=True, gain=gain)
+        product(values, self.proj_2, bias=vector(self.proj_2, x), out=flat, add=True, gain=gain)
 
     def with_mlp(self, x: Tensor) -> Tensor:
         """`x` (H,W,C) and what the MLP makes of it; may overwrite `x`."""
@@ -180,7 +228,7 @@ class FoldedBlock(nn.Module):
         before = vector(self.fc1, x)
         row_bytes = x.element_size() * width * len(before)
         step = min(height, max(2, SLAB_BYTES // row_bytes))
-        hidden = x.new_empty(step + 2, width, len(before))
+        hidden = new_map(x, step + 2, width, len(before))
         # With the bias, what lies around the map is zero.
         torch.neg(before.expand_as(hidden[0]), out=hidden[0])
         product(x[0], self.fc1, out=hidden[1])
@@ -242,12 +290,13 @@ class FoldedHead(nn.Module):
         self.align, self.align_norm = head.align.conv, head.align.gn
         self.classify = head.conv_seg
 
-    def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        x, *coarse = (
-            project(conv, stage) for conv, stage in zip(self.squeeze, stages, strict=True)
-        )
-        while coarse:  # each is freed as soon as it is added
-            x = add_resized(x, coarse.pop())
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Logits. Takes the stages' maps, from fine to coarse, out of their list: each is freed as
+        soon as it is added."""
+        fine, *others = self.squeeze
+        x = project(fine, stages.pop(0))
+        for conv in reversed(others):
+            x = add_resized(x, project(conv, stages.pop()))
         x = self.hamburger(group_norm_relu(x, self.squeeze_norm))  # (N,D,H/8,W/8)
         x = group_norm_relu(project(self.align, x), self.align_norm)
         return project(self.classify, x)

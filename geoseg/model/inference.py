@@ -20,7 +20,7 @@ from geoseg.errors import OptionError
 from geoseg.heap import idle_bytes, keep_free_memory
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.crew import Crew
-from geoseg.model.fold import fold
+from geoseg.model.fold import FoldedSegNeXt, fold
 from geoseg.model.kernels import normalise
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
@@ -157,8 +157,10 @@ class TileModel:
         return found
 
     def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
-        """Stacked, in memory from which the device copies without waiting."""
-        tensor = torch.from_numpy(np.stack(arrays))
+        """Stacked, in memory from which the device copies without waiting; one alone is enough for
+        a batch of one."""
+        first, *others = arrays
+        tensor = torch.from_numpy(np.stack(arrays) if others else first[None])
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def queue(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
@@ -180,8 +182,7 @@ class TileModel:
                     raise CancelledError
                 batch = slice(start, start + self.batch_size)
                 try:
-                    x = self.normalise(pixels[batch], mask[batch])
-                    queued.append(self.logits(x).float())
+                    queued.append(self.logits(pixels[batch], mask[batch]).float())
                     start = batch.stop
                 except torch.OutOfMemoryError:
                     self.halve_batch(pixels.shape[-1])
@@ -210,10 +211,15 @@ class TileModel:
             self.cancelled = True
             raise
 
+    def release_memory(self) -> None:
+        """Give back what tiles took; the next one takes it anew."""
+        self.crew.workspaces.clear()
+
     def normalise(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """(N,3,H,W), zero mean and unit deviation, 0 where there is no data."""
         pixels, mask = (
-            tensor.to(self.device, non_blocking=tensor.is_pinned()) for tensor in (pixels, mask)
+            tensor.contiguous().to(self.device, non_blocking=tensor.is_pinned())
+            for tensor in (pixels, mask)
         )
         mean, std = (
             torch.tensor(values, device=self.device)
@@ -221,10 +227,21 @@ class TileModel:
         )
         return normalise(pixels, mask, mean, std)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits of normalised tiles; log-probabilities with test-time augmentation."""
-        if not self.tta:
-            return self.forward(x)
+    def logits(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        """Logits of tiles, (N,3,H,W) and (N,H,W); log-probabilities with test-time augmentation."""
+        if self.tta:
+            return self.augmented(self.normalise(pixels, mask))
+        if self.device.type == "cpu" and isinstance(self.network, FoldedSegNeXt):
+
+            def rows(top: int, bottom: int) -> Tensor:
+                return self.normalise(pixels[:, :, top:bottom], mask[:, top:bottom])
+
+            with self.autocast():
+                return self.network.by_rows(rows, pixels.shape[2])
+        return self.forward(self.normalise(pixels, mask))
+
+    def augmented(self, x: Tensor) -> Tensor:
+        """Logarithms of the mean probabilities of normalised tiles over all `symmetries`."""
         probs = sum(
             back(self.forward(turn(x)).float().softmax(dim=1)) for turn, back in symmetries()
         )
@@ -232,9 +249,13 @@ class TileModel:
         return (probs / 8).log()
 
     def forward(self, x: Tensor) -> Tensor:
-        half = self.backend == "torch" and self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
+        """Logits of normalised tiles."""
+        with self.autocast():
             return self.network(x)
+
+    def autocast(self) -> torch.autocast:
+        half = self.backend == "torch" and self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
 
 
 class Turn:

@@ -90,7 +90,7 @@ enum ending { NOTHING, GELU, RELU };
 struct ends {
     const float *bias;   /* is added, */
     const float *scale;  /* as is what `out` held, times this; or NULL: that is overwritten. */
-    const float *factor; /* (rows, columns) that multiplies the sum, or NULL */
+    const float *factor; /* (rows, columns), perhaps `out`, that multiplies the sum, or NULL */
     long ending;         /* what the sum goes through before */
 };
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.compiled import library
-from geoseg.model.crew import divide
+from geoseg.model.crew import divide, new_map
 from geoseg.model.segnext import NMF
 
 LANES = 8
@@ -56,16 +56,17 @@ def product(
         out: (P,D), is overwritten; None = a new one.
         add: to what `out` holds, and to that times `gain` (D,).
         ending: what the sum goes through.
-        factor: (P,D), multiplies it in the end.
+        factor: (P,D), multiplies that, and is overwritten by it; excludes `out`.
 
     Returns:
         (P,D).
     """
-    if out is None:
-        out = x.new_empty(len(x), conv.out_channels)
     if packs(x, conv.out_channels):
         scale = None if not add else x.new_ones(conv.out_channels) if gain is None else gain + 1
+        out = factor if out is None else out
+        out = new_map(x, len(x), conv.out_channels) if out is None else out
         return multiply(out, x, packed_panels(conv), bias, scale, factor, ending)
+    out = x.new_empty(len(x), conv.out_channels) if out is None else out
     weights = conv.weight.flatten(1).t().to(x.dtype)
     if add:
         more = torch.mm(x, weights) if bias is None else torch.addmm(bias, x, weights)
@@ -79,7 +80,7 @@ def product(
         out = bias_gelu(out, x.new_zeros(conv.out_channels) if bias is None or add else bias)
     elif ending == "relu":
         out.relu_()
-    return out if factor is None else out.mul_(factor)
+    return out if factor is None else factor.mul_(out)
 
 
 def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def mlp(x: Tensor, fc1: nn.Conv2d, before: Tensor, dwconv: nn.Conv2d, fc2: nn.Co
     lib, hidden = library(), len(before)
     assert lib is not None
     assert dwconv.bias is not None
-    result = torch.empty_like(x)
+    result = new_map(x, *x.shape)
     taps = dwconv.weight.flatten(1).t().contiguous()  # (9,D)
     first, second = packed_panels(fc1), packed_panels(fc2)
     width, channels = x.shape[1:]
@@ -246,7 +247,7 @@ def strips(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
         (H,W,C), a new map.
     """
     if lib := compiled(x):
-        weights, result = packed(convs), torch.empty_like(x)
+        weights, result = packed(convs), new_map(x, *x.shape)
 
         def compute(begin: int, end: int) -> None:
             workspace = x.new_empty(lib.geoseg_strips_workspace())

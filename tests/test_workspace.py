@@ -1,0 +1,111 @@
+"""Maps in one piece of memory: apart while somebody holds them, and reused afterwards."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from geoseg.model.crew import Crew, new_map
+from geoseg.model.workspace import SMALL, Slab, Workspace
+
+LIKE = torch.empty(0)
+
+
+def begin(part: Tensor) -> int:
+    return part.data_ptr()
+
+
+def test_parts_lie_side_by_side_and_are_used_again() -> None:
+    slab = Slab(96)
+    first, second, third = slab.take(32), slab.take(20), slab.take(32)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert slab.take(1) is None
+    hole = begin(second)
+    assert hole - begin(first) == 4 * 32
+    view = second[3:5]
+    del second
+    assert slab.take(1) is None, "a view holds its part"
+    del view
+    fourth = slab.take(32)
+    assert fourth is not None
+    assert begin(fourth) == hole
+
+
+def test_parts_never_overlap() -> None:
+    """Of those alive each holds its own number, whatever comes and goes."""
+    rng = np.random.default_rng(0)
+    slab, alive = Slab(10_000), dict[int, Tensor]()
+    for number in range(2000):
+        if alive and (rng.random() < 0.45 or len(alive) > 12):
+            del alive[list(alive)[rng.integers(len(alive))]]
+        elif (part := slab.take(int(rng.integers(1, 1500)))) is not None:
+            alive[number] = part.fill_(number)
+        assert all((part == each).all() for each, part in alive.items())
+
+
+def test_large_maps_of_float32_are_in_the_workspace() -> None:
+    workspace = Workspace()
+    small = workspace.new_map(LIKE, SMALL - 1)
+    half = workspace.new_map(LIKE.half(), SMALL, 2)
+    assert not workspace.slabs
+    large = workspace.new_map(LIKE, 2, SMALL)
+    assert len(workspace.slabs) == 1
+    assert (small.shape, half.dtype, large.shape) == ((SMALL - 1,), torch.float16, (2, SMALL))
+    assert large.is_contiguous()
+
+
+def test_a_map_too_large_for_a_slab_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.workspace.SLAB", 2 * SMALL)
+    workspace = Workspace()
+    held = [workspace.new_map(LIKE, count * SMALL).fill_(count) for count in (1, 3, 1)]
+    assert len(workspace.slabs) == 2
+    assert [part[-1].item() for part in held] == [1, 3, 1]
+
+
+def test_jobs_one_after_the_other_use_the_same_memory() -> None:
+    crew = Crew(jobs=1, cores=1)
+
+    def job() -> int:
+        return begin(new_map(LIKE, SMALL))
+
+    places = {crew.submit(job).result() for _ in range(3)}
+    assert len(places) == 1
+    held = crew.submit(new_map, LIKE, SMALL).result().fill_(7)
+    assert crew.submit(job).result() not in {begin(held)}
+    crew.workspaces.clear()
+    assert held.eq(7).all(), "who holds a map keeps its memory"
+
+
+def test_jobs_at_once_use_memory_of_their_own() -> None:
+    crew, together = Crew(jobs=2, cores=2), threading.Barrier(2)
+
+    def job() -> int:
+        part = new_map(LIKE, SMALL)
+        together.wait(20)
+        return begin(part)
+
+    first, second = (crew.submit(job) for _ in range(2))
+    assert first.result() != second.result()
+
+
+def test_a_crew_that_nobody_needs_ends() -> None:
+    others = set(threading.enumerate())
+    crew = Crew(jobs=2, cores=2)
+    crew.submit(new_map, LIKE, SMALL).result()
+    workspace = weakref.ref(crew.workspaces[0])
+    started = set(threading.enumerate()) - others
+    assert started
+    del crew
+    gc.collect()
+    assert workspace() is None
+    for thread in started:
+        thread.join(20)
+        assert not thread.is_alive()
