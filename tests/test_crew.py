@@ -11,7 +11,7 @@ import torch
 from geoseg.compiled import library
 from geoseg.model import crew as crews
 from geoseg.model import fold as folding
-from geoseg.model import kernels
+from geoseg.model import kernels, products
 from geoseg.model.crew import Crew, divide
 from geoseg.model.segnext import SegNeXt
 
@@ -91,8 +91,7 @@ def test_an_error_in_any_piece_is_raised(guilty: int) -> None:
 def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, slabs: bool) -> None:
     """Every kernel that is divided, in pieces as small as they get."""
     torch.manual_seed(0)
-    monkeypatch.setattr(kernels, "WORTHWHILE", 1)
-    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    monkeypatch.setattr(products, "blas_packs", lambda: True)
     if slabs:
         monkeypatch.setattr(folding, "fits_mlp", lambda x, hidden: False)
     model = folding.fold(SegNeXt("T", 16))
@@ -110,7 +109,9 @@ def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, slabs: bool
         if len(calls) > 1:
             divided.add(work.__qualname__.partition(".")[0])
 
-    monkeypatch.setattr(kernels, "divide", noting)
+    for module in (kernels, products):
+        monkeypatch.setattr(module, "WORTHWHILE", 1)
+        monkeypatch.setattr(module, "divide", noting)
 
     def run() -> torch.Tensor:
         torch.set_num_threads(1)

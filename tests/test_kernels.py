@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.compiled import library
-from geoseg.model import kernels
+from geoseg.model import kernels, products
 from geoseg.model.fold import fold
 from geoseg.model.segnext import MSCA, NMF, VARIANTS, SegNeXt, depthwise
 
@@ -49,50 +49,50 @@ def test_gelu_is_exact_to_single_precision() -> None:
 @pytest.mark.parametrize("pixels", [1, 6, 257, 1000])
 @pytest.mark.parametrize(("channels", "columns"), [(32, 16), (40, 48), (1024, 256)])
 def test_product(pixels: int, channels: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    monkeypatch.setattr(products, "blas_packs", lambda: True)
     x, bias, out = values(pixels, channels), values(columns, seed=1), values(pixels, columns)
     conv = nn.Conv2d(channels, columns, 1)
     plain = x @ conv.weight.flatten(1).T
     same = partial(torch.testing.assert_close, rtol=0, atol=2e-5)
-    same(kernels.product(x, conv), plain)
-    same(kernels.product(x, conv, bias=bias), plain + bias)
-    found = kernels.product(x, conv, out=(added := out.clone()), add=True)
+    same(products.product(x, conv), plain)
+    same(products.product(x, conv, bias=bias), plain + bias)
+    found = products.product(x, conv, out=(added := out.clone()), add=True)
     assert found is added
     same(found, plain + out)
-    same(kernels.product(x, conv, out=added), plain)
+    same(products.product(x, conv, out=added), plain)
     gain, factor = values(columns, seed=2), values(pixels, columns, seed=3)
 
     def with_all() -> Tensor:
         scaled = {"out": out.clone(), "add": True, "gain": gain, "bias": bias}
-        return kernels.product(x, conv, **scaled, ending="gelu")
+        return products.product(x, conv, **scaled, ending="gelu")
 
     def times() -> Tensor:
-        found = kernels.product(x, conv, bias=bias, factor=(overwritten := factor.clone()))
+        found = products.product(x, conv, bias=bias, factor=(overwritten := factor.clone()))
         assert found is overwritten
         return found
 
     same(with_all(), F.gelu(plain + out + gain * out + bias), atol=2e-4)
     same(times(), (plain + bias) * factor, atol=2e-4)
-    same(kernels.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
+    same(products.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
     by_torch(monkeypatch)
-    same(kernels.product(x, conv, bias=bias), plain + bias)
-    same(kernels.product(x, conv, out=out.clone(), add=True), plain + out)
+    same(products.product(x, conv, bias=bias), plain + bias)
+    same(products.product(x, conv, out=out.clone(), add=True), plain + out)
     same(with_all(), F.gelu(plain + out + gain * out + bias), atol=2e-4)
     same(times(), (plain + bias) * factor, atol=2e-4)
-    same(kernels.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
+    same(products.product(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
 
 
 @needs_compiled
 @pytest.mark.parametrize("pixels", [1, 7, 1000])
 def test_add_low_rank(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    monkeypatch.setattr(products, "blas_packs", lambda: True)
     x, coef = values(2, pixels, 48), values(2, pixels, 16)
     bases, offset = values(2, 48, 16, seed=1), values(2, 48, seed=2)
-    found = kernels.add_low_rank(x.clone(), coef, bases, offset)
+    found = products.add_low_rank(x.clone(), coef, bases, offset)
     expected = (x + coef @ bases.mT + offset[:, None]).relu()
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
     by_torch(monkeypatch)
-    torch.testing.assert_close(kernels.add_low_rank(x, coef, bases, offset), expected)
+    torch.testing.assert_close(products.add_low_rank(x, coef, bases, offset), expected)
 
 
 @needs_compiled
@@ -145,16 +145,16 @@ def test_depthwise_gelu(height: int, width: int, monkeypatch: pytest.MonkeyPatch
 def test_mlp(
     height: int, width: int, channels: int, hidden: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "blas_packs", lambda: True)
+    monkeypatch.setattr(products, "blas_packs", lambda: True)
     x, before, dwconv = values(height, width, channels), values(hidden), depthwise(hidden, (3, 3))
     fc1, fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
-    assert kernels.fits_mlp(x, hidden)
+    assert products.fits_mlp(x, hidden)
     wide = x @ fc1.weight.flatten(1).T + before
     gated = F.gelu(dwconv(wide.movedim(2, 0)[None]))[0].movedim(0, 2)
     expected = x + gated @ fc2.weight.flatten(1).T
     assert (expected - x).std() > 0.05
     untouched = x.clone()
-    found = kernels.mlp(x, fc1, before, dwconv, fc2)
+    found = products.mlp(x, fc1, before, dwconv, fc2)
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
     assert torch.equal(x, untouched)
 

@@ -11,9 +11,9 @@ Exact up to rounding, in evaluation mode:
   columns, instead of to the map, and so is the norm after it.
 - What is not read again is overwritten.
 - On a CPU a block is added to its input in place, the MLP slab by slab: its map, up to 8 times
-  wider than the block's, then stays in the cache and needs no fresh memory. So do the pixels, row by
-  row. Large maps lie in one piece of memory (`Workspace`), and are free as soon as they are used.
-  What torch does slowly there is left to `geoseg.model.kernels`.
+  wider than the block's, then stays in the cache and needs no fresh memory; so do pixels, which
+  come row by row. Large maps lie in one piece of memory (`Workspace`), and are freed as soon as
+  they are used. What torch does slowly is left to `geoseg.model.kernels` and `products`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,15 @@ from torch import Tensor, nn
 
 from geoseg.model.crew import new_map
 from geoseg.model.kernels import (
-    add_low_rank,
     add_resized,
     bias_gelu,
     depthwise_gelu,
     factorize,
-    fits_mlp,
     group_norm_relu,
-    mlp,
-    product,
     strips,
 )
 from geoseg.model.metadata import Metadata
+from geoseg.model.products import add_low_rank, fits_mlp, mlp, product
 from geoseg.model.segnext import MSCA, Block, ChannelNorm, Hamburger, HamHead, SegNeXt
 
 SLAB_BYTES = 2 * 2**20
