@@ -13,7 +13,7 @@ ALIGN = 32
 """Tile offsets and sizes are multiples of this: the model's deepest stride, px."""
 CELL = 8
 """Pixels per cell of the logits' grid, the model's output stride."""
-TILE_SIZE, OVERLAP = 1152, 128
+TILE_SIZE, OVERLAP = 1472, 128
 """Where nobody says otherwise, px; docs/decisions.md says why."""
 
 

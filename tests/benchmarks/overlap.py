@@ -1,6 +1,6 @@
 """What the overlap of tiles costs, and what it does for the map.
 
-    python tests/benchmarks/overlap.py [SCENE …] [--size 2048] [--tile-sizes 512 1024 1152]
+    python tests/benchmarks/overlap.py [SCENE …] [--size 2048] [--tile-sizes 512 1024 1472]
 
 For the default weights and every overlap: pixels that the model sees per pixel of the scene, the
 share of pixels whose class differs from one forward pass over the whole picture, and that share of
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("scenes", nargs="*")
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--rendered", type=int, default=3, help="as many rendered scenes")
-    parser.add_argument("--tile-sizes", type=int, nargs="+", default=[512, 1024, 1152])
+    parser.add_argument("--tile-sizes", type=int, nargs="+", default=[512, 1024, 1472])
     options = parser.parse_args()
     model = TileModel(load_model(), device="cpu")
     rendered = [
