@@ -11,8 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from geoseg.classes import ISAID
+from geoseg.clock import Clock
 from geoseg.model.crew import Crew, new_map
-from geoseg.model.workspace import SMALL, Slab, Workspace
+from geoseg.model.inference import TileModel
+from geoseg.model.metadata import Metadata
+from geoseg.model.segnext import SegNeXt
+from geoseg.model.workspace import SLAB, SMALL, Slab, Workspace
 
 LIKE = torch.empty(0)
 
@@ -94,6 +99,19 @@ def test_jobs_at_once_use_memory_of_their_own() -> None:
 
     first, second = (crew.submit(job) for _ in range(2))
     assert first.result() != second.result()
+
+
+def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.workspace.SMALL", 2**10)
+    network = SegNeXt("T", 16)
+    network.metadata = Metadata("T", ISAID)
+    model = TileModel(network, device="cpu")
+    tile, valid = np.zeros((3, 128, 128), np.uint8), np.ones((128, 128), bool)
+    (logits,) = model([tile], [valid], Clock())
+    assert logits.size >= 2**10
+    slabs = [slab for workspace in model.crew.workspaces for slab in workspace.slabs]
+    assert slabs
+    assert all(slab.take(SLAB) is not None for slab in slabs)
 
 
 def test_a_crew_that_nobody_needs_ends() -> None:

@@ -152,7 +152,8 @@ class TileModel:
             clock.seconds["model"] += seconds  # type: ignore[assignment]
             # A GPU is still computing, and the next thread queues its tiles behind.
             with clock.stage("model"):
-                found += [tile for logits in queued for tile in logits.cpu().numpy()]
+                # Copies: who keeps logits must not keep the memory that they were computed in.
+                found += [np.array(tile) for logits in queued for tile in logits.cpu().numpy()]
         self.idle_bytes = self.idle_bytes or idle_bytes()
         return found
 
