@@ -64,6 +64,23 @@ def product(
     return out if factor is None else factor.mul_(out)
 
 
+def vector(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The bias (D,), for a sum with `x`."""
+    assert conv.bias is not None
+    return conv.bias.to(x.dtype)
+
+
+def project(conv: nn.Module, x: Tensor, ending: Literal["relu"] | None = None) -> Tensor:
+    """`conv`, which is 1×1, of `x`, and `ending`; on a CPU as the matrix product that it is."""
+    assert isinstance(conv, nn.Conv2d)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return conv(x).relu_() if ending else conv(x)
+    rows = x.movedim(1, -1)  # (N,H,W,C)
+    bias = None if conv.bias is None else vector(conv, x)
+    found = product(rows.flatten(0, 2), conv, bias=bias, ending=ending)
+    return found.unflatten(0, rows.shape[:3]).movedim(-1, 1)
+
+
 def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tensor:
     """ReLU(x + coef·basesᵀ + offset), which may overwrite `x` (N,P,D).
 

@@ -1,7 +1,7 @@
 """Memory for the maps of a tile, used for tile after tile.
 
 In the heap small things that stay lie between them: for the maps of two tiles of 1120², at most
-84 MB at a time, it grew by 190 MB. Here they lie side by side, from the bottom up.
+42 MB each, it grew by 190 MB. Here they lie side by side, from the bottom up.
 """
 
 from __future__ import annotations

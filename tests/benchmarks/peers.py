@@ -1,7 +1,7 @@
 """geoseg and its peers side by side: same SegNeXt-T weights, same scene, same two cores, no GPU.
 
     python tests/benchmarks/peers.py SCENE [--size 2048] [--repeat 3] [--only TOOL …]
-                                     [--envs FOLDER] [--also "--tile-size 1472"]
+                                     [--envs FOLDER] [--also "--tile-size 2144"]
 
 The scene is the window of --size² px in the middle of SCENE, 8 bits RGB. Every tool has a process
 of its own in every turn, and takes turns with the others. Wall time runs from the start of the

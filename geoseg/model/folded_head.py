@@ -1,0 +1,85 @@
+"""The decoder of SegNeXt for inference; `geoseg.model.fold` says what was folded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.model.kernels import add_resized, factorize, group_norm_relu
+from geoseg.model.products import add_low_rank, project
+from geoseg.model.segnext import Hamburger, HamHead
+
+
+class FoldedHead(nn.Module):
+    """`HamHead`, squeezing each stage on its own grid."""
+
+    def __init__(self, head: HamHead, dims: Sequence[int]) -> None:
+        super().__init__()
+        kernels = head.squeeze.conv.weight.split(list(dims), dim=1)
+        biases = [head.squeeze.conv.bias, None, None]
+        self.squeeze = nn.ModuleList(map(pointwise, kernels, biases))
+        self.squeeze_norm = head.squeeze.gn
+        self.hamburger = FoldedHamburger(head.hamburger)
+        self.align, self.align_norm = head.align.conv, head.align.gn
+        self.classify = head.conv_seg
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Logits. Takes the stages' maps, from fine to coarse, out of their list: each is freed as
+        soon as it is added."""
+        fine, *others = self.squeeze
+        x = project(fine, stages.pop(0))
+        for conv in reversed(others):
+            x = add_resized(x, project(conv, stages.pop()))
+        x = self.hamburger(group_norm_relu(x, self.squeeze_norm))  # (N,D,H/8,W/8)
+        x = group_norm_relu(project(self.align, x), self.align_norm)
+        return project(self.classify, x)
+
+
+class FoldedHamburger(nn.Module):
+    """`Hamburger` with `ham_out` applied to the bases: W·(B·Cᵀ) = (W·B)·Cᵀ.
+
+    The norm after it needs the moments of a product, which are known from those of its factors.
+    """
+
+    def __init__(self, ham: Hamburger) -> None:
+        super().__init__()
+        self.lift, self.nmf = ham.ham_in.conv, ham.ham
+        self.out, self.norm = ham.ham_out.conv, ham.ham_out.gn
+
+    def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W)
+        lifted = project(self.lift, x, ending="relu")
+        rows = x.movedim(1, -1).flatten(1, 2)  # (N,HW,D)
+        with torch.autocast(x.device.type, enabled=False):  # for the reason given in `NMF`
+            bases, coef = factorize(lifted.float().flatten(2).mT, self.nmf)  # (N,D,R), (N,HW,R)
+            bases = self.out.weight.flatten(1) @ bases
+            slope, offset = self.affine(bases, coef)
+            rows = add_low_rank(rows, coef, bases * slope[..., None], offset)
+        return rows.unflatten(1, x.shape[2:]).movedim(-1, 1)
+
+    def affine(self, bases: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and offset (N,D) of the norm of bases·coefᵀ + bias."""
+        bias = 0.0 if self.out.bias is None else self.out.bias
+        mean = coef.mean(dim=1, keepdim=True)  # (N,1,R)
+        spread = coef - mean
+        covariance = spread.mT @ spread / coef.shape[1]  # (N,R,R)
+        means = (bases @ mean.mT).squeeze(2) + bias  # (N,D)
+        variances = ((bases @ covariance) * bases).sum(dim=2)
+        groups = (self.norm.num_groups, -1)
+        means, variances = means.unflatten(1, groups), variances.unflatten(1, groups)
+        mean = means.mean(dim=2, keepdim=True)  # (N,G,1)
+        variance = (variances + (means - mean) ** 2).mean(dim=2, keepdim=True)
+        slope = (variance + self.norm.eps).rsqrt() * self.norm.weight.unflatten(0, groups)
+        offset = self.norm.bias - (mean * slope).flatten(1)
+        slope = slope.flatten(1)
+        return slope, offset + bias * slope
+
+
+def pointwise(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A 1×1 convolution with these weights, (D,C,1,1) and (D,)."""
+    dim, channels = kernel.shape[:2]
+    conv = nn.Conv2d(channels, dim, 1, device="meta")  # nothing to initialise
+    conv.weight = nn.Parameter(kernel.clone())
+    conv.bias = None if bias is None else nn.Parameter(bias)
+    return conv
