@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.grid import Window
-from geoseg.whole import put_in_place
 
 SPLIT_COLUMNS = ("group", "name", "split", "image", "mask")
 CLASS_COLUMNS = ("id", "name", "color")
@@ -144,7 +144,7 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
-        put_in_place(temporary, path)
+        replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     finally:

@@ -16,10 +16,10 @@ import pyogrio
 from geopandas import GeoDataFrame
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.styles import TABLE, qml
-from geoseg.whole import put_in_place
 
 _GREY = (128, 128, 128)
 
@@ -129,7 +129,7 @@ class Layers:
                         self._write_nothing()
                     colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
                     _add_styles(self._partial, colors)
-                    put_in_place(self._partial, self.path)
+                    replace(self._partial, self.path)
             finally:
                 self._partial.unlink(missing_ok=True)
 
@@ -154,7 +154,7 @@ class Layers:
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """Let GDAL neither wait for the disk at every step, for `put_in_place` does in the end, nor be
+    """Let GDAL neither wait for the disk at every step, for `replace` does in the end, nor be
     ready to take steps back: a file that was not completed is removed."""
     options = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
     before = {name: pyogrio.get_gdal_config_option(name) for name in options}

@@ -15,10 +15,10 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 
+from geoseg.atomic import replace
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.bands import choose_bands
 from geoseg.geo.source import Source
-from geoseg.whole import put_in_place
 
 _GDAL_TYPES = {
     "uint8": "Byte",
@@ -95,7 +95,7 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
             raise OutputError(f"{target} exists; give --overwrite or another folder (-o)")
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
-        put_in_place(temporary, target)
+        replace(temporary, target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
 

@@ -11,10 +11,10 @@ import shapely
 from geopandas import GeoDataFrame
 from PIL import Image, ImageDraw, ImageFont
 
+from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.geo.scene import Scene
 from geoseg.hues import hue
-from geoseg.whole import put_in_place
 
 SIDE = 1600
 """Longest side of the view, px."""
@@ -52,7 +52,7 @@ def write_preview(
     ]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
     beside_legend(view, entries).save(temporary)
-    put_in_place(temporary, path)
+    replace(temporary, path)
 
 
 def beside_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:

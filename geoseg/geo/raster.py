@@ -17,11 +17,11 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
+from geoseg.atomic import replace
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
 from geoseg.grid import Window
-from geoseg.whole import put_in_place
 
 _FAILURES = (RasterioError, OSError, CPLE_BaseError)
 """rasterio lets GDAL's own errors through when it copies."""
@@ -126,10 +126,10 @@ class RasterWriter:
                     self._verify(self._working)
                     rasterio.shutil.copy(self._working, self._complete, **_FINAL)
                     self._verify(self._complete)
-                put_in_place(self._complete, self.path)
+                replace(self._complete, self.path)
                 if self._names is not None:
                     self._complete.write_bytes(self._names)
-                    put_in_place(self._complete, self.path.with_name(f"{self.path.name}.aux.xml"))
+                    replace(self._complete, self.path.with_name(f"{self.path.name}.aux.xml"))
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
 from geoseg.model.registry import find_public
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.model.threads import one_thread
-from geoseg.whole import put_in_place
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -109,7 +109,7 @@ def save_checkpoint(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata.to_header())
-        put_in_place(temporary, path)
+        replace(temporary, path)
     except (SafetensorError, OSError) as error:
         raise OutputError(f"cannot write {path}: {error}") from None
     finally:
