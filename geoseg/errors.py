@@ -46,3 +46,7 @@ class OptionError(GeosegError):
 
 class OutputError(GeosegError):
     """An output exists already or cannot be written."""
+
+
+class InUseError(OutputError):
+    """Another run is writing these results."""
