@@ -50,3 +50,7 @@ class OutputError(GeosegError):
 
 class InUseError(OutputError):
     """Another run is writing these results."""
+
+
+class ResourceError(GeosegError):
+    """The machine's memory does not suffice."""

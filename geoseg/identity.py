@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,32 +14,62 @@ from geoseg.geo.scene import Scene
 from geoseg.model.inference import TileModel
 from geoseg.request import Reading, Request, Tiling
 
+BESIDE = (".aux.xml", ".ovr")
+"""Suffixes of files that viewers put beside a scene, which then is as it was."""
+
 
 def identity(
     scene: Scene, model: TileModel, reading: Reading, tiling: Tiling, request: Request
 ) -> dict[str, Any]:
-    """As JSON. Of a scene on a server only its address and grid are told."""
-    files = [Path(name) for name in scene.files]
-    if reading.aoi is not None:
-        files.append(Path(reading.aoi))
+    """What finished blocks depend on, as JSON; not the folder in which the files lie.
+
+    Of a scene on a server only its address and grid are told.
+    """
+    files = [Path(name) for name in scene.files if not name.endswith(BESIDE)]
+    aoi = reading.aoi
+    if aoi is not None and Path(aoi).is_file():
+        files.append(Path(aoi))
+        aoi = Path(aoi).name
     options = {
         **{key: value for key, value in model.options.items() if key != "batch_size"},
         **asdict(reading),
         **asdict(tiling),
+        "aoi": aoi,
         "confidence": request.confidence,
         "logits": request.logits,
         "min_area": request.min_area,
     }
     # Nobody's business but the scheduler's.
     del options["workers"], options["scheduler"]
-    return {
+    local = Path(scene.path)
+    run = {
         "geoseg": __version__,
-        "scene": scene.path,
+        "scene": local.name if local.exists() else scene.path,
         "grid": [scene.geobox.width, scene.geobox.height, *scene.geobox.transform],
-        "files": {str(path): state(path) for path in files if path.is_file()},
+        "files": digest(files),
         "weights": model.weights_hash,
         **options,
     }
+    as_json: dict[str, Any] = json.loads(json.dumps(run))
+    return as_json
+
+
+def results_identity(run: dict[str, Any], request: Request) -> dict[str, Any]:
+    """What results depend on: `run`, from `identity`, without how it is computed, and the rest of
+    what is asked for."""
+    kept = {
+        key: value
+        for key, value in run.items()
+        if key not in ("geoseg", "device", "tiles_per_block")
+    }
+    asked = {"simplify": request.simplify, "smooth": request.smooth}
+    return kept | asked | {"formats": sorted(set(request.formats))}
+
+
+def digest(files: Iterable[Path]) -> str:
+    """One line that changes when one of the files does."""
+    states = sorted([path.name, *state(path)] for path in files if path.is_file())
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
 def state(path: Path) -> list[Any]:

@@ -7,36 +7,42 @@ where the graph runs in this process; from a cluster the blocks are fetched and 
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import dask.threaded
+import torch
 
+from geoseg.atomic import Staging, WorkingFolder
 from geoseg.blocks import REACH, contributors
 from geoseg.clock import Clock
 from geoseg.decode import cells_around
-from geoseg.errors import OptionError, SceneError
-from geoseg.geo.aoi import read_aoi
-from geoseg.geo.export import FORMATS
+from geoseg.earlier import Earlier
+from geoseg.errors import OptionError, ResourceError
 from geoseg.geo.finish import Finished
+from geoseg.geo.inputs import files_of
+from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
-from geoseg.geo.view import View, suitable_gsd
-from geoseg.grid import Block, Grid, Window
-from geoseg.identity import identity
+from geoseg.geo.view import suitable_gsd
+from geoseg.grid import Block
+from geoseg.identity import identity, results_identity
 from geoseg.model.inference import TileModel
-from geoseg.model.metadata import Metadata
-from geoseg.outputs import Outputs, prepare_folder, refuse_existing
+from geoseg.naming import refuse_inputs, scene_stem
+from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage
+from geoseg.plan import damage_error, description, make_plan, open_scene
+from geoseg.record import Record
 from geoseg.request import Reading, Request, Tiling
 from geoseg.stitch import Partial
-from geoseg.store import SUFFIX, Store
+from geoseg.store import Store
 from geoseg.summary import Summary, summarize
 from geoseg.tasks import BlockResult, Inferred, Plan, decode_block, halo, infer_block
 
@@ -50,90 +56,105 @@ def predict(
     tiling: Tiling | None = None,
     reading: Reading | None = None,
     *,
+    parts: Sequence[str] = (),
+    inputs: Iterable[str | Path] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Find the objects of one scene and write what `request` asks for.
 
-    Nothing appears at a final path before it is complete. The results depend on tile size and
-    overlap, not on blocks, workers or the scheduler. A run that was killed leaves its finished
-    blocks (see `Store`), and the next one with the same arguments goes on from there.
+    Results appear together, when all are complete. They depend on tile size and overlap, not on
+    workers or the scheduler. Where they are there already, of the same scene, weights and options,
+    nothing is done (see `Record`). A run that was killed leaves its finished blocks (see `Store`),
+    and the next one with the same arguments goes on from there.
 
     Args:
+        parts: files of a mosaic, which is to be called `path`.
+        inputs: further files that no result may replace.
         progress: called with pixels done and in all, after every block.
 
     Raises:
         SceneError: the scene cannot be opened, or parts of it could not be read.
         OutputError: an output exists already or cannot be written.
         OptionError: options that contradict each other or the machine.
+        ResourceError: memory does not suffice.
     """
     tiling, reading = tiling or Tiling(), reading or Reading()
     if tiling.tiles_per_block is None:
         tiling = replace(tiling, tiles_per_block=model.tiles_at_once)
-    scene = Scene.open(
-        str(path),
-        bands=reading.bands,
-        collar=reading.collar,
-        rescale=reading.rescale,
-        skip_damage=True,  # what is lost is told in the end, when the rest is done
-    )
-    if reading.gsd is None:
-        seen = suitable_gsd(scene.geobox.gsd, model.metadata.gsd_range)
-        reading = replace(reading, gsd=seen)
-    clock = Clock()
-    with clock.stage("total"):
-        plan = make_plan(scene, model.metadata, request, tiling, reading)
-        extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
-        prepare_folder(request, extent.width * extent.height)
-        run = identity(scene, model, reading, tiling, request)
-        with Store(request.folder / f"{scene.stem}{SUFFIX}", run) as store:
-            if not (store.resumed or request.overwrite):
-                refuse_existing(request, scene.stem)
-            with Outputs(plan, model.metadata.classes, request) as outputs:
-                compute(plan, model, tiling, store, outputs, clock, progress)
-                if outputs.damaged and not request.keep_going:
-                    raise damage_error(scene.path, tuple(outputs.damaged))
-                written = outputs.finish(clock, description(scene.path, run))
-    scene.close()
-    return summarize(plan, written, clock, model, (reading, tiling, request))
+    stem = scene_stem(path)
+    with WorkingFolder(request.folder, stem) as working, ExitStack() as stack:
+        opened = str(path)
+        if parts:
+            opened = str(working.path / f"{stem}.vrt")
+            stack.callback(Path(opened).unlink, missing_ok=True)
+            write_mosaic(parts, Path(opened), overwrite=True)
+        header = stack.enter_context(closing(open_scene(opened, reading, look=False)))
+        if reading.gsd is None:
+            seen = suitable_gsd(header.geobox.gsd, model.metadata.gsd_range)
+            reading = replace(reading, gsd=seen)
+        run = identity(header, model, reading, tiling, request)
+        earlier = Earlier.find(request, stem, model.metadata.classes, mosaic=bool(parts))
+        files = [*files_of(opened), *inputs, *([reading.aoi] if reading.aoi else [])]
+        refuse_inputs(earlier.possible, files)
+        if (
+            told := earlier.summary(str(path), request, results_identity(run, request))
+        ) is not None:
+            return told
+        scene = stack.enter_context(closing(open_scene(opened, reading)))
+        job = Job(str(path), scene, model, request, tiling, reading, run)
+        try:
+            return job.carry_out(working, earlier, progress)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ResourceError(
+                f"{path}: not enough memory ({error}); give fewer --workers, a smaller "
+                "--tile-size or --batch-size"
+            ) from error
 
 
-def make_plan(
-    scene: Scene, metadata: Metadata, request: Request, tiling: Tiling, reading: Reading
-) -> Plan:
-    """Raises SceneError and OptionError for what cannot be."""
-    geobox = scene.geobox
-    for kind in request.formats:
-        if geobox.crs is None and kind in FORMATS and FORMATS[kind].wgs84:
-            raise OptionError(
-                f"--format {kind} is in WGS 84, but {scene.path} has no CRS; choose another"
-            )
-    view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
-    width, height = view.geobox.width, view.geobox.height
-    assert tiling.tiles_per_block is not None
-    pixel = geobox.gsd or 1.0
-    return Plan(
-        view=view,
-        grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
-        aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
-        min_pixels=request.min_area / pixel**2,
-        confidence=request.confidence,
-        logits=request.logits,
-    )
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prediction, of which nothing is done yet."""
 
+    path: str
+    """Of the scene, as given."""
+    scene: Scene
+    model: TileModel
+    request: Request
+    tiling: Tiling
+    reading: Reading
+    run: dict[str, Any]
+    """See `identity`."""
 
-def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
-    shown = ", ".join(f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged[:5])
-    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-    return SceneError(
-        f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
-        "or leave them as nodata: --keep-going"
-    )
-
-
-def description(path: str, run: dict[str, Any]) -> dict[str, str]:
-    """What the layers say of how they were made."""
-    told = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
-    return {**told, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    def carry_out(
+        self, working: WorkingFolder, earlier: Earlier, progress: Callable[[int, int], None]
+    ) -> Summary:
+        """Compute and write everything, in place of what is there of earlier runs."""
+        scene, model, request = self.scene, self.model, self.request
+        clock, stem, classes = Clock(), scene_stem(self.path), model.metadata.classes
+        with (
+            Store(working.path, self.run) as store,
+            Staging(request.folder, stem, earlier.paths, within=working) as staging,
+        ):
+            with clock.stage("total"):
+                plan = make_plan(scene, model.metadata, request, self.tiling, self.reading)
+                extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
+                refuse_shortage(request, extent.width * extent.height, working.path)
+                with Outputs(plan, classes, request, staging.new, stem) as outputs:
+                    compute(plan, model, self.tiling, store, outputs, clock, progress)
+                    if outputs.damaged and not request.keep_going:
+                        raise damage_error(self.path, tuple(outputs.damaged))
+                    written = outputs.finish(clock, description(self.path, self.run))
+            if earlier.mosaic:
+                name = f"{stem}.vrt"
+                shutil.copyfile(scene.path, staging.new / name)
+                written = replace(written, names=written.names | {"mosaic": name})
+            if not request.overwrite:
+                refuse_clashes(staging.new, request.folder)
+            asked = self.reading, self.tiling, request
+            summary = summarize(self.path, plan, written, clock, model, asked)
+            record = Record(results_identity(self.run, request), written.names, summary.as_dict())
+            record.write(staging.new / written.names["classes"])
+        return summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +208,10 @@ def compute(
         done += result.class_ids.size
         progress(done, total)
 
-    kept = []
+    kept, suspect = [], store.damaged()
+    for i, needed in order.sources.items():
+        if suspect.intersection(needed):  # the file may be whole again
+            store.drop(i)
     for i in order.sources:
         if (result := store.result(i, order.blocks[i])) is not None:
             kept.append(i)

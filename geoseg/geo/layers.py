@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -16,11 +19,11 @@ import pyogrio
 from geopandas import GeoDataFrame
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.styles import TABLE, qml
 
+_ADDRESS = re.compile(r"[!;]|^[^/]*:")
 _GREY = (128, 128, 128)
 
 
@@ -56,16 +59,39 @@ def read_layers(path: Path) -> GeoDataFrame:
     return together.sort_values("object_id", ignore_index=True) if len(together) else together
 
 
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """Another path to a file that is about to be written, which pyogrio leaves as it is.
+
+    pyogrio takes `!` and `;`, and `:` early in a path, for parts of an address. Where there is one,
+    the file is written through a link to its folder and gets its name in the end, with the files
+    that GDAL puts beside it. Raises OSError.
+    """
+    if not _ADDRESS.search(str(path.absolute())):
+        yield path.absolute()
+        return
+    with TemporaryDirectory(ignore_cleanup_errors=True) as links:
+        link = Path(links) / "folder"
+        link.symlink_to(path.parent.absolute(), target_is_directory=True)
+        stem = token_hex(8)
+        try:
+            yield link / f"{stem}{path.suffix}"
+        finally:
+            for part in path.parent.iterdir():
+                if part.name.startswith(stem):
+                    part.replace(path.with_name(path.stem + part.name.removeprefix(stem)))
+
+
 def write_polygons(
     frame: GeoDataFrame, path: Path, layer: str, driver: str, **options: Any
 ) -> None:
-    """Hand features to GDAL. Raises what pyogrio raises."""
-    with warnings.catch_warnings():
+    """Hand features to GDAL. Raises what pyogrio raises, and OSError."""
+    with warnings.catch_warnings(), plain_path(path) as plain:
         # A picture without a place on the ground has no CRS, and the user knows.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         pyogrio.write_dataframe(
             frame,
-            path,
+            plain,
             layer=layer,
             driver=driver,
             geometry_type="Polygon",
@@ -77,9 +103,9 @@ def write_polygons(
 class Layers:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
-    A table layer_styles gives QGIS the classes' colours. Used as a context: the file appears at
-    `path` once the context is left in peace, in place of one that was there. Raises OutputError
-    where it cannot be written.
+    A table layer_styles gives QGIS the classes' colours. A context: once it is left without an
+    error, the file at `path` is whole; see `Staging` for one that is to be whole or absent. Raises
+    OutputError where it cannot be written.
     """
 
     def __init__(
@@ -91,7 +117,6 @@ class Layers:
         """`metadata` goes to the file's gpkg_metadata, and to that of each layer."""
         self.path = path
         self.counts: dict[str, int] = {}
-        self._partial = path.with_name(f".{path.name}.partial.gpkg")
         self._colors = {label.name: label.color for label in classes}
         self._metadata = dict(metadata or {})
 
@@ -101,7 +126,7 @@ class Layers:
         with self._failures(), _without_waiting():
             write_polygons(
                 frame,
-                self._partial,
+                self._plain,
                 layer,
                 "GPKG",
                 append=bool(self.counts),
@@ -113,7 +138,10 @@ class Layers:
 
     def __enter__(self) -> Layers:
         with self._failures():
-            self._partial.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+            with ExitStack() as opening:
+                self._plain = opening.enter_context(plain_path(self.path))
+                self._closing = opening.pop_all()
         return self
 
     def __exit__(
@@ -122,22 +150,18 @@ class Layers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._failures():
-            try:
-                if kind is None:
-                    if not self.counts:
-                        self._write_nothing()
-                    colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
-                    _add_styles(self._partial, colors)
-                    replace(self._partial, self.path)
-            finally:
-                self._partial.unlink(missing_ok=True)
+        with self._failures(), self._closing:
+            if kind is None:
+                if not self.counts:
+                    self._write_nothing()
+                colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
+                _add_styles(self._plain, colors)
 
     def _write_nothing(self) -> None:
         """A GeoPackage needs a layer to be one."""
         pyogrio.write_dataframe(
             GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
-            self._partial,
+            self._plain,
             layer="objects",
             driver="GPKG",
             geometry_type="Polygon",
@@ -154,7 +178,7 @@ class Layers:
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """Let GDAL neither wait for the disk at every step, for `replace` does in the end, nor be
+    """Let GDAL neither wait for the disk at every step, for `Staging` does in the end, nor be
     ready to take steps back: a file that was not completed is removed."""
     options = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
     before = {name: pyogrio.get_gdal_config_option(name) for name in options}

@@ -17,7 +17,6 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg.atomic import replace
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
@@ -54,16 +53,15 @@ _FINAL: dict[str, Any] = {
 class RasterWriter:
     """A Cloud Optimized GeoTIFF of one uint8 band, nodata 255, under construction.
 
-    Windows arrive in any order and from any thread. Used as a context: when it is left in peace
-    the file appears at `path`, whole, and replaces what was there; when an error leaves it,
-    nothing changes there. Meanwhile temporary files lie in the same folder.
+    Windows arrive in any order and from any thread. A context: when it is left without an error,
+    the file at `path` is whole; see `Staging` for one that is to be whole or absent. Meanwhile a
+    working file lies in the same folder.
     """
 
     def __init__(self, path: Path, geobox: GeoBox) -> None:
         """Raises OutputError where the folder cannot be written."""
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
-        self._complete = path.with_name(f".{path.name}.complete.tif")
         self._names: bytes | None = None
         """What `<path>.aux.xml` will say."""
         self._lock = threading.Lock()
@@ -71,7 +69,7 @@ class RasterWriter:
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
         self._written = 0
         try:
-            self._discard()  # what a killed run left behind
+            self._working.unlink(missing_ok=True)  # what a killed run left behind
             self._dataset = rasterio.open(
                 self._working, "w", crs=geobox.crs, **shape, **place, **_WORKING
             )
@@ -124,16 +122,14 @@ class RasterWriter:
             if kind is None:
                 with rasterio.Env(GDAL_CACHEMAX=_CACHE):
                     self._verify(self._working)
-                    rasterio.shutil.copy(self._working, self._complete, **_FINAL)
-                    self._verify(self._complete)
-                replace(self._complete, self.path)
+                    rasterio.shutil.copy(self._working, self.path, **_FINAL)
+                    self._verify(self.path)
                 if self._names is not None:
-                    self._complete.write_bytes(self._names)
-                    replace(self._complete, self.path.with_name(f"{self.path.name}.aux.xml"))
+                    beside(self.path).write_bytes(self._names)
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:
-            self._discard()
+            self._working.unlink(missing_ok=True)
 
     def _verify(self, path: Path) -> None:
         """GDAL closes a file without a word when its last blocks do not fit on the disk, and
@@ -147,12 +143,13 @@ class RasterWriter:
         if content != self._written:
             raise OutputError(f"{self.path} cannot be written: pixels got lost; is the disk full?")
 
-    def _discard(self) -> None:
-        self._working.unlink(missing_ok=True)
-        self._complete.unlink(missing_ok=True)
-
     def _failed(self, error: Exception) -> OutputError:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
+
+
+def beside(path: Path) -> Path:
+    """Where GDAL keeps what a raster at `path` has no place for."""
+    return path.with_name(f"{path.name}.aux.xml")
 
 
 def category_names(classes: Sequence[LabelClass]) -> bytes:

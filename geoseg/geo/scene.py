@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from geoseg.geo.rescale import Rescale, rescale_by_percentiles
 from geoseg.geo.sample import sample
 from geoseg.geo.source import Source
 from geoseg.grid import Window
+from geoseg.naming import scene_stem
 
 _COARSE = 2048
 """Cells a side in the picture of the whole scene on which collars are looked for."""
@@ -127,8 +126,8 @@ class Scene:
 
     @property
     def stem(self) -> str:
-        """The file's name without folders and extension, for naming outputs."""
-        return PurePosixPath(urlsplit(self.path).path.replace("\\", "/")).stem
+        """What its results are called; see `scene_stem`."""
+        return scene_stem(self.path)
 
     def read(self, window: Window) -> Pixels:
         """The pixels under `window`, which lies inside the scene.

@@ -1,0 +1,70 @@
+"""What is to be done with one scene: opened, planned, and described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from geoseg.errors import OptionError, SceneError
+from geoseg.geo.aoi import read_aoi
+from geoseg.geo.export import FORMATS
+from geoseg.geo.scene import Scene
+from geoseg.geo.view import View
+from geoseg.grid import Grid, Window
+from geoseg.model.metadata import Metadata
+from geoseg.request import Reading, Request, Tiling
+from geoseg.tasks import Plan
+
+
+def open_scene(path: str, reading: Reading, *, look: bool = True) -> Scene:
+    """Open a scene, or without a `look` at its pixels what is known from its header.
+
+    Raises SceneError and OptionError.
+    """
+    return Scene.open(
+        path,
+        bands=reading.bands,
+        collar=reading.collar if look else "off",
+        rescale=reading.rescale if look else reading.rescale or (0.0, 1.0),
+        skip_damage=True,  # what is lost is told in the end, when the rest is done
+    )
+
+
+def make_plan(
+    scene: Scene, metadata: Metadata, request: Request, tiling: Tiling, reading: Reading
+) -> Plan:
+    """Raises SceneError and OptionError for what cannot be."""
+    geobox = scene.geobox
+    for kind in request.formats:
+        if geobox.crs is None and kind in FORMATS and FORMATS[kind].wgs84:
+            raise OptionError(
+                f"--format {kind} is in WGS 84, but {scene.path} has no CRS; choose another"
+            )
+    view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
+    width, height = view.geobox.width, view.geobox.height
+    assert tiling.tiles_per_block is not None
+    pixel = geobox.gsd or 1.0
+    return Plan(
+        view=view,
+        grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
+        aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
+        min_pixels=request.min_area / pixel**2,
+        confidence=request.confidence,
+        logits=request.logits,
+    )
+
+
+def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
+    shown = ", ".join(f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged[:5])
+    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+    return SceneError(
+        f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
+        "or leave them as nodata: --keep-going"
+    )
+
+
+def description(path: str, run: dict[str, Any]) -> dict[str, str]:
+    """What the layers say of how they were made."""
+    told = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
+    return {**told, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}
