@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 import click
@@ -11,9 +12,8 @@ from geoseg import __version__
 from geoseg.errors import GeosegError
 
 from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
+from .streams import Stopped, forgive_output, stop_on_signals
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread in Python lets another one in; see `run`."""
 
@@ -22,7 +22,7 @@ class Group(click.Group):
     """Prints geoseg's own errors as one line, what was kept as another, and exits with their code.
 
     0: done; 1: failed; 2: impossible options; 3: done, but for parts that could not be read;
-    130: interrupted.
+    130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP, 128 and the signal's number as in shells.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -31,9 +31,12 @@ class Group(click.Group):
         except GeosegError as error:
             tell(f"Error: {error}", error)
             sys.exit(error.exit_code)
+        except Stopped as error:
+            tell(f"{error}", error)
+            sys.exit(128 + error.number)
         except KeyboardInterrupt as error:
             tell("Interrupted", error)
-            sys.exit(INTERRUPTED)
+            sys.exit(128 + signal.SIGINT)
 
 
 def tell(what: str, error: BaseException) -> None:
@@ -69,6 +72,8 @@ def run() -> None:
     """
     gc.set_threshold(10_000)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    stop_on_signals()
+    forgive_output()
     try:
         main()
     finally:
