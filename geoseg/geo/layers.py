@@ -5,20 +5,22 @@ from __future__ import annotations
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyogrio
 from geopandas import GeoDataFrame
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
+from geoseg.geo.edited import read_edited
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.names import LayerNames
+from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, qml
 
 _GREY = (128, 128, 128)
@@ -42,22 +44,22 @@ def write_layers(
 
 
 def read_layers(path: Path) -> GeoDataFrame:
-    """The features of all layers that `write_layers` wrote, in its order of object_id.
+    """The features of all layers of a GeoPackage, in the order of object_id; see `read_edited`.
 
-    Raises OutputError where there is no such file.
+    Raises what `read_edited` raises.
     """
-    try:
-        names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        frames = [pyogrio.read_dataframe(path, layer=name) for name in names]
-    except DataSourceError as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
-    frames = [frame for frame in frames if len(frame)] or frames[:1]
-    together = pd.concat(frames, ignore_index=True)
-    return together.sort_values("object_id", ignore_index=True) if len(together) else together
+    return read_edited(path).features
 
 
 def write_polygons(
-    frame: GeoDataFrame, path: Path, layer: str, driver: str, **options: Any
+    frame: GeoDataFrame,
+    path: Path,
+    layer: str,
+    driver: str,
+    *,
+    geometry_type: str = "Polygon",
+    promote_to_multi: bool = False,
+    **options: Any,
 ) -> None:
     """Hand features to GDAL. Raises what pyogrio raises."""
     with warnings.catch_warnings():
@@ -65,11 +67,11 @@ def write_polygons(
         warnings.filterwarnings("ignore", message="'crs' was not provided")
         pyogrio.write_dataframe(
             frame,
-            path,
+            vector_path(path),
             layer=layer,
             driver=driver,
-            geometry_type="Polygon",
-            promote_to_multi=False,
+            geometry_type=geometry_type,
+            promote_to_multi=promote_to_multi,
             **options,
         )
 
@@ -92,12 +94,18 @@ class Layers:
         self.path = path
         self.counts: dict[str, int] = {}
         self._partial = path.with_name(f".{path.name}.partial.gpkg")
-        self._colors = {label.name: label.color for label in classes}
+        self._classes = {label.id: label for label in classes}
+        self._names = LayerNames(classes)
+        self._shown: dict[str, tuple[str, tuple[int, int, int]]] = {}
+        """By layer: its class, in the class's own spelling, and color."""
         self._metadata = dict(metadata or {})
 
     def append(self, frame: GeoDataFrame) -> None:
         """Add features, all of one class."""
-        layer = frame["class"].iloc[0]
+        class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
+        layer = self._names.of(class_id, name)
+        known = self._classes.get(class_id)
+        self._shown[layer] = name, _GREY if known is None else known.color
         with self._failures(), _without_waiting():
             write_polygons(
                 frame,
@@ -127,8 +135,7 @@ class Layers:
                 if kind is None:
                     if not self.counts:
                         self._write_nothing()
-                    colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
-                    _add_styles(self._partial, colors)
+                    _add_styles(self._partial, self._shown)
                     replace(self._partial, self.path)
             finally:
                 self._partial.unlink(missing_ok=True)
@@ -137,19 +144,15 @@ class Layers:
         """A GeoPackage needs a layer to be one."""
         pyogrio.write_dataframe(
             GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
-            self._partial,
+            vector_path(self._partial),
             layer="objects",
             driver="GPKG",
             geometry_type="Polygon",
             dataset_metadata=self._metadata,
         )
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error, DataSourceError, DataLayerError) as error:
-            raise OutputError(f"{self.path} cannot be written: {error}") from error
+    def _failures(self) -> AbstractContextManager[None]:
+        return vector_errors(f"{self.path} cannot be written", OutputError)
 
 
 @contextmanager
@@ -165,7 +168,7 @@ def _without_waiting() -> Iterator[None]:
         pyogrio.set_gdal_config_options(before)
 
 
-def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:
+def _add_styles(path: Path, layers: Mapping[str, tuple[str, tuple[int, int, int]]]) -> None:
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)
@@ -177,5 +180,8 @@ def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> N
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '')",
-            [(name, name, qml(name, color), f"geoseg: {name}") for name, color in layers],
+            [
+                (layer, layer, qml(name, color), f"geoseg: {name}")
+                for layer, (name, color) in layers.items()
+            ],
         )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from geoseg.geo.bands import Bands, choose_bands
 from geoseg.geo.collar import HALO, Collar, find_collars
 from geoseg.geo.damage import look_around_damage, read_around_damage
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.paths import stem_of
 from geoseg.geo.rescale import Rescale, rescale_by_percentiles
 from geoseg.geo.sample import sample
 from geoseg.geo.source import Source
@@ -128,7 +127,7 @@ class Scene:
     @property
     def stem(self) -> str:
         """The file's name without folders and extension, for naming outputs."""
-        return PurePosixPath(urlsplit(self.path).path.replace("\\", "/")).stem
+        return stem_of(self.path)
 
     def read(self, window: Window) -> Pixels:
         """The pixels under `window`, which lies inside the scene.
