@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from geoseg.errors import DataError, OutputError
 from geoseg.geo.failures import vector_errors
+from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.paths import vector_path
 from geoseg.hues import hue
 
@@ -58,7 +59,7 @@ def layer_names(path: Path) -> list[str]:
 
     Raises OutputError where the file cannot be read.
     """
-    with vector_errors(f"{path} cannot be read as vector data", OutputError):
+    with vector_errors(f"{path} cannot be read", OutputError), vector_settings(READING):
         return [str(name) for name, kind in pyogrio.list_layers(vector_path(path)) if kind]
 
 
@@ -104,7 +105,8 @@ def read_edited(path: Path, wanted: Collection[str] = ()) -> Edited:
 
 
 def _read(path: Path, layer: str) -> GeoDataFrame:
-    with vector_errors(f"{path}, layer {layer}, cannot be read", OutputError):
+    what = f"{path}, layer {layer}, cannot be read"
+    with vector_errors(what, OutputError), vector_settings(READING):
         # Shapely knows neither TIN nor triangles; they come as nothing, and are counted below.
         return pyogrio.read_dataframe(vector_path(path), layer=layer, on_invalid="ignore")
 
@@ -231,7 +233,7 @@ def _number(frames: dict[str, GeoDataFrame], notes: list[str]) -> None:
 
 def _styled(path: Path) -> dict[str, Color]:
     """Fill colors of the layers, as the file's table layer_styles has them for QGIS."""
-    with vector_errors(f"{path} cannot be read", OutputError):
+    with vector_errors(f"{path} cannot be read", OutputError), vector_settings(READING):
         source = vector_path(path)
         if "layer_styles" not in pyogrio.list_layers(source)[:, 0]:
             return {}

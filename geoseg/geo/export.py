@@ -21,6 +21,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.geo.edited import FIELDS, Color, layer_names, read_edited
 from geoseg.geo.failures import vector_errors
+from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.kml import paint
 from geoseg.geo.layers import write_polygons
 from geoseg.geo.measure import measure
@@ -210,6 +211,7 @@ def export(
         OptionError: CRS and format do not go together.
         OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
+    check_crs(kind, target_crs)
     names = layer_names(path)
     if not names:
         raise DataError(f"{path} has no layer of polygons")
@@ -235,9 +237,20 @@ def export(
         check_outputs(planned, inputs, overwrite=overwrite)
     gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
     with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
-        frame = _projected(frame, kind, style, target_crs)
+        with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
+            frame = _projected(frame, kind, style, target_crs)
         done = _write(frame, grouping, staging.new, path.stem, style)
     return [folder / file.name for file in done]
+
+
+def check_crs(kind: str, target_crs: str | None) -> None:
+    """Raise OptionError for a CRS that is none, or that the format cannot have."""
+    if target_crs is None:
+        return
+    with vector_errors(f"--t-srs {target_crs} is no CRS that PROJ knows", OptionError):
+        wanted = pyproj.CRS(target_crs)
+    if FORMATS[kind].wgs84 and wanted != pyproj.CRS(_WGS84):
+        raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
 
 
 def measured(frame: GeoDataFrame, what: str) -> GeoDataFrame:
@@ -270,8 +283,10 @@ def write_format(
     Layers are called as in a GeoPackage of these `classes`. The files take their places together.
     Raises as `export` does.
     """
+    check_crs(kind, target_crs)
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
-    frame = _projected(frame, kind, style, target_crs)
+    with vector_errors(f"{stem} cannot go to {target_crs or _WGS84}", DataError):
+        frame = _projected(frame, kind, style, target_crs)
     planned = planned_files(folder, stem, kind, [*dict.fromkeys(grouping.layers)])
     check_outputs(planned, (), overwrite=overwrite)
     with Staging(folder, f"{stem}{style.suffix}") as staging:
@@ -313,12 +328,13 @@ def earlier_files(folder: Path, stem: str, kind: str, layers: Collection[str]) -
 def _class_within(path: Path) -> str | None:
     """The class of the first feature, as a layer is called; None of files that are not geoseg's."""
     try:
-        source = vector_path(path)
-        if not {*FIELDS} - {"confidence"} <= {*pyogrio.read_info(source)["fields"]}:
-            return None
-        first = pyogrio.read_dataframe(
-            source, columns=["class"], max_features=1, read_geometry=False
-        )
+        with vector_settings(READING):
+            source = vector_path(path)
+            if not {*FIELDS} <= {*pyogrio.read_info(source)["fields"]}:
+                return None
+            first = pyogrio.read_dataframe(
+                source, columns=["class"], max_features=1, read_geometry=False
+            )
     except (OSError, DataSourceError, DataLayerError):
         return None  # not readable, so not known to be geoseg's
     return clean(str(first["class"].iloc[0])) if len(first) else None
@@ -349,8 +365,6 @@ def _write(
 def _projected(
     frame: GeoDataFrame, kind: str, style: Format, target_crs: str | None
 ) -> GeoDataFrame:
-    if style.wgs84 and target_crs and pyproj.CRS(target_crs) != pyproj.CRS(_WGS84):
-        raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
     wanted = target_crs or (_WGS84 if style.wgs84 else None)
     if wanted is None:
         return frame

@@ -32,7 +32,8 @@ def reason(error: BaseException) -> str:
     """What a library says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()).partition("; It might help")[0]  # to use another driver
+    return said.rstrip(".") or type(error).__name__
 
 
 def _raised_by_libraries() -> tuple[type[BaseException], ...]:

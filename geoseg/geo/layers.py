@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.edited import read_edited
 from geoseg.geo.failures import vector_errors
+from geoseg.geo.gdal_settings import WRITING, vector_settings
 from geoseg.geo.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, qml
@@ -106,7 +107,7 @@ class Layers:
         layer = self._names.of(class_id, name)
         known = self._classes.get(class_id)
         self._shown[layer] = name, _GREY if known is None else known.color
-        with self._failures(), _without_waiting():
+        with self._failures(), vector_settings(WRITING):
             write_polygons(
                 frame,
                 self._partial,
@@ -153,19 +154,6 @@ class Layers:
 
     def _failures(self) -> AbstractContextManager[None]:
         return vector_errors(f"{self.path} cannot be written", OutputError)
-
-
-@contextmanager
-def _without_waiting() -> Iterator[None]:
-    """Let GDAL neither wait for the disk at every step, for `replace` does in the end, nor be
-    ready to take steps back: a file that was not completed is removed."""
-    options = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
-    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
-    pyogrio.set_gdal_config_options(options)
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options(before)
 
 
 def _add_styles(path: Path, layers: Mapping[str, tuple[str, tuple[int, int, int]]]) -> None:

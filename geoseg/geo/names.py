@@ -13,11 +13,11 @@ LONGEST = 100
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*!;]')
 """In files on some system, or in paths that GDAL or QGIS would read as addresses."""
 _RESERVED = re.compile(
-    r"(gpkg_|sqlite_|rtree_|ogr_).*|layer_styles|qgis_projects|"
-    r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?",
+    r"(gpkg|sqlite_|rtree_|ogr_).*|layer_styles|qgis_projects|"
+    r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|\W.*",
     re.IGNORECASE,
 )
-"""Tables of GeoPackage, SQLite and QGIS, and devices of Windows."""
+"""Tables of GeoPackage, SQLite and QGIS, devices of Windows, and, for GDAL, signs in front."""
 
 
 def clean(name: str) -> str:

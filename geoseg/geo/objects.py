@@ -16,6 +16,7 @@ from rasterio.windows import Window as RasterioWindow
 from shapely import STRtree
 
 from geoseg.errors import DataError, SceneError
+from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
 from geoseg.geo.paths import raster_path, vector_path
@@ -82,7 +83,8 @@ def score_objects(
         DataError: the truth cannot be read, or has none of the raster's classes.
     """
     names, geobox, shapes, class_ids = read_objects(scene)
-    labels = read_labels(vector_path(truth), geobox, field=field, layer=layer)
+    with vector_settings(READING):
+        labels = read_labels(vector_path(truth), geobox, field=field, layer=layer)
     known = set(names.values())
     if not known & set(labels.names):
         seen = ", ".join(sorted(set(labels.names))) or "nothing"
