@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 Color = tuple[int, int, int]
 
+_QUOTED = re.compile(r"<!\[CDATA\[.*?(\]\]>|$)", re.DOTALL)
 _FILL, _LINE = "60", "ff"
 """Opacity, hexadecimal: the picture under a polygon stays readable."""
 
@@ -18,26 +20,31 @@ def paint(path: Path, colors: Sequence[Color]) -> None:
     """
     painted = path.with_name(f"{path.name}.painted")
     todo = iter(colors)
-    style, styled, in_cdata = "", False, False
+    style, styled, in_text = "", False, False
     with (
         path.open(encoding="utf-8", newline="") as source,
         painted.open("w", encoding="utf-8", newline="") as target,
     ):
         for line in source:
             target.write(line)
-            ends, begins = line.rfind("]]>"), line.rfind("<![CDATA[")
-            in_cdata = begins > ends or (in_cdata and ends < 0)
-            if in_cdata:
-                continue  # text of a field, whatever it looks like
-            if not styled and "<Document" in line and not line.rstrip().endswith("/>"):
+            markup, in_text = _without_text(line, in_text)
+            if not styled and markup.startswith("<Document") and not markup.endswith("/>"):
                 target.writelines(_style(color) for color in dict.fromkeys(colors))
                 styled = True
-            elif line.lstrip().startswith("<Placemark"):
+            elif markup.startswith("<Placemark"):
                 style = _name(next(todo))
-            if style and line.rstrip().endswith("</name>"):
+            if style and markup.endswith("</name>"):
                 target.write(f"<styleUrl>#{style}</styleUrl>\n")
                 style = ""
     painted.replace(path)
+
+
+def _without_text(line: str, in_text: bool) -> tuple[str, bool]:
+    """The markup of a line, and whether the next line begins within quoted text."""
+    if in_text:
+        line = f"<![CDATA[{line}"
+    ends_in_text = line.rfind("<![CDATA[") > line.rfind("]]>")
+    return _QUOTED.sub("", line).strip(), ends_in_text
 
 
 def _name(color: Color) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import warnings
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from geoseg.geo.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, qml
 
+_LOG = logging.getLogger("geoseg")
 _GREY = (128, 128, 128)
 
 
@@ -62,10 +64,9 @@ def write_polygons(
     promote_to_multi: bool = False,
     **options: Any,
 ) -> None:
-    """Hand features to GDAL. Raises what pyogrio raises."""
-    with warnings.catch_warnings():
-        # A picture without a place on the ground has no CRS, and the user knows.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
+    """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         pyogrio.write_dataframe(
             frame,
             vector_path(path),
@@ -75,6 +76,9 @@ def write_polygons(
             promote_to_multi=promote_to_multi,
             **options,
         )
+    for said in dict.fromkeys(str(each.message) for each in caught):
+        if "'crs' was not provided" not in said:  # of a picture without a place on the ground
+            _LOG.warning("%s: %s", path.name, said)
 
 
 class Layers:
