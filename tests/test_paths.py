@@ -13,7 +13,7 @@ import pyogrio
 import pytest
 import rasterio
 from click.testing import CliRunner
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
@@ -68,7 +68,12 @@ def read_back(kind: str, paths: list[Path]) -> list[str]:
     return [name for source in sources for name in read(source)["class"]]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
 @given(folder=file_names, stem=file_names, names=st.lists(class_names, min_size=3, max_size=3))
 @example(folder="proj!2024", stem="S2A:tile#1", names=["Ship", "ship", "ship_2"])
 @example(folder="a;b", stem="semi;colon!", names=["", "/", "gpkg_contents"])
@@ -113,7 +118,7 @@ def shown(name: str, layer: str) -> str:
     return name if name.strip() else layer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(class_names, max_size=8))
 def test_layer_names_are_clean_distinct_and_stable(names: list[str]) -> None:
     found = distinct(names)

@@ -76,7 +76,11 @@ def check_outputs(
     planned, going = list(outputs), list(obsolete)
     read = {place: path for path in inputs if (place := _place(path)) is not None}
     for path in (*planned, *going):
-        for each in (path, *companions(path)):
+        try:
+            beside = companions(path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        for each in (path, *beside):
             if (place := _place(each)) in read:
                 raise OutputError(
                     f"{each} is read by this command ({read[place]}), so it cannot be replaced; "
