@@ -380,7 +380,7 @@ def test_shapefiles_get_short_names_that_are_told(layers, tmp_path, caplog):
         "größenordnung": "größenor",
     }
     (path, *_) = write_format(frame, tmp_path / "out", "scene", "shapefile")
-    assert "photographers_camera = photogr_2" in caplog.text
+    assert "photographers_camera → photogr_2" in caplog.text
     found = pyogrio.read_dataframe(path)
     assert list(found.columns) == [*names.values(), "geometry"]
     assert {*found["photogr_2"]} == {"B"}

@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 
 from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.paths import vector_path
 from geoseg.grid import Window
 
 _DENSE = 200
@@ -85,7 +86,7 @@ def _bounds(text: str) -> shapely.Geometry:
 
 def _file(text: str, geobox: GeoBox) -> shapely.Geometry:
     try:
-        frame = geopandas.read_file(text, columns=[])
+        frame = geopandas.read_file(vector_path(text), columns=[])
     except (DataSourceError, OSError) as error:
         raise SceneError(f"--aoi {text} cannot be read: {error}") from error
     polygons = frame.geometry[frame.geom_type.isin(["Polygon", "MultiPolygon"])]

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from secrets import token_hex
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyogrio
 from geopandas import GeoDataFrame
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
+from geoseg.geo.edited import read_edited
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.gdal_settings import WRITING, vector_settings
+from geoseg.geo.names import LayerNames
+from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, qml
 
-_ADDRESS = re.compile(r"[!;]|^[^/]*:")
+_LOG = logging.getLogger("geoseg")
 _GREY = (128, 128, 128)
 
 
@@ -45,65 +46,44 @@ def write_layers(
 
 
 def read_layers(path: Path) -> GeoDataFrame:
-    """The features of all layers that `write_layers` wrote, in its order of object_id.
+    """The features of all layers of a GeoPackage, in the order of object_id; see `read_edited`.
 
-    Raises OutputError where there is no such file.
+    Raises what `read_edited` raises.
     """
-    try:
-        names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        frames = [pyogrio.read_dataframe(path, layer=name) for name in names]
-    except DataSourceError as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
-    frames = [frame for frame in frames if len(frame)] or frames[:1]
-    together = pd.concat(frames, ignore_index=True)
-    return together.sort_values("object_id", ignore_index=True) if len(together) else together
-
-
-@contextmanager
-def plain_path(path: Path) -> Iterator[Path]:
-    """Another path to a file that is about to be written, which pyogrio leaves as it is.
-
-    pyogrio takes `!` and `;`, and `:` early in a path, for parts of an address. Where there is one,
-    the file is written through a link to its folder and gets its name in the end, with the files
-    that GDAL puts beside it. Raises OSError.
-    """
-    if not _ADDRESS.search(str(path.absolute())):
-        yield path.absolute()
-        return
-    with TemporaryDirectory(ignore_cleanup_errors=True) as links:
-        link = Path(links) / "folder"
-        link.symlink_to(path.parent.absolute(), target_is_directory=True)
-        stem = token_hex(8)
-        try:
-            yield link / f"{stem}{path.suffix}"
-        finally:
-            for part in path.parent.iterdir():
-                if part.name.startswith(stem):
-                    part.replace(path.with_name(path.stem + part.name.removeprefix(stem)))
+    return read_edited(path).features
 
 
 def write_polygons(
-    frame: GeoDataFrame, path: Path, layer: str, driver: str, **options: Any
+    frame: GeoDataFrame,
+    path: Path,
+    layer: str,
+    driver: str,
+    *,
+    geometry_type: str = "Polygon",
+    promote_to_multi: bool = False,
+    **options: Any,
 ) -> None:
-    """Hand features to GDAL. Raises what pyogrio raises, and OSError."""
-    with warnings.catch_warnings(), plain_path(path) as plain:
-        # A picture without a place on the ground has no CRS, and the user knows.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
+    """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         pyogrio.write_dataframe(
             frame,
-            plain,
+            vector_path(path),
             layer=layer,
             driver=driver,
-            geometry_type="Polygon",
-            promote_to_multi=False,
+            geometry_type=geometry_type,
+            promote_to_multi=promote_to_multi,
             **options,
         )
+    for said in dict.fromkeys(str(each.message) for each in caught):
+        if "'crs' was not provided" not in said:  # of a picture without a place on the ground
+            _LOG.warning("%s: %s", path.name, said)
 
 
 class Layers:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
-    A table layer_styles gives QGIS the classes' colours. A context: once it is left without an
+    A table layer_styles gives QGIS the classes' colors. A context: once it is left without an
     error, the file at `path` is whole; see `Staging` for one that is to be whole or absent. Raises
     OutputError where it cannot be written.
     """
@@ -117,16 +97,22 @@ class Layers:
         """`metadata` goes to the file's gpkg_metadata, and to that of each layer."""
         self.path = path
         self.counts: dict[str, int] = {}
-        self._colors = {label.name: label.color for label in classes}
+        self._classes = {label.id: label for label in classes}
+        self._names = LayerNames(classes)
+        self._shown: dict[str, tuple[str, tuple[int, int, int]]] = {}
+        """By layer: its class, in the class's own spelling, and color."""
         self._metadata = dict(metadata or {})
 
     def append(self, frame: GeoDataFrame) -> None:
         """Add features, all of one class."""
-        layer = frame["class"].iloc[0]
-        with self._failures(), _without_waiting():
+        class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
+        layer = self._names.of(class_id, name)
+        known = self._classes.get(class_id)
+        self._shown[layer] = name, _GREY if known is None else known.color
+        with self._failures(), vector_settings(WRITING):
             write_polygons(
                 frame,
-                self._plain,
+                self.path,
                 layer,
                 "GPKG",
                 append=bool(self.counts),
@@ -139,9 +125,6 @@ class Layers:
     def __enter__(self) -> Layers:
         with self._failures():
             self.path.unlink(missing_ok=True)
-            with ExitStack() as opening:
-                self._plain = opening.enter_context(plain_path(self.path))
-                self._closing = opening.pop_all()
         return self
 
     def __exit__(
@@ -150,46 +133,28 @@ class Layers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._failures(), self._closing:
-            if kind is None:
+        if kind is None:
+            with self._failures():
                 if not self.counts:
                     self._write_nothing()
-                colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
-                _add_styles(self._plain, colors)
+                _add_styles(self.path, self._shown)
 
     def _write_nothing(self) -> None:
         """A GeoPackage needs a layer to be one."""
         pyogrio.write_dataframe(
             GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
-            self._plain,
+            vector_path(self.path),
             layer="objects",
             driver="GPKG",
             geometry_type="Polygon",
             dataset_metadata=self._metadata,
         )
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error, DataSourceError, DataLayerError) as error:
-            raise OutputError(f"{self.path} cannot be written: {error}") from error
+    def _failures(self) -> AbstractContextManager[None]:
+        return vector_errors(f"{self.path} cannot be written", OutputError)
 
 
-@contextmanager
-def _without_waiting() -> Iterator[None]:
-    """Let GDAL neither wait for the disk at every step, for `Staging` does in the end, nor be
-    ready to take steps back: a file that was not completed is removed."""
-    options = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
-    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
-    pyogrio.set_gdal_config_options(options)
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options(before)
-
-
-def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:
+def _add_styles(path: Path, layers: Mapping[str, tuple[str, tuple[int, int, int]]]) -> None:
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)
@@ -201,5 +166,8 @@ def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> N
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '')",
-            [(name, name, qml(name, color), f"geoseg: {name}") for name, color in layers],
+            [
+                (layer, layer, qml(name, color), f"geoseg: {name}")
+                for layer, (name, color) in layers.items()
+            ],
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 
-from geoseg.atomic import replace
+from geoseg.atomic import Staging
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.bands import choose_bands
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.paths import check_outputs
 from geoseg.geo.source import Source
 
 _GDAL_TYPES = {
@@ -51,6 +52,8 @@ class _Part:
     nodata: float | None
     masked: bool
     """A mask or an alpha band says where the file is empty."""
+    files: tuple[str, ...]
+    """All that GDAL reads of it: those beside it, and those that a VRT names."""
 
 
 def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False) -> None:
@@ -58,10 +61,11 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
 
     Emptiness stays what each file declares, and there is none of it where no file is.
     Raises SceneError, naming the file, where one differs from the first in CRS, pixel size, bands,
-    dtype or nodata value, and OutputError where the VRT cannot be written, or another one is
-    there already and not to be replaced.
+    dtype or nodata value, and OutputError where the VRT cannot be written, is one of the files
+    that it is made of, or another one is there already and not to be replaced.
     """
     parts = [_part(path) for path in paths]
+    check_outputs([target], (file for part in parts for file in part.files), overwrite=True)
     first = parts[0]
     for part in parts[1:]:
         _must_fit(part, first)
@@ -88,16 +92,22 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
         mask = SubElement(SubElement(vrt, "MaskBand"), "VRTRasterBand", dataType="Byte")
         for part, place in zip(parts, places, strict=True):
             _add_mask(mask, part, place)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     content = tostring(vrt, encoding="utf-8")
+    if _holds(target, content):
+        return
+    check_outputs([target], (), overwrite=overwrite)
+    with (
+        Staging(target.parent, target.name) as staging,
+        vector_errors(f"{target} cannot be written", OutputError),
+    ):
+        (staging.new / target.name).write_bytes(content)
+
+
+def _holds(path: Path, content: bytes) -> bool:
     try:
-        if target.exists() and not overwrite and target.read_bytes() != content:
-            raise OutputError(f"{target} exists; give --overwrite or another folder (-o)")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        replace(temporary, target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _part(path: str) -> _Part:
@@ -123,6 +133,7 @@ def _part(path: str) -> _Part:
             colors=tuple(colors),
             nodata=dataset.nodatavals[0],
             masked=bool(bands.alpha) or bands.has_mask,
+            files=tuple(dataset.files),
         )
 
 

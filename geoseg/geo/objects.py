@@ -16,8 +16,10 @@ from rasterio.windows import Window as RasterioWindow
 from shapely import STRtree
 
 from geoseg.errors import DataError, SceneError
+from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
+from geoseg.geo.paths import raster_path, vector_path
 from geoseg.geo.polygons import polygonize
 from geoseg.geo.seams import merge
 from geoseg.grid import Window
@@ -81,7 +83,8 @@ def score_objects(
         DataError: the truth cannot be read, or has none of the raster's classes.
     """
     names, geobox, shapes, class_ids = read_objects(scene)
-    labels = read_labels(truth, geobox, field=field, layer=layer)
+    with vector_settings(READING):
+        labels = read_labels(vector_path(truth), geobox, field=field, layer=layer)
     known = set(names.values())
     if not known & set(labels.names):
         seen = ", ".join(sorted(set(labels.names))) or "nothing"
@@ -107,7 +110,7 @@ def read_objects(
 ) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.integer]]:
     """Class names by id, the grid, and polygons in pixel coordinates with their class ids."""
     try:
-        with rasterio.open(path) as file:
+        with rasterio.open(raster_path(path)) as file:
             tags, geobox = file.tags(1), GeoBox(file.height, file.width, file.transform, file.crs)
             names = {
                 int(key.removeprefix("CLASS_")): value

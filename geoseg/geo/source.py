@@ -20,6 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from geoseg.errors import SceneError
+from geoseg.geo.paths import raster_path
 
 # A picture without a place on the ground is one of the things that a scene's notes say.
 warnings.filterwarnings("ignore", "Dataset has no geotransform")
@@ -140,7 +141,7 @@ class Source:
             raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
 
     def _open(self) -> DatasetReader:
-        handle = rasterio.open(self.path, **self._open_options)
+        handle = rasterio.open(raster_path(self.path), **self._open_options)
         if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
             row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
             self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from geoseg import __version__
+from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
-from geoseg.errors import OptionError, OutputError
+from geoseg.errors import OptionError
 from geoseg.geo.class_raster import ClassRaster
+from geoseg.geo.export import FORMATS
 from geoseg.geo.features import tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
+from geoseg.geo.paths import check_outputs, printable
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.grid import Window
 
@@ -65,6 +68,7 @@ def vectorize(
 ) -> Vectorized:
     """Write the regions of a class raster as a GeoPackage with a layer per class.
 
+    The file takes its place when it is complete; one that is part of the raster never goes.
     Memory grows with the corners that are written (some 30 bytes each), not with the raster.
 
     Args:
@@ -86,9 +90,15 @@ def vectorize(
     for flag, size in (("--simplify", simplify), ("--min-area", min_area)):
         if size is not None and not size >= 0:
             raise OptionError(f"{flag} is {size}; give 0 or more")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists; give --overwrite or another name (-o)")
+    if any(output.suffix.lower() == style.suffix for style in FORMATS.values()):
+        raise OptionError(
+            f"-o {output}: a GeoPackage is written, so give a name that ends in .gpkg; "
+            "`geoseg export` makes other formats of it"
+        )
+    check_outputs([output], [path], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
+    with raster.source.dataset() as dataset:
+        check_outputs([output], dataset.files, overwrite=overwrite)
     geobox = raster.geobox
     pixel = geobox.gsd or 1.0
     threads = workers or min(8, max(2, os.cpu_count() or 2))
@@ -96,7 +106,7 @@ def vectorize(
     min_pixels = SPECK if min_area is None else min_area / pixel**2
     metadata = {
         "geoseg": __version__,
-        "source": str(path),
+        "source": printable(path),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "simplify_px": f"{tolerance:g}",
         "smooth": str(smooth),
@@ -104,11 +114,15 @@ def vectorize(
         "specks": "fill" if fill else "drop",
     }
     finish = Finish(min_pixels, fill, tolerance, smooth)
-    with closing(raster.source), ThreadPoolExecutor(threads) as pool:
+    with (
+        Staging(output.parent, output.name) as staging,
+        closing(raster.source),
+        ThreadPoolExecutor(threads) as pool,
+    ):
         blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
         polygons = finish.unite(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        with Layers(output, raster.classes, metadata) as layers:
+        with Layers(staging.new / output.name, raster.classes, metadata) as layers:
             for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
                 layers.append(table)
     return Vectorized(
