@@ -79,7 +79,7 @@ def test_colors_are_seen_on_the_ground(ground):
     for color in PALETTE:
         assert distance(color, GROUNDS[ground]) > 0.15
         assert contrast(color, GROUNDS[ground]) > 1.25
-    masks = [color for color in ISAID_MASK_COLORS.values()][1:]
+    masks = list(ISAID_MASK_COLORS.values())[1:]
     assert min(distance(color, GROUNDS[ground]) for color in masks) < 0.15  # why there are two
 
 

@@ -65,7 +65,10 @@ def sample_sheet(samples: Sequence[Sample], classes: Sequence[LabelClass]) -> Im
 def tinted(
     image: NDArray[np.uint8], ids: NDArray[np.uint8], colors: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Classes in their `colors`, (256,3) by id, over the grey image, background bare, unlabelled pixels dark."""
+    """Classes in their `colors`, (256,3) by id, over the grey image.
+
+    Background is bare, unlabelled pixels are dark.
+    """
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
     drawn = np.where((ids == 0)[..., None], grey, grey * (1 - VEIL) + colors[ids] * VEIL)
     return np.where((ids == IGNORE)[..., None], grey * 0.3, drawn).astype(np.uint8)
