@@ -72,7 +72,7 @@ def features(
     table = pd.DataFrame(
         {
             "object_id": np.arange(1, len(ids) + 1),
-            "class_id": ids.astype(np.int32),
+            "class_id": _narrowed(ids),
             "class": pd.Series(names[kind], dtype="str"),
             "area_m2": sizes.area,
             "confidence": np.full(len(ids), np.nan) if confidence is None else confidence,
@@ -83,3 +83,10 @@ def features(
     )
     crs = None if geobox.crs is None else geobox.crs.to_wkt()
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
+
+
+def _narrowed(ids: NDArray[np.integer]) -> NDArray[np.integer]:
+    """As int32, unless a value is larger."""
+    limits = np.iinfo(np.int32)
+    fits = not len(ids) or (limits.min <= ids.min() and ids.max() <= limits.max)
+    return ids.astype(np.int32 if fits else np.int64)

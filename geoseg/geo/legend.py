@@ -54,7 +54,7 @@ def _tagged(dataset: DatasetReader) -> dict[int, str]:
     return {
         int(match[1]): name
         for key, name in tags.items()
-        if (match := re.match(r"CLASS_(\d+)$", key))
+        if (match := re.match(r"CLASS_(-?\d+)$", key))
     }
 
 
