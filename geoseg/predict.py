@@ -90,8 +90,11 @@ def predict(
                 refuse_existing(request, scene.stem)
             with Outputs(plan, model.metadata.classes, request) as outputs:
                 compute(plan, model, tiling, store, outputs, clock, progress)
-                if outputs.damaged and not request.keep_going:
+                if outputs.damaged and not (request.keep_going and outputs.valid_pixels):
                     raise damage_error(scene.path, tuple(outputs.damaged))
+                if not outputs.valid_pixels:
+                    store.discard()
+                    raise emptiness_error(scene, in_aoi=plan.aoi is not None)
                 written = outputs.finish(clock, description(scene.path, run))
     scene.close()
     return summarize(plan, written, clock, model, (reading, tiling, request))
@@ -127,6 +130,16 @@ def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
     return SceneError(
         f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
         "or leave them as nodata: --keep-going"
+    )
+
+
+def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
+    where = "the area of interest" if in_aoi else "the scene"
+    causes = [str(scene.bands), "collars (--collar off keeps them)" if scene.collars else ""]
+    return SceneError(
+        f"{scene.path}: nothing to predict, for all pixels of {where} are declared empty by its "
+        f"{' and '.join(filter(None, causes))}; if they are not, remove the declaration "
+        "(gdal_translate -b 1 -b 2 -b 3 -mask none -a_nodata none)"
     )
 
 

@@ -113,6 +113,11 @@ class Store:
         """Nobody needs the logits any more."""
         (self.folder / f"{number}.inferred.npz").unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Remove the blocks: another run would end in the same way."""
+        for path in self.folder.glob("*.npz"):
+            path.unlink()
+
     def _open(self) -> None:
         before = self._read_run()
         if self.folder.exists() and before != self.run:

@@ -41,6 +41,15 @@ class Bands:
         """False where no pixel can be declared empty: the file has no way to say so."""
         return not (self.validity.is_total and self.palette is None and self.dtype.kind != "f")
 
+    def __str__(self) -> str:
+        """What declares pixels to be empty, for messages."""
+        parts = [
+            str(self.validity),
+            "" if self.palette is None else "palette",
+            "not-a-number pixels" if self.dtype.kind == "f" else "",
+        ]
+        return " and ".join(filter(None, parts))
+
     def read(
         self,
         dataset: DatasetReader,

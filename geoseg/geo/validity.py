@@ -42,6 +42,16 @@ class Validity:
         """The file has no way to declare a pixel empty."""
         return not self.has_mask and all(value is None for value in self.nodata)
 
+    def __str__(self) -> str:
+        """What declares pixels to be empty."""
+        values = dict.fromkeys(f"{value:g}" for value in self.nodata if value is not None)
+        parts = [
+            *([f"alpha band {self.alpha}"] if self.alpha else []),
+            *(["mask"] if self.masks else []),
+            *([f"nodata value {', '.join(values)}"] if values else []),
+        ]
+        return " and ".join(parts)
+
     def read(
         self,
         dataset: DatasetReader,
@@ -95,7 +105,7 @@ def _declared_nodata(dataset: DatasetReader, band: int) -> float | None:
     `_masked_bands`.
     """
     value, dtype = dataset.nodatavals[band - 1], np.dtype(dataset.dtypes[band - 1])
-    if value is None or np.isnan(value) or _is_beyond_double(dtype):
+    if value is None or np.isnan(value) or is_beyond_double(dtype):
         return None
     if dtype.kind == "f":
         return float(value)
@@ -111,7 +121,7 @@ def _masked_bands(dataset: DatasetReader, bands: Sequence[int]) -> tuple[int, ..
     if not all(set(each) <= {MaskFlags.nodata} for each in flags):
         return ()  # some band is valid everywhere
     asked = [
-        not each or _is_beyond_double(np.dtype(dataset.dtypes[band - 1]))
+        not each or is_beyond_double(np.dtype(dataset.dtypes[band - 1]))
         for band, each in zip(bands, flags, strict=True)
     ]
     return tuple(dict.fromkeys(bands)) if any(asked) else ()
@@ -128,6 +138,6 @@ def real_dtype(path: str, dataset: DatasetReader, band: int) -> np.dtype:
     return np.dtype(name)
 
 
-def _is_beyond_double(dtype: np.dtype) -> bool:
+def is_beyond_double(dtype: np.dtype) -> bool:
     """rasterio gives nodata values as doubles, which hold whole numbers up to 2^53 only."""
     return dtype.kind in "ui" and dtype.itemsize == 8
