@@ -18,7 +18,7 @@ from geoseg.classes import IGNORE, LabelClass
 from geoseg.clock import Clock
 from geoseg.errors import OutputError
 from geoseg.geo.export import FORMATS, write_format
-from geoseg.geo.features import features, tables
+from geoseg.geo.features import features, no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.flat import Polygons
 from geoseg.geo.geobox import GeoBox
@@ -198,7 +198,8 @@ class Outputs:
         with ExitStack() as stack:
             layers = None
             if "gpkg" in request.formats:
-                layers = stack.enter_context(Layers(paths["gpkg"], self.classes, metadata))
+                nothing = no_features(scene.geobox)
+                layers = stack.enter_context(Layers(paths["gpkg"], self.classes, nothing, metadata))
             for part in tables(polygons, scene.geobox, self.classes):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))

@@ -143,8 +143,7 @@ def test_geopackage_has_a_styled_layer_per_class(tmp_path):
     counts = write_layers(path, frame, ISAID, {"model": "segnext_t", "weights": "abc"})
     assert counts == frame.groupby("class").size().to_dict()
     assert [each.name for each in tmp_path.iterdir()] == ["out.gpkg"]
-    medians = frame.groupby("class")["area_m2"].median()
-    assert list(counts) == sorted(counts, key=lambda name: -medians[name])
+    assert list(counts) == ["plane", "large_vehicle", "small_vehicle"]  # whatever their sizes here
     again = read_layers(path)
     assert_geodataframe_equal(again, frame, check_dtype=False)
     with sqlite3.connect(path) as file:

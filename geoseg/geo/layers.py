@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyogrio
 from geopandas import GeoDataFrame
@@ -18,10 +17,13 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.styles import TABLE, qml
+from geoseg.geo.features import drawing_order
+from geoseg.geo.styles import TABLE, layer_qml
 from geoseg.whole import put_in_place
 
-_GREY = (128, 128, 128)
+NO_OBJECTS = "objects"
+"""The layer of a file without a feature."""
+_GRAY = (128, 128, 128)
 
 
 def write_layers(
@@ -32,11 +34,11 @@ def write_layers(
 ) -> dict[str, int]:
     """Write `frame`, from `features`, as one GeoPackage; see `Layers`.
 
-    The layer with the largest objects comes first. Returns the features in each layer.
+    Layers come in `drawing_order`. Returns the features in each layer.
     """
-    typical = frame.groupby("class")["area_m2"].median().sort_values(ascending=False, kind="stable")
-    with Layers(path, classes, metadata) as layers:
-        for name in typical.index:
+    typical = frame.groupby("class")["area_m2"].median()
+    with Layers(path, classes, frame.iloc[:0], metadata) as layers:
+        for name in typical.index[drawing_order(list(typical.index), list(typical))]:
             layers.append(frame[frame["class"] == name])
         return layers.counts
 
@@ -77,28 +79,38 @@ def write_polygons(
 class Layers:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
-    A table layer_styles gives QGIS the classes' colours. Used as a context: the file appears at
-    `path` once the context is left in peace, in place of one that was there. Raises OutputError
-    where it cannot be written.
+    A table layer_styles gives QGIS the classes' colors, and names and units of fields. Used as a
+    context: the file appears at `path` once the context is left in peace, in place of one that was
+    there. Raises OutputError where it cannot be written.
     """
 
     def __init__(
         self,
         path: Path,
         classes: tuple[LabelClass, ...],
+        nothing: GeoDataFrame,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """`metadata` goes to the file's gpkg_metadata, and to that of each layer."""
+        """`metadata` goes to the file's gpkg_metadata, and to that of each layer.
+
+        `nothing` has the fields and the CRS, and becomes a layer where no feature comes.
+        """
         self.path = path
         self.counts: dict[str, int] = {}
         self._partial = path.with_name(f".{path.name}.partial.gpkg")
         self._colors = {label.name: label.color for label in classes}
+        self._nothing = nothing
         self._metadata = dict(metadata or {})
 
     def append(self, frame: GeoDataFrame) -> None:
         """Add features, all of one class."""
         layer = frame["class"].iloc[0]
-        with self._failures(), _without_waiting():
+        with self._failures():
+            self._write(frame, layer)
+        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
+
+    def _write(self, frame: GeoDataFrame, layer: str) -> None:
+        with _without_waiting():
             write_polygons(
                 frame,
                 self._partial,
@@ -109,7 +121,6 @@ class Layers:
                 dataset_metadata=self._metadata,
                 layer_metadata=self._metadata,
             )
-        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
 
     def __enter__(self) -> Layers:
         with self._failures():
@@ -125,24 +136,19 @@ class Layers:
         with self._failures():
             try:
                 if kind is None:
-                    if not self.counts:
-                        self._write_nothing()
-                    colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
-                    _add_styles(self._partial, colors)
+                    if not self.counts:  # a GeoPackage needs a layer to be one
+                        self._write(self._nothing, NO_OBJECTS)
+                    unit = "px" if self._nothing.crs is None else "m"
+                    _add_styles(
+                        self._partial,
+                        {
+                            name: layer_qml(self._colors.get(name, _GRAY), unit=unit)
+                            for name in self.counts or [NO_OBJECTS]
+                        },
+                    )
                     put_in_place(self._partial, self.path)
             finally:
                 self._partial.unlink(missing_ok=True)
-
-    def _write_nothing(self) -> None:
-        """A GeoPackage needs a layer to be one."""
-        pyogrio.write_dataframe(
-            GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
-            self._partial,
-            layer="objects",
-            driver="GPKG",
-            geometry_type="Polygon",
-            dataset_metadata=self._metadata,
-        )
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -165,7 +171,8 @@ def _without_waiting() -> Iterator[None]:
         pyogrio.set_gdal_config_options(before)
 
 
-def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:
+def _add_styles(path: Path, styles: Mapping[str, str]) -> None:
+    """Of layers by name."""
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)
@@ -177,5 +184,5 @@ def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> N
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '')",
-            [(name, name, qml(name, color), f"geoseg: {name}") for name, color in layers],
+            [(name, name, style, f"geoseg: {name}") for name, style in styles.items()],
         )

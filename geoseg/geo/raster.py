@@ -20,6 +20,7 @@ from rasterio.windows import Window as RasterioWindow
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.styles import opacity, raster_qml
 from geoseg.grid import Window
 from geoseg.whole import put_in_place
 
@@ -64,8 +65,8 @@ class RasterWriter:
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
         self._complete = path.with_name(f".{path.name}.complete.tif")
-        self._names: bytes | None = None
-        """What `<path>.aux.xml` will say."""
+        self._beside: dict[Path, bytes] = {}
+        """Files that go with the raster."""
         self._lock = threading.Lock()
         place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
@@ -80,14 +81,19 @@ class RasterWriter:
 
     @classmethod
     def of_classes(cls, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> RasterWriter:
-        """Of class ids, with the classes' colours as its table and names in tags `CLASS_<id>`.
+        """Of class ids, with the classes' colors as its table and names in tags `CLASS_<id>`.
 
-        The names stand in `<path>.aux.xml`, too: GeoTIFF has no place where QGIS looks for them.
+        GeoTIFF has no place for names that QGIS reads, nor for transparent colors, and its color
+        tables have 256 entries: a `.aux.xml` (for GDAL) and a `.qml` (for QGIS) beside have them.
         """
         raster = cls(path, geobox)
-        raster._dataset.write_colormap(1, {item.id: (*item.color, 255) for item in classes})
+        colors = {item.id: (*item.color, opacity(item)) for item in classes}
+        raster._dataset.write_colormap(1, colors)
         raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
-        raster._names = category_names(classes)
+        raster._beside = {
+            path.with_name(f"{path.name}.aux.xml"): legend_xml(classes),
+            path.with_suffix(".qml"): raster_qml(classes),
+        }
         return raster
 
     @classmethod
@@ -127,9 +133,9 @@ class RasterWriter:
                     rasterio.shutil.copy(self._working, self._complete, **_FINAL)
                     self._verify(self._complete)
                 put_in_place(self._complete, self.path)
-                if self._names is not None:
-                    self._complete.write_bytes(self._names)
-                    put_in_place(self._complete, self.path.with_name(f"{self.path.name}.aux.xml"))
+                for path, content in self._beside.items():
+                    self._complete.write_bytes(content)
+                    put_in_place(self._complete, path)
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:
@@ -155,14 +161,19 @@ class RasterWriter:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
 
 
-def category_names(classes: Sequence[LabelClass]) -> bytes:
-    """Names by value, as GDAL keeps them beside a raster (its "persistent auxiliary metadata")."""
+def legend_xml(classes: Sequence[LabelClass]) -> bytes:
+    """Names and colors by value, as GDAL keeps them beside a raster (PAM)."""
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
-    names = {item.id: item.name for item in classes}
-    for value in range(max(names) + 1):
-        ElementTree.SubElement(categories, "Category").text = names.get(value, "")
+    colors = ElementTree.SubElement(band, "ColorTable")
+    known = {item.id: item for item in classes}
+    for value in range(max(known) + 1):
+        item = known.get(value)
+        ElementTree.SubElement(categories, "Category").text = item.name if item else ""
+        rgba = (*item.color, opacity(item)) if item else (0, 0, 0, 0)
+        entry = {f"c{number}": str(part) for number, part in enumerate(rgba, start=1)}
+        ElementTree.SubElement(colors, "Entry", entry)
     return ElementTree.tostring(root)
 
 

@@ -18,7 +18,7 @@ from geoseg import __version__
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError, OutputError
 from geoseg.geo.class_raster import ClassRaster
-from geoseg.geo.features import tables
+from geoseg.geo.features import no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.polygons import BlockPolygons, polygonize
@@ -108,7 +108,7 @@ def vectorize(
         blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
         polygons = finish.unite(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        with Layers(output, raster.classes, metadata) as layers:
+        with Layers(output, raster.classes, no_features(geobox), metadata) as layers:
             for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
                 layers.append(table)
     return Vectorized(
