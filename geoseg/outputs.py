@@ -26,6 +26,7 @@ from geoseg.geo.layers import Layers
 from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
+from geoseg.geo.styles import layer_styles
 from geoseg.grid import Window
 from geoseg.heap import return_free_memory
 from geoseg.request import Request
@@ -142,7 +143,12 @@ class Outputs:
         geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
-                RasterWriter.of_classes(self.paths["classes"], geobox, self.classes)
+                RasterWriter.of_classes(
+                    self.paths["classes"],
+                    geobox,
+                    self.classes,
+                    model_gsd=self.plan.view.geobox.gsd,
+                )
             )
             if self.request.confidence:
                 self.confidence_raster = opening.enter_context(
@@ -212,7 +218,10 @@ class Outputs:
             rasters.result()  # without them no layers appear
         for kind in others:
             table = whole_table(kept, polygons, scene.geobox, self.classes)
-            files = write_format(table, request.folder, self.stem, kind, overwrite=True)
+            styles = layer_styles(self.classes, unit="px" if table.crs is None else "m")
+            files = write_format(
+                table, request.folder, self.stem, kind, styles=styles, overwrite=True
+            )
             paths |= {file_key(kind, self.stem, file): file for file in files}
         return Written(paths, totals, self.valid_pixels, tuple(self.damaged))
 

@@ -28,6 +28,7 @@ from geoseg.geo.aoi import read_aoi
 from geoseg.geo.export import FORMATS
 from geoseg.geo.finish import Finished
 from geoseg.geo.scene import Scene
+from geoseg.geo.vectorize import SPECK
 from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Block, Grid, Window
 from geoseg.identity import identity
@@ -113,12 +114,14 @@ def make_plan(
     view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
     assert tiling.tiles_per_block is not None
+    across, down = view.step
     pixel = geobox.gsd or 1.0
+    speck = SPECK * max(1.0, across * down)
     return Plan(
         view=view,
         grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
         aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
-        min_pixels=request.min_area / pixel**2,
+        min_pixels=speck if request.min_area is None else request.min_area / pixel**2,
         confidence=request.confidence,
         logits=request.logits,
     )

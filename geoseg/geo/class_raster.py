@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class ClassRaster:
     """Codes that are no class, beside IGNORE."""
     direct: bool
     """The raster's values are the codes."""
+    model_gsd: float | None
+    """Meters a pixel at which a model saw what became this raster; None = not told."""
 
     @classmethod
     def open(
@@ -78,6 +81,7 @@ class ClassRaster:
                     f"{path}: more than 255 different values; give a raster of at most 255 classes"
                 )
             known = declared_classes(dataset) if classes is None else classes
+            told = re.fullmatch(r"\d+(\.\d+)?", dataset.tags().get("MODEL_GSD", ""))
         return cls(
             source=source,
             geobox=GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs),
@@ -87,6 +91,7 @@ class ClassRaster:
             values=values.astype(np.int64),
             skip=tuple(value for value in sorted(nothing) if 0 <= value < IGNORE) if direct else (),
             direct=direct,
+            model_gsd=float(told[0]) if told else None,
         )
 
     def read(self, window: Window) -> NDArray[np.uint8]:

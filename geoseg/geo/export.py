@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,9 @@ from geopandas import GeoDataFrame
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.errors import DataError, OptionError, OutputError
-from geoseg.geo.layers import read_layers, write_polygons
+from geoseg.geo.kml import color_placemarks
+from geoseg.geo.layers import NO_OBJECTS, read_layers, write_polygons
+from geoseg.geo.styles import outline_color, stored_qml
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
 _WGS84 = "EPSG:4326"
@@ -103,7 +105,7 @@ def _csv(frame: GeoDataFrame, path: Path, layer: str) -> None:
 
 FORMATS = {
     "shapefile": Format(
-        ".shp", _shapefile, per_class=True, sidecars=(".dbf", ".shx", ".prj", ".cpg")
+        ".shp", _shapefile, per_class=True, sidecars=(".dbf", ".shx", ".prj", ".cpg", ".qml")
     ),
     "flatgeobuf": Format(".fgb", _by_gdal("FlatGeobuf")),
     "geojson": Format(
@@ -141,7 +143,10 @@ def export(
                 f"{path} has no layer {missing[0]}; it has {', '.join(sorted(known)) or 'none'}"
             )
         frame = frame[frame["class"].isin(list(layers))]
-    return write_format(frame, folder, path.stem, kind, target_crs=target_crs, overwrite=overwrite)
+    styles = stored_qml(path)
+    return write_format(
+        frame, folder, path.stem, kind, target_crs=target_crs, styles=styles, overwrite=overwrite
+    )
 
 
 def write_format(
@@ -151,15 +156,24 @@ def write_format(
     kind: str,
     *,
     target_crs: str | None = None,
+    styles: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Write features as `<stem>.<suffix>`, or as `<stem>_<class>.<suffix>` for each class.
 
-    Files appear once they are complete. Raises as `export` does.
+    Without a feature, a file of the fields is written. Files appear once they are complete.
+
+    Args:
+        styles: QML by class; goes beside files of one class, its colors into KML.
+
+    Raises as `export` does.
     """
     style = FORMATS[kind]
     frame = _projected(frame, kind, style, target_crs)
     groups = dict(tuple(frame.groupby("class"))) if style.per_class else {stem: frame}
+    if not len(frame):
+        _LOG.warning("no objects: the %s is empty", kind)
+        groups = groups or {NO_OBJECTS: frame}
     names = {f"{stem}_{key}" if style.per_class else stem: rows for key, rows in groups.items()}
     paths = [folder / f"{name}{style.suffix}" for name in names]
     if not overwrite and (there := [path for path in paths if path.exists()]):
@@ -167,8 +181,14 @@ def write_format(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=f".{stem}.") as working:
-            for (name, rows), path in zip(names.items(), paths, strict=True):
+            for (name, rows), key, path in zip(names.items(), groups, paths, strict=True):
                 style.write(rows, Path(working) / path.name, name)
+                if kind == "kml":
+                    colors = {label: outline_color(qml) for label, qml in (styles or {}).items()}
+                    known = {label: color for label, color in colors.items() if color}
+                    color_placemarks(Path(working) / path.name, known)
+                if style.per_class and styles and key in styles:
+                    (Path(working) / f"{name}.qml").write_bytes(styles[key])
                 for suffix in (*style.sidecars, style.suffix):
                     part = Path(working) / f"{name}{suffix}"
                     if part.exists():  # without a CRS there is no .prj

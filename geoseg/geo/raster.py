@@ -80,16 +80,28 @@ class RasterWriter:
             raise self._failed(error) from error
 
     @classmethod
-    def of_classes(cls, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> RasterWriter:
+    def of_classes(
+        cls,
+        path: Path,
+        geobox: GeoBox,
+        classes: Sequence[LabelClass],
+        *,
+        model_gsd: float | None = None,
+    ) -> RasterWriter:
         """Of class ids, with the classes' colors as its table and names in tags `CLASS_<id>`.
 
         GeoTIFF has no place for names that QGIS reads, nor for transparent colors, and its color
         tables have 256 entries: a `.aux.xml` (for GDAL) and a `.qml` (for QGIS) beside have them.
+
+        Args:
+            model_gsd: meters a pixel at which the model saw the scene; goes to the tag MODEL_GSD.
         """
         raster = cls(path, geobox)
         colors = {item.id: (*item.color, opacity(item)) for item in classes}
         raster._dataset.write_colormap(1, colors)
         raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
+        if model_gsd is not None:
+            raster._dataset.update_tags(MODEL_GSD=f"{model_gsd:.6g}")
         raster._beside = {
             path.with_name(f"{path.name}.aux.xml"): legend_xml(classes),
             path.with_suffix(".qml"): raster_qml(classes),

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from geoseg.classes import LabelClass
@@ -120,19 +121,31 @@ def opacity(item: LabelClass) -> int:
     return 255 if item.id else 0
 
 
-def stored_qml(path: Path) -> dict[str, bytes]:
-    """The styles that a GeoPackage holds, by layer; those that QGIS saved into it, too.
+def layer_styles(classes: Sequence[LabelClass], *, unit: str = "m") -> dict[str, bytes]:
+    """`layer_qml` of each class, by name."""
+    return {item.name: layer_qml(item.color, unit=unit).encode() for item in classes}
 
-    Raises sqlite3.Error where the file is none.
-    """
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
-        tables = "SELECT 1 FROM sqlite_master WHERE name = 'layer_styles'"
-        if file.execute(tables).fetchone() is None:
-            return {}
-        rows = file.execute(
-            "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault ORDER BY id"
-        )
-        return {name: text.encode() for name, text in rows if text}
+
+def outline_color(qml: bytes) -> Color | None:
+    """The color that a style of a layer draws its outlines in; None if it has several or none."""
+    try:
+        options = ElementTree.fromstring(qml).iterfind(".//Option[@name='outline_color']")
+        found = {tuple(map(int, item.get("value", "").split(",")[:3])) for item in options}
+    except (ElementTree.ParseError, ValueError):  # of a newer QGIS, or edited by hand
+        return None
+    colors = [(item[0], item[1], item[2]) for item in found if len(item) == 3]
+    return colors[0] if len(colors) == 1 else None
+
+
+def stored_qml(path: Path) -> dict[str, bytes]:
+    """The styles that a GeoPackage holds, by layer, among them what QGIS saved into it; none of a
+    file that holds no table of styles."""
+    query = "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault ORDER BY id"
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
+            return {name: text.encode() for name, text in file.execute(query) if text}
+    except sqlite3.Error:  # no such table, no SQLite at all, or another program holds it
+        return {}
 
 
 def _add_options(parent: Element, options: Mapping[str, str | int | bool]) -> None:

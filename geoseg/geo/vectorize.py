@@ -29,7 +29,8 @@ BLOCK = 2048
 TOLERANCE = 0.5
 """Of outlines, by default: pixels."""
 SPECK = 9.0
-"""Smaller regions are specks, by default: pixels."""
+"""Smaller regions are specks, by default: pixels of the raster, or of what the model saw where
+these are larger."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -71,7 +72,7 @@ def vectorize(
         simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
             0 = the pixels' outlines, None = TOLERANCE pixels.
         smooth: without the steps of pixels, see `thinned`.
-        min_area: regions smaller than this many m² (pixels) are specks; None = SPECK pixels.
+        min_area: regions smaller than this many m² (pixels) are specks; None = see SPECK.
         fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
         classes: names and colours; None = as the raster declares.
@@ -93,7 +94,8 @@ def vectorize(
     pixel = geobox.gsd or 1.0
     threads = workers or min(8, max(2, os.cpu_count() or 2))
     tolerance = TOLERANCE if simplify is None else simplify / pixel
-    min_pixels = SPECK if min_area is None else min_area / pixel**2
+    seen = max(1.0, (raster.model_gsd or 0.0) / pixel)  # a side, in pixels of the raster
+    min_pixels = round(SPECK * seen**2, 2) if min_area is None else min_area / pixel**2
     metadata = {
         "geoseg": __version__,
         "source": str(path),
