@@ -171,6 +171,30 @@ def test_complex_pixels_are_refused(tmp_path, dtype):
         write_mosaic([str(path), str(path)], tmp_path / "a.vrt")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "filling"),
+    [("float32", -9999), ("int16", -32768), ("uint16", 65535), ("float64", 1e20)],
+)
+def test_an_undeclared_filling_does_not_wash_out_the_picture(tmp_path, dtype, filling):
+    bands = picture().astype(dtype)
+    bands[:, ~HOLE] = filling
+    path = write(tmp_path / "a.tif", bands)
+    scene = Scene.open(str(path), collar="off")
+    assert any(f"many pixels hold {filling:g}, far from all others" in note for note in scene.notes)
+    pixels = scene.read(scene.geobox.extent)
+    assert pixels.valid.all()  # as GDAL has it
+    declared, _ = read(write(tmp_path / "b.tif", bands, nodata=filling))
+    assert (pixels.image == declared)[:, HOLE].all()
+
+
+def test_a_few_bright_pixels_are_no_filling(tmp_path):
+    bands = picture().astype(np.uint16)
+    bands[:, 0, :3] = 60_000
+    assert not any(
+        "far from" in note for note in Scene.open(str(write(tmp_path / "a.tif", bands))).notes
+    )
+
+
 MASKS: dict[str, tuple[dict[str, Any], bool]] = {
     "internal": ({"mask": EDGE}, False),
     "msk": ({"mask": EDGE, "internal": False}, False),

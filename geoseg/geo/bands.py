@@ -68,7 +68,7 @@ class Bands:
         alpha, distinct = self.validity.alpha, [*dict.fromkeys(self.color)]
         wanted = [*distinct, *([alpha] if alpha else [])]
         planes = _read_planes(dataset, wanted, area, shape, resampling)
-        stored, mask = planes[: len(distinct)], planes[-1] if alpha else None
+        stored, mask = [*planes[: len(distinct)]], planes[-1] if alpha else None
         valid = self.validity.read(dataset, stored, area, mask)
         places = [distinct.index(band) for band in self.color]
         if isinstance(planes, np.ndarray) and places == [0, 1, 2]:

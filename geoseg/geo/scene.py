@@ -112,7 +112,7 @@ class Scene:
             notes += tuple(map(str, collars))
             stretch = _stretch(dataset, chosen, collars, rescale, look)
             if stretch is not None:
-                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255",)
+                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255", *stretch.notes)
         return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
 
     @property
