@@ -39,6 +39,13 @@ simplify = click.option(
     metavar="METRES",
     help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
 )
+min_area = click.option(
+    "--min-area",
+    type=float,
+    metavar="M2",
+    help="Smaller regions take the class around them; 0 keeps all.  [default: the area of 9 "
+    "pixels, as the model saw them]",
+)
 smooth = click.option(
     "--smooth/--no-smooth",
     default=True,

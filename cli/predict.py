@@ -80,14 +80,7 @@ POLL = 1.0
 )
 @options.simplify
 @options.smooth
-@click.option(
-    "--min-area",
-    type=float,
-    default=0.0,
-    show_default=True,
-    metavar="M2",
-    help="Smaller regions take the class around them.",
-)
+@options.min_area
 @click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
 @click.option(
@@ -122,7 +115,7 @@ def command(
     formats: tuple[str, ...],
     simplify: float | None,
     smooth: bool,
-    min_area: float,
+    min_area: float | None,
     confidence: bool,
     logits: bool,
     overwrite: bool,

@@ -21,18 +21,13 @@ from . import options
 )
 @options.simplify
 @options.smooth
-@click.option(
-    "--min-area",
-    type=float,
-    metavar="M2",
-    help="Smaller regions are specks and go.  [default: 9 pixels]",
-)
+@options.min_area
 @click.option(
     "--specks",
     type=click.Choice(["fill", "drop"]),
     default="fill",
     show_default=True,
-    help="fill: they take the class around them; drop: they leave holes.",
+    help="fill: regions below --min-area take the class around them; drop: they leave holes.",
 )
 @click.option(
     "--skip",

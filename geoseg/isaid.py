@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from geoseg.classes import ISAID
+from geoseg.classes import ISAID, ISAID_MASK_COLORS
 from geoseg.errors import DataError
 from geoseg.grid import Window
 from geoseg.patches import (
@@ -190,7 +190,7 @@ def decoded(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
 
 def ids_of_colors(colors: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
     """(H,W) class ids of iSAID's colours (H,W,3), exact; any other colour is an error."""
-    known = np.array([packed(np.array(c.color, np.uint8)) for c in ISAID])
+    known = packed(np.array(list(ISAID_MASK_COLORS.values()), np.uint8))
     order = np.argsort(known)
     ids = np.empty(colors.shape[:2], np.uint8)
     for top in range(0, len(colors), STRIP):

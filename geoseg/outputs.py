@@ -20,7 +20,7 @@ from geoseg.classes import IGNORE, LabelClass
 from geoseg.clock import Clock
 from geoseg.errors import OutputError
 from geoseg.geo.export import FORMATS, write_format
-from geoseg.geo.features import features, tables
+from geoseg.geo.features import features, no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.flat import Polygons
 from geoseg.geo.geobox import GeoBox
@@ -149,7 +149,12 @@ class Outputs:
         geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
-                RasterWriter.of_classes(self.path("classes"), geobox, self.classes)
+                RasterWriter.of_classes(
+                    self.path("classes"),
+                    geobox,
+                    self.classes,
+                    model_gsd=self.plan.view.geobox.gsd,
+                )
             )
             if self.request.confidence:
                 self.confidence_raster = opening.enter_context(
@@ -209,7 +214,10 @@ class Outputs:
         with ExitStack() as stack:
             layers = None
             if "gpkg" in request.formats:
-                layers = stack.enter_context(Layers(self.path("gpkg"), self.classes, metadata))
+                nothing = no_features(scene.geobox)
+                layers = stack.enter_context(
+                    Layers(self.path("gpkg"), self.classes, nothing, metadata)
+                )
             for part in tables(polygons, scene.geobox, self.classes):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))

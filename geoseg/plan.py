@@ -10,6 +10,7 @@ from geoseg.errors import OptionError, SceneError
 from geoseg.geo.aoi import read_aoi
 from geoseg.geo.export import FORMATS
 from geoseg.geo.scene import Scene
+from geoseg.geo.vectorize import SPECK
 from geoseg.geo.view import View
 from geoseg.grid import Grid, Window
 from geoseg.model.metadata import Metadata
@@ -44,12 +45,14 @@ def make_plan(
     view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
     assert tiling.tiles_per_block is not None
+    across, down = view.step
     pixel = geobox.gsd or 1.0
+    speck = SPECK * max(1.0, across * down)
     return Plan(
         view=view,
         grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
         aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
-        min_pixels=request.min_area / pixel**2,
+        min_pixels=speck if request.min_area is None else request.min_area / pixel**2,
         confidence=request.confidence,
         logits=request.logits,
     )
@@ -61,6 +64,16 @@ def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
     return SceneError(
         f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
         "or leave them as nodata: --keep-going"
+    )
+
+
+def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
+    where = "the area of interest" if in_aoi else "the scene"
+    causes = [str(scene.bands), "collars (--collar off keeps them)" if scene.collars else ""]
+    return SceneError(
+        f"{scene.path}: nothing to predict, for all pixels of {where} are declared empty by its "
+        f"{' and '.join(filter(None, causes))}; if they are not, remove the declaration "
+        "(gdal_translate -b 1 -b 2 -b 3 -mask none -a_nodata none)"
     )
 
 

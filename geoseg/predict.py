@@ -38,7 +38,13 @@ from geoseg.identity import identity, results_identity
 from geoseg.model.inference import TileModel
 from geoseg.naming import refuse_inputs, scene_stem
 from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage
-from geoseg.plan import damage_error, description, make_plan, open_scene
+from geoseg.plan import (
+    damage_error,
+    description,
+    emptiness_error,
+    make_plan,
+    open_scene,
+)
 from geoseg.record import Record
 from geoseg.request import Reading, Request, Tiling
 from geoseg.stitch import Partial
@@ -141,8 +147,11 @@ class Job:
                 refuse_shortage(request, extent.width * extent.height, working.path)
                 with Outputs(plan, classes, request, staging.new, stem) as outputs:
                     compute(plan, model, self.tiling, store, outputs, clock, progress)
-                    if outputs.damaged and not request.keep_going:
+                    if outputs.damaged and not (request.keep_going and outputs.valid_pixels):
                         raise damage_error(self.path, tuple(outputs.damaged))
+                    if not outputs.valid_pixels:
+                        store.discard()
+                        raise emptiness_error(scene, in_aoi=plan.aoi is not None)
                     written = outputs.finish(clock, description(self.path, self.run))
             if earlier.mosaic:
                 name = f"{stem}.vrt"

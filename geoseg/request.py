@@ -86,8 +86,9 @@ class Request:
     """Tolerance of the outlines, metres; None = half a pixel."""
     smooth: bool = True
     """Cut the corners of pixels before simplifying."""
-    min_area: float = 0.0
-    """Smaller regions take the class around them, m²."""
+    min_area: float | None = None
+    """Smaller regions take the class around them, m²; None = SPECK pixels of those that the model
+    saw, or of the scene's where these are larger."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.formats if name not in ("gpkg", *FORMATS)]:

@@ -121,6 +121,11 @@ class Store:
                 found.add(int(path.name.partition(".")[0]))
         return found
 
+    def discard(self) -> None:
+        """Remove the blocks: another run would end in the same way."""
+        for path in list(self._blocks()):
+            path.unlink()
+
     def drop(self, number: int) -> None:
         """Forget a block."""
         for kind in ("result", "inferred"):

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 from rasterio.transform import from_origin
 
-from geoseg.classes import ISAID, LabelClass
+from geoseg.classes import ISAID, ISAID_MASK_COLORS, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import CheckpointError, DataError, OptionError, OutputError
 from geoseg.model.checkpoint import load_model, read_checkpoint, read_metadata, save_checkpoint
@@ -269,7 +269,7 @@ def test_weights_of_another_variant_are_refused(recipe, tmp_path):
 
 def test_isaid_to_polygons(tmp_path):
     """prepare, train, evaluate and predict, as commands, on rendered images in iSAID's layout."""
-    source, palette = tmp_path / "iSAID", np.array([c.color for c in ISAID], np.uint8)
+    source, palette = tmp_path / "iSAID", np.array(list(ISAID_MASK_COLORS.values()), np.uint8)
     for split, name, seed in (("train", "P0003", 1), ("train", "P0010", 2), ("val", "P0007", 3)):
         scene = render_scene(200, 300, gsd=0.4, seed=seed)
         ids = scene.class_ids.copy()

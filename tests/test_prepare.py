@@ -15,14 +15,14 @@ from PIL import Image
 from rasterio.features import rasterize
 from rasterio.transform import from_origin
 
-from geoseg.classes import IGNORE, ISAID
+from geoseg.classes import IGNORE, ISAID, ISAID_MASK_COLORS
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.prepare import prepare_labels
 from geoseg.isaid import ids_of_colors, packed, prepare_isaid
 from geoseg.patches import Patching, read_table
 from geoseg.train.folder import LabelledFolder, inspect
 
-PALETTE = np.array([c.color for c in ISAID], dtype=np.uint8)
+PALETTE = np.array(list(ISAID_MASK_COLORS.values()), dtype=np.uint8)
 SMALL = Patching(64, 16)
 
 

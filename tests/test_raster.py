@@ -53,7 +53,7 @@ def test_what_is_written_is_read_on_the_same_grid(tmp_path: Path, place: str, sh
             list(pool.map(lambda window: raster.write(window, ids[window.slices]), windows))
         assert not path.exists()
     beside = tmp_path / f"{path.name}.aux.xml"
-    assert set(tmp_path.iterdir()) == {path, beside}
+    assert set(tmp_path.iterdir()) == {path, beside, tmp_path / "scene.classes.qml"}
     names = [item.text for item in ElementTree.parse(beside).iter("Category")]
     assert names == [item.name for item in ISAID]
     with rasterio.open(path) as written:

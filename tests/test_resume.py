@@ -140,7 +140,7 @@ def test_a_flipped_bit_is_noticed(scene, reference, tmp_path):
     [
         ({"tiling": Tiling(tile_size=128, overlap=64, tiles_per_block=1)}, "overlap was 32 and is"),
         ({"confidence": False}, "confidence was True and is False"),
-        ({"min_area": 4.0}, "min_area was 0.0 and is 4.0"),
+        ({"min_area": 4.0}, "min_area was None and is 4.0"),
     ],
 )
 def test_other_options_start_afresh_and_say_so(scene, reference, tmp_path, caplog, change, said):

@@ -143,8 +143,7 @@ def test_geopackage_has_a_styled_layer_per_class(tmp_path):
     counts = write_layers(path, frame, ISAID, {"model": "segnext_t", "weights": "abc"})
     assert counts == frame.groupby("class").size().to_dict()
     assert [each.name for each in tmp_path.iterdir()] == ["out.gpkg"]
-    medians = frame.groupby("class")["area_m2"].median()
-    assert list(counts) == sorted(counts, key=lambda name: -medians[name])
+    assert list(counts) == ["plane", "large_vehicle", "small_vehicle"]  # whatever their sizes here
     again = read_layers(path)
     assert_geodataframe_equal(again, frame, check_dtype=False)
     with sqlite3.connect(path) as file:
@@ -223,8 +222,8 @@ def test_vectorize_takes_any_whole_numbers(tmp_path, dtype, values, nodata, skip
 
 
 def test_vectorize_refuses_what_is_no_class_raster(tmp_path):
-    floats = write_raster(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
-    with pytest.raises(SceneError, match="float32"):
+    floats = write_raster(tmp_path / "f.tif", np.full((4, 4), 0.5, np.float32))
+    with pytest.raises(SceneError, match=r"holds 0\.5, but classes are whole numbers; round it"):
         vectorize(floats, tmp_path / "f.gpkg")
     many = write_raster(tmp_path / "m.tif", np.arange(1600, dtype=np.int16).reshape(40, 40))
     with pytest.raises(SceneError, match="different values"):

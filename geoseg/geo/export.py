@@ -23,10 +23,11 @@ from geoseg.geo.edited import FIELDS, Color, layer_names, read_edited
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.kml import paint
-from geoseg.geo.layers import write_polygons
+from geoseg.geo.layers import NO_OBJECTS, write_polygons
 from geoseg.geo.measure import measure
 from geoseg.geo.names import LayerNames, clean, distinct
 from geoseg.geo.paths import check_outputs, vector_path
+from geoseg.geo.styles import layer_qml
 from geoseg.hues import hue
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
@@ -347,10 +348,13 @@ def _write(
     for note in style.misfits(frame):
         _LOG.warning("%s: %s", stem, note)
     every = np.ones(len(frame), bool)
-    groups = {stem: every}
+    groups: dict[str, NDArray[np.bool_]] = {stem: every}
+    looks: dict[str, str] = {}
     if style.per_class:
-        names = dict.fromkeys(grouping.layers)
+        names = [*dict.fromkeys(grouping.layers)] or [NO_OBJECTS]
         groups = {f"{stem}_{name}": grouping.layers == name for name in names}
+        unit = "px" if frame.crs is None else "m"
+        looks = {f"{stem}_{n}": layer_qml(c, unit=unit) for n, c in grouping.colors.items()}
     paths = []
     for name, rows in groups.items():
         path = folder / f"{name}{style.suffix}"
@@ -358,6 +362,8 @@ def _write(
             style.write(frame[rows], path, clean(name))
             if style.paint is not None:
                 style.paint(path, [grouping.colors[layer] for layer in grouping.layers[rows]])
+            if name in looks:  # where QGIS looks for it
+                path.with_name(f"{name}.qml").write_text(looks[name], encoding="utf-8")
         paths.append(path)
     return paths
 

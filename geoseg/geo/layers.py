@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pyogrio
 from geopandas import GeoDataFrame
 
@@ -19,13 +18,16 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.edited import read_edited
 from geoseg.geo.failures import vector_errors
+from geoseg.geo.features import drawing_order
 from geoseg.geo.gdal_settings import WRITING, vector_settings
 from geoseg.geo.names import LayerNames
 from geoseg.geo.paths import vector_path
-from geoseg.geo.styles import TABLE, qml
+from geoseg.geo.styles import TABLE, layer_qml
 
+NO_OBJECTS = "objects"
+"""The layer of a file without a feature."""
 _LOG = logging.getLogger("geoseg")
-_GREY = (128, 128, 128)
+_GRAY = (128, 128, 128)
 
 
 def write_layers(
@@ -36,11 +38,11 @@ def write_layers(
 ) -> dict[str, int]:
     """Write `frame`, from `features`, as one GeoPackage; see `Layers`.
 
-    The layer with the largest objects comes first. Returns the features in each layer.
+    Layers come in `drawing_order`. Returns the features in each layer.
     """
-    typical = frame.groupby("class")["area_m2"].median().sort_values(ascending=False, kind="stable")
-    with Layers(path, classes, metadata) as layers:
-        for name in typical.index:
+    typical = frame.groupby("class")["area_m2"].median()
+    with Layers(path, classes, frame.iloc[:0], metadata) as layers:
+        for name in typical.index[drawing_order(list(typical.index), list(typical))]:
             layers.append(frame[frame["class"] == name])
         return layers.counts
 
@@ -83,20 +85,25 @@ def write_polygons(
 class Layers:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
-    A table layer_styles gives QGIS the classes' colors. A context: once it is left without an
-    error, the file at `path` is whole; see `Staging` for one that is to be whole or absent. Raises
-    OutputError where it cannot be written.
+    A table layer_styles gives QGIS the classes' colors, and names and units of fields. A context:
+    once it is left without an error, the file at `path` is whole; see `Staging` for one that is to
+    be whole or absent. Raises OutputError where it cannot be written.
     """
 
     def __init__(
         self,
         path: Path,
         classes: tuple[LabelClass, ...],
+        nothing: GeoDataFrame,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """`metadata` goes to the file's gpkg_metadata, and to that of each layer."""
+        """`metadata` goes to the file's gpkg_metadata, and to that of each layer.
+
+        `nothing` has the fields and the CRS, and becomes a layer where no feature comes.
+        """
         self.path = path
         self.counts: dict[str, int] = {}
+        self._nothing = nothing
         self._classes = {label.id: label for label in classes}
         self._names = LayerNames(classes)
         self._shown: dict[str, tuple[str, tuple[int, int, int]]] = {}
@@ -108,8 +115,13 @@ class Layers:
         class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
         layer = self._names.of(class_id, name)
         known = self._classes.get(class_id)
-        self._shown[layer] = name, _GREY if known is None else known.color
-        with self._failures(), vector_settings(WRITING):
+        self._shown[layer] = name, _GRAY if known is None else known.color
+        with self._failures():
+            self._write(frame, layer)
+        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
+
+    def _write(self, frame: GeoDataFrame, layer: str) -> None:
+        with vector_settings(WRITING):
             write_polygons(
                 frame,
                 self.path,
@@ -120,7 +132,6 @@ class Layers:
                 dataset_metadata=self._metadata,
                 layer_metadata=self._metadata,
             )
-        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
 
     def __enter__(self) -> Layers:
         with self._failures():
@@ -135,26 +146,22 @@ class Layers:
     ) -> None:
         if kind is None:
             with self._failures():
-                if not self.counts:
-                    self._write_nothing()
-                _add_styles(self.path, self._shown)
-
-    def _write_nothing(self) -> None:
-        """A GeoPackage needs a layer to be one."""
-        pyogrio.write_dataframe(
-            GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
-            vector_path(self.path),
-            layer="objects",
-            driver="GPKG",
-            geometry_type="Polygon",
-            dataset_metadata=self._metadata,
-        )
+                if not self.counts:  # a GeoPackage needs a layer to be one
+                    self._write(self._nothing, NO_OBJECTS)
+                    self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
+                unit = "px" if self._nothing.crs is None else "m"
+                styles = {
+                    layer: (name, layer_qml(color, unit=unit))
+                    for layer, (name, color) in self._shown.items()
+                }
+                _add_styles(self.path, styles)
 
     def _failures(self) -> AbstractContextManager[None]:
         return vector_errors(f"{self.path} cannot be written", OutputError)
 
 
-def _add_styles(path: Path, layers: Mapping[str, tuple[str, tuple[int, int, int]]]) -> None:
+def _add_styles(path: Path, styles: Mapping[str, tuple[str, str]]) -> None:
+    """Class and QML of layers by name."""
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)
@@ -166,8 +173,5 @@ def _add_styles(path: Path, layers: Mapping[str, tuple[str, tuple[int, int, int]
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '')",
-            [
-                (layer, layer, qml(name, color), f"geoseg: {name}")
-                for layer, (name, color) in layers.items()
-            ],
+            [(layer, layer, style, f"geoseg: {name}") for layer, (name, style) in styles.items()],
         )

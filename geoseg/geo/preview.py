@@ -16,14 +16,12 @@ from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.paths import check_outputs
 from geoseg.geo.scene import Scene
-from geoseg.hues import hue
+from geoseg.hues import Color, hue
 
 SIDE = 1600
 """Longest side of the view, px."""
 LINE = 26
 """Height of a line of the legend, px."""
-
-Color = tuple[int, int, int]
 
 
 def write_preview(
@@ -44,15 +42,16 @@ def write_preview(
     overlay = Image.new("RGBA", view.size)
     canvas = ImageDraw.Draw(overlay)
     class_ids = features["class_id"].to_numpy()
+    colors = {item.id: item.color for item in classes}
     parts, owner = shapely.get_parts(shapes, return_index=True)
     for part, class_id in zip(parts, class_ids[owner], strict=True):
-        color = hue(int(class_id))
+        color = colors.get(int(class_id)) or hue(int(class_id))
         shell = [tuple(point) for point in part.exterior.coords]
         canvas.polygon(shell, fill=(*color, 80))
         canvas.line(shell, fill=(*color, 255), width=2)
     view = Image.alpha_composite(view.convert("RGBA"), overlay).convert("RGB")
     entries = [
-        (hue(item.id), f"{item.name.replace('_', ' ')}  {count}")
+        (item.color, f"{item.name.replace('_', ' ')}  {count}")
         for item in classes
         if (count := int((class_ids == item.id).sum()))
     ]

@@ -20,6 +20,7 @@ from rasterio.windows import Window as RasterioWindow
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.styles import opacity, raster_qml
 from geoseg.grid import Window
 
 _FAILURES = (RasterioError, OSError, CPLE_BaseError)
@@ -62,8 +63,8 @@ class RasterWriter:
         """Raises OutputError where the folder cannot be written."""
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
-        self._names: bytes | None = None
-        """What `<path>.aux.xml` will say."""
+        self._beside: dict[Path, bytes] = {}
+        """Files that go with the raster."""
         self._lock = threading.Lock()
         place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
@@ -77,15 +78,32 @@ class RasterWriter:
             raise self._failed(error) from error
 
     @classmethod
-    def of_classes(cls, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> RasterWriter:
-        """Of class ids, with the classes' colours as its table and names in tags `CLASS_<id>`.
+    def of_classes(
+        cls,
+        path: Path,
+        geobox: GeoBox,
+        classes: Sequence[LabelClass],
+        *,
+        model_gsd: float | None = None,
+    ) -> RasterWriter:
+        """Of class ids, with the classes' colors as its table and names in tags `CLASS_<id>`.
 
-        The names stand in `<path>.aux.xml`, too: GeoTIFF has no place where QGIS looks for them.
+        GeoTIFF has no place for names that QGIS reads, nor for transparent colors, and its color
+        tables have 256 entries: a `.aux.xml` (for GDAL) and a `.qml` (for QGIS) beside have them.
+
+        Args:
+            model_gsd: meters a pixel at which the model saw the scene; goes to the tag MODEL_GSD.
         """
         raster = cls(path, geobox)
-        raster._dataset.write_colormap(1, {item.id: (*item.color, 255) for item in classes})
+        colors = {item.id: (*item.color, opacity(item)) for item in classes}
+        raster._dataset.write_colormap(1, colors)
         raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
-        raster._names = category_names(classes)
+        if model_gsd is not None:
+            raster._dataset.update_tags(MODEL_GSD=f"{model_gsd:.6g}")
+        raster._beside = {
+            path.with_name(f"{path.name}.aux.xml"): legend_xml(classes),
+            path.with_suffix(".qml"): raster_qml(classes),
+        }
         return raster
 
     @classmethod
@@ -124,8 +142,8 @@ class RasterWriter:
                     self._verify(self._working)
                     rasterio.shutil.copy(self._working, self.path, **_FINAL)
                     self._verify(self.path)
-                if self._names is not None:
-                    beside(self.path).write_bytes(self._names)
+                for path, content in self._beside.items():
+                    path.write_bytes(content)
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:
@@ -152,14 +170,19 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def category_names(classes: Sequence[LabelClass]) -> bytes:
-    """Names by value, as GDAL keeps them beside a raster (its "persistent auxiliary metadata")."""
+def legend_xml(classes: Sequence[LabelClass]) -> bytes:
+    """Names and colors by value, as GDAL keeps them beside a raster (PAM)."""
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
-    names = {item.id: item.name for item in classes}
-    for value in range(max(names) + 1):
-        ElementTree.SubElement(categories, "Category").text = names.get(value, "")
+    colors = ElementTree.SubElement(band, "ColorTable")
+    known = {item.id: item for item in classes}
+    for value in range(max(known) + 1):
+        item = known.get(value)
+        ElementTree.SubElement(categories, "Category").text = item.name if item else ""
+        rgba = (*item.color, opacity(item)) if item else (0, 0, 0, 0)
+        entry = {f"c{number}": str(part) for number, part in enumerate(rgba, start=1)}
+        ElementTree.SubElement(colors, "Entry", entry)
     return ElementTree.tostring(root)
 
 

@@ -18,7 +18,7 @@ from geoseg.geo.damage import look_around_damage, read_around_damage
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.rescale import Rescale, rescale_by_percentiles
 from geoseg.geo.sample import sample
-from geoseg.geo.source import Source
+from geoseg.geo.source import Source, sample_bytes
 from geoseg.grid import Window
 from geoseg.naming import scene_stem
 
@@ -111,7 +111,7 @@ class Scene:
             notes += tuple(map(str, collars))
             stretch = _stretch(dataset, chosen, collars, rescale, look)
             if stretch is not None:
-                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255",)
+                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255", *stretch.notes)
         return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
 
     @property
@@ -193,7 +193,7 @@ def _check(path: str, dataset: DatasetReader) -> None:
     if dataset.transform.is_degenerate:
         raise SceneError(f"{path}: its geotransform {tuple(dataset.transform)[:6]} has no area")
     block_height, block_width = dataset.block_shapes[0]
-    size = block_height * block_width * np.dtype(dataset.dtypes[0]).itemsize
+    size = block_height * block_width * sample_bytes(dataset)
     if size > _BLOCK_BYTES:
         raise SceneError(
             f"{path}: stored in blocks of {block_width} × {block_height} px, too large to decode; "
@@ -208,11 +208,11 @@ def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
     """
     if dataset.driver == "VRT":
         return True
-    if bands.alpha or bands.has_mask:
+    if bands.validity.has_mask:
         return False
     codec = dataset.compression
     lossy = codec is not None and codec.value.lower() in _LOSSY
-    return lossy or all(value is None for value in bands.nodata)
+    return lossy or bands.validity.is_total
 
 
 def _is_costly(dataset: DatasetReader) -> bool:
@@ -260,7 +260,9 @@ def _stretch(
     if wanted is not None:
         if not wanted[0] < wanted[1]:
             raise OptionError(f"--rescale {wanted[0]:g},{wanted[1]:g}: give the smaller one first")
-        return Rescale((wanted[0],) * 3, (wanted[1],) * 3)
+        slope, intercept = bands.levels
+        low, high = sorted(slope * value + intercept for value in wanted)
+        return Rescale((low,) * 3, (high,) * 3)
     if bands.dtype == np.uint8:
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
@@ -143,15 +143,15 @@ class Source:
     def _open(self) -> DatasetReader:
         handle = rasterio.open(raster_path(self.path), **self._open_options)
         if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
-            row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
+            row = handle.width * handle.count * sample_bytes(handle)
             self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])
         points, crs = handle.gcps
         if points and crs is not None and handle.transform.is_identity:
             # Ground control points only: the north-up grid that GDAL derives becomes the scene's.
             opaque = {"add_alpha": True} if _declares_nothing(handle) else {}
-            handle = WarpedVRT(
-                handle, src_crs=crs, crs=crs, resampling=Resampling.bilinear, **opaque
-            )
+            has_palette = ColorInterp.palette in handle.colorinterp
+            how = Resampling.nearest if has_palette else Resampling.bilinear
+            handle = WarpedVRT(handle, src_crs=crs, crs=crs, resampling=how, **opaque)
         return handle
 
     @property
@@ -174,6 +174,12 @@ class Source:
 
     def __setstate__(self, path: str) -> None:
         self.__init__(path)  # type: ignore[misc]
+
+
+def sample_bytes(dataset: DatasetReader) -> int:
+    """Size of a sample of the first band."""
+    name = dataset.dtypes[0]
+    return 4 if name == "complex_int16" else np.dtype(name).itemsize  # NumPy lacks that one
 
 
 def _close(handle: DatasetReader) -> None:

@@ -20,7 +20,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
 from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.export import FORMATS
-from geoseg.geo.features import tables
+from geoseg.geo.features import no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.paths import check_outputs, printable
@@ -32,7 +32,8 @@ BLOCK = 2048
 TOLERANCE = 0.5
 """Of outlines, by default: pixels."""
 SPECK = 9.0
-"""Smaller regions are specks, by default: pixels."""
+"""Smaller regions are specks, by default: pixels of the raster, or of what the model saw where
+these are larger."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -75,7 +76,7 @@ def vectorize(
         simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
             0 = the pixels' outlines, None = TOLERANCE pixels.
         smooth: without the steps of pixels, see `thinned`.
-        min_area: regions smaller than this many m² (pixels) are specks; None = SPECK pixels.
+        min_area: regions smaller than this many m² (pixels) are specks; None = see SPECK.
         fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
         classes: names and colours; None = as the raster declares.
@@ -103,7 +104,8 @@ def vectorize(
     pixel = geobox.gsd or 1.0
     threads = workers or min(8, max(2, os.cpu_count() or 2))
     tolerance = TOLERANCE if simplify is None else simplify / pixel
-    min_pixels = SPECK if min_area is None else min_area / pixel**2
+    seen = max(1.0, (raster.model_gsd or 0.0) / pixel)  # a side, in pixels of the raster
+    min_pixels = round(SPECK * seen**2, 2) if min_area is None else min_area / pixel**2
     metadata = {
         "geoseg": __version__,
         "source": printable(path),
@@ -122,7 +124,8 @@ def vectorize(
         blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
         polygons = finish.unite(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        with Layers(staging.new / output.name, raster.classes, metadata) as layers:
+        nothing = no_features(geobox)
+        with Layers(staging.new / output.name, raster.classes, nothing, metadata) as layers:
             for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
                 layers.append(table)
     return Vectorized(

@@ -10,11 +10,11 @@ import csv
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
+from geoseg.classes import CLASS_NAME, IGNORE, LabelClass, display_color
 from geoseg.errors import CheckpointError
 from geoseg.model.segnext import VARIANTS
 
@@ -115,7 +115,7 @@ def classes_from_json(rows: Any) -> tuple[LabelClass, ...]:
         check("classes", row, isinstance(row["color"], list))
     classes = tuple(LabelClass(row["id"], row["name"], tuple(row["color"])) for row in rows)
     check_classes(classes)
-    return classes
+    return tuple(replace(item, color=display_color(item.name, item.color)) for item in classes)
 
 
 def read_classes(path: Path) -> tuple[LabelClass, ...]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from geoseg.classes import IGNORE, LabelClass
-from geoseg.hues import hue
 from geoseg.patches import write_whole
 from geoseg.train.metrics import Scores
 
@@ -32,13 +31,15 @@ MARGIN = 190
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 """Image (H,W,3), truth and prediction (H,W)."""
 NEAREST = Image.Resampling.NEAREST
-HUES = np.array([hue(i) for i in range(256)], dtype=np.float32)
 
 
 def sample_sheet(samples: Sequence[Sample], classes: Sequence[LabelClass]) -> Image.Image:
     """A row per sample: image, truth and prediction, and below a legend."""
+    colors = np.zeros((256, 3), np.float32)
+    for item in classes:
+        colors[item.id] = item.color
     rows = [
-        [fitted(pane) for pane in (image, tinted(image, truth), tinted(image, found))]
+        [fitted(pane) for pane in (image, *(tinted(image, ids, colors) for ids in (truth, found)))]
         for image, truth, found in samples
     ]
     present = {int(i) for _, truth, found in samples for i in np.union1d(truth, found)}
@@ -56,15 +57,20 @@ def sample_sheet(samples: Sequence[Sample], classes: Sequence[LabelClass]) -> Im
         top += row[0].height + GAP
     for i, item in enumerate(legend):
         left, y = GAP + i % PER_LINE * (width // PER_LINE), top + LINE * (i // PER_LINE)
-        draw.rectangle((left, y + 2, left + 13, y + 15), hue(item.id))
+        draw.rectangle((left, y + 2, left + 13, y + 15), item.color)
         draw.text((left + 19, y), item.name, "black", font)
     return sheet
 
 
-def tinted(image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Classes in colour over the grey image, background bare, unlabelled pixels dark."""
+def tinted(
+    image: NDArray[np.uint8], ids: NDArray[np.uint8], colors: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Classes in their `colors`, (256,3) by id, over the grey image.
+
+    Background is bare, unlabelled pixels are dark.
+    """
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
-    drawn = np.where((ids == 0)[..., None], grey, grey * (1 - VEIL) + HUES[ids] * VEIL)
+    drawn = np.where((ids == 0)[..., None], grey, grey * (1 - VEIL) + colors[ids] * VEIL)
     return np.where((ids == IGNORE)[..., None], grey * 0.3, drawn).astype(np.uint8)
 
 
