@@ -60,7 +60,7 @@ class ClassRaster:
                     f"{path}: {dataset.count} band(s) of {dtype}; give a raster of one band of "
                     "whole numbers, each of them a class"
                 )
-            geobox = GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs)
+            geobox = GeoBox.of(dataset)
             nothing = {*skip} | ({int(dataset.nodata)} if dataset.nodata is not None else set())
             direct = dtype == np.uint8 and IGNORE in nothing
             if direct:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyproj
 from numpy.typing import ArrayLike, NDArray
+from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
 
@@ -63,6 +65,30 @@ def flat(crs: CRS | None) -> CRS | None:
     return CRS.from_wkt(part.to_wkt()) if code is None else CRS.from_epsg(code)
 
 
+class Spelled(pyproj.CRS):
+    """A CRS that spells itself in new WKT where the old one, which pyogrio asks for, cannot."""
+
+    def to_wkt(self, *args: Any, **options: Any) -> str:
+        try:
+            return super().to_wkt(*args, **options)
+        except CRSError:
+            return super().to_wkt()
+
+    @property
+    def is_old(self) -> bool:
+        """ESRI's old WKT has words for it."""
+        try:
+            pyproj.CRS.to_wkt(self, WktVersion.WKT1_ESRI)
+        except CRSError:
+            return False
+        return True
+
+
+def spelled_out(crs: pyproj.CRS) -> Spelled:
+    """For features that are to be written."""
+    return Spelled(crs)
+
+
 def transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
     """From x and y to x and y (longitude before latitude), NaN or infinite where there is no way.
 
@@ -92,6 +118,12 @@ def same(one: pyproj.CRS, other: pyproj.CRS) -> bool:
         # Formats add axes and identifiers, but keep the name; there is no datum to compare.
         return one.name == other.name and unit(one) == unit(other)
     return bool(one.equals(other, ignore_axis_order=True))
+
+
+def axis_order(crs: CRS) -> str:
+    """Which axes of the CRS, from 1, are the first and the second of coordinates in rasters."""
+    first = system(crs).axis_info[0].direction
+    return "2,1" if first in ("north", "south") else "1,2"
 
 
 def unit(crs: pyproj.CRS) -> float:

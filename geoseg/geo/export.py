@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pyproj
 import shapely
 from geopandas import GeoDataFrame
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.geo.layers import read_layers, write_polygons
+from geoseg.geo.reproject import in_wanted_crs
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
-_WGS84 = "EPSG:4326"
 _LOG = logging.getLogger("geoseg")
 
 
@@ -158,7 +157,7 @@ def write_format(
     Files appear once they are complete. Raises as `export` does.
     """
     style = FORMATS[kind]
-    frame = _projected(frame, kind, style, target_crs)
+    frame = in_wanted_crs(frame, kind, target_crs, wgs84=style.wgs84, prj=".prj" in style.sidecars)
     groups = dict(tuple(frame.groupby("class"))) if style.per_class else {stem: frame}
     names = {f"{stem}_{key}" if style.per_class else stem: rows for key, rows in groups.items()}
     paths = [folder / f"{name}{style.suffix}" for name in names]
@@ -176,19 +175,3 @@ def write_format(
     except (OSError, DataSourceError, DataLayerError) as error:
         raise OutputError(f"{folder} cannot be written: {error}") from error
     return paths
-
-
-def _projected(
-    frame: GeoDataFrame, kind: str, style: Format, target_crs: str | None
-) -> GeoDataFrame:
-    if style.wgs84 and target_crs and pyproj.CRS(target_crs) != pyproj.CRS(_WGS84):
-        raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
-    wanted = target_crs or (_WGS84 if style.wgs84 else None)
-    if wanted is None:
-        return frame
-    if frame.crs is None:
-        raise OptionError(
-            f"the layers have no CRS, so they cannot go to {wanted}; choose another --format "
-            "than geojson and kml, without --t-srs"
-        )
-    return frame.to_crs(wanted)

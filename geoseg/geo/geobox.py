@@ -29,7 +29,7 @@ class GeoBox:
     transform: Affine
     """(column, row) in pixels to (x, y) in CRS units; may rotate, shear or flip."""
     crs: CRS | None
-    """Without heights. None: nothing is known of the ground, coordinates are pixels or arbitrary."""
+    """Without heights. None: nothing is known of the ground, coordinates may be pixels."""
 
     @classmethod
     def of(cls, dataset: DatasetReader) -> GeoBox:

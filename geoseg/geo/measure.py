@@ -20,6 +20,8 @@ true to a millimetre at worst, which would be a per cent of a pixel."""
 _BENT = 2e-5
 """Where a map is this far, in sizes of an object, from its tangent, the object is projected corner
 by corner; else one scale does for all of it."""
+_EQUAL, _DIGITS = 1e-6, 6
+"""Rounding errors of projections, in sides of squares, and of degrees."""
 _PARTS = 32
 """Of the sides of a large object, which may be bent on the ground."""
 
@@ -59,9 +61,8 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
     floor = _FLOOR / (unit(map_) * (ground.ellipsoid.a if map_.is_geographic else 1.0))
     half = np.maximum(np.stack([right - left, top - bottom]) / 2, floor)
 
-    east, north, bend = _tangents(planes, ground, centre, half)
+    tangent, bend = _tangents(planes, ground, centre, half)
     finite = np.isfinite(bend)
-    tangent = np.stack([east, north], axis=1)  # (2, 2, P): of x or y, to east or north
     tangent[..., ~finite] = np.eye(2)[..., None] * unit(map_)
     points, owner = shapely.get_coordinates(geometry, return_index=True)
     steps = points - centre.T[owner]
@@ -76,8 +77,9 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
 
 def _tangents(
     planes: Planes, ground: Ground, centre: Floats, half: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Of steps of 1 in x and in y (2, P), metres; and how far the map bends from them (P,)."""
+) -> tuple[Floats, Floats]:
+    """Metres (2, 2, P) that a step of 1 in x or y leads to the east or north; and how far the map
+    bends from that (P,), not finite where it leaves the globe."""
     directions = np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)], np.float64)
     steps = directions.T[:, :, None] * half[:, None, :]  # (2, 9, P)
     count = half.shape[1]
@@ -91,7 +93,7 @@ def _tangents(
     size = np.maximum(np.hypot(*along_x), np.hypot(*along_y))
     with np.errstate(divide="ignore", invalid="ignore"):
         bend = off / size
-    return along_x / half[0], along_y / half[1], bend
+    return np.stack([along_x / half[0], along_y / half[1]]), bend
 
 
 def _projected(
@@ -118,11 +120,12 @@ def _planar(geometry: NDArray[np.object_], scale: float, up: Floats | float = 0.
     corners = shapely.get_coordinates(rectangle).reshape(-1, 5, 2)
     sides = np.diff(corners[:, :3], axis=1)
     lengths = np.hypot(sides[..., 0], sides[..., 1])
-    longer = sides[np.arange(len(sides)), lengths.argmax(axis=1)]
-    angle = np.degrees(np.arctan2(longer[:, 0], longer[:, 1]) - up) % 180
+    second = lengths[:, 1] > lengths[:, 0] * (1 + _EQUAL)
+    longer = sides[np.arange(len(sides)), second.astype(np.intp)]
+    angle = np.degrees(np.arctan2(longer[:, 0], longer[:, 1]) - up)
     return Sizes(
         area=shapely.area(geometry),
         length=lengths.max(axis=1),
         width=lengths.min(axis=1),
-        angle=np.where(angle < 180, angle, 0.0),  # -1e-15 % 180 is 180
+        angle=angle.round(_DIGITS) % 180,  # so that -1e-15 becomes 0
     )

@@ -12,13 +12,17 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
+from geoseg.geo.crs import axis_order, flat, system
 from geoseg.geo.geobox import GeoBox
 from geoseg.grid import Window
 from geoseg.whole import put_in_place
@@ -64,8 +68,11 @@ class RasterWriter:
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
         self._complete = path.with_name(f".{path.name}.complete.tif")
-        self._names: bytes | None = None
+        crs = flat(geobox.crs)
+        in_file = crs if crs is None or in_geotiff(crs) else None
+        self._names = None if in_file is crs else beside_raster(crs)
         """What `<path>.aux.xml` will say."""
+        self._crs = None if in_file is crs else crs
         self._lock = threading.Lock()
         place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
@@ -73,7 +80,7 @@ class RasterWriter:
         try:
             self._discard()  # what a killed run left behind
             self._dataset = rasterio.open(
-                self._working, "w", crs=geobox.crs, **shape, **place, **_WORKING
+                self._working, "w", crs=in_file, **shape, **place, **_WORKING
             )
         except _FAILURES as error:
             raise self._failed(error) from error
@@ -87,7 +94,7 @@ class RasterWriter:
         raster = cls(path, geobox)
         raster._dataset.write_colormap(1, {item.id: (*item.color, 255) for item in classes})
         raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
-        raster._names = category_names(classes)
+        raster._names = beside_raster(raster._crs, classes)
         return raster
 
     @classmethod
@@ -155,15 +162,30 @@ class RasterWriter:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
 
 
-def category_names(classes: Sequence[LabelClass]) -> bytes:
-    """Names by value, as GDAL keeps them beside a raster (its "persistent auxiliary metadata")."""
+def beside_raster(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
+    """What GeoTIFF has no place for, as GDAL keeps it beside a raster (its "persistent auxiliary
+    metadata"): names by value, and a CRS unless that is in the file."""
     root = ElementTree.Element("PAMDataset")
-    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
-    categories = ElementTree.SubElement(band, "CategoryNames")
-    names = {item.id: item.name for item in classes}
-    for value in range(max(names) + 1):
-        ElementTree.SubElement(categories, "Category").text = names.get(value, "")
+    if crs is not None:
+        axes = ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping=axis_order(crs))
+        axes.text = system(crs).to_wkt()
+    if classes:
+        band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+        categories = ElementTree.SubElement(band, "CategoryNames")
+        names = {item.id: item.name for item in classes}
+        for value in range(max(names) + 1):
+            ElementTree.SubElement(categories, "Category").text = names.get(value, "")
     return ElementTree.tostring(root)
+
+
+def in_geotiff(crs: CRS) -> bool:
+    """GeoTIFF has keys for it; not for turned poles, for instance."""
+    profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    with rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
+        with memory.open(**profile, crs=crs, transform=Affine.scale(1, -1)):
+            pass
+        with memory.open() as written:
+            return written.crs is not None
 
 
 def _content(values: NDArray[np.uint8]) -> int:
