@@ -65,9 +65,10 @@ def read_aoi(text: str, geobox: GeoBox) -> Aoi:
     if shapely.area(shape) == 0:
         asked = shapely.total_bounds(np.concatenate([shapes for shapes, _ in drawn]))
         there = ", ".join(f"{value:.10g}" for value in geobox.bounds)
+        name = next((f", in {crs.name}" for _, crs in drawn if crs is not None), "")
         raise SceneError(
-            f"--aoi {text} lies at {', '.join(f'{value:.10g}' for value in asked)}, outside the "
-            f"scene ({there}, in the scene's CRS)"
+            f"--aoi {text} lies at {', '.join(f'{value:.10g}' for value in asked)}{name}; it is "
+            f"outside the scene ({there}, in the scene's CRS)"
         )
     left, top, right, bottom = shapely.bounds(shape)
     first = int(np.floor(left)), int(np.floor(top))

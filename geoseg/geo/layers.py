@@ -60,6 +60,8 @@ def write_polygons(
     frame: GeoDataFrame, path: Path, layer: str, driver: str, **options: Any
 ) -> None:
     """Hand features to GDAL. Raises what pyogrio raises."""
+    # What was cut at the edge of a map has several parts.
+    several = (frame.geom_type == "MultiPolygon").any()
     with warnings.catch_warnings():
         # A picture without a place on the ground has no CRS, and the user knows.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
@@ -68,8 +70,8 @@ def write_polygons(
             path,
             layer=layer,
             driver=driver,
-            geometry_type="Polygon",
-            promote_to_multi=False,
+            geometry_type="MultiPolygon" if several else "Polygon",
+            promote_to_multi=several,
             **options,
         )
 

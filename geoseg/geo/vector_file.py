@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from geoseg.errors import DataError
 from geoseg.geo.crs import horizontal
 
 _LOG = logging.getLogger("geoseg")
+_SHAPE_IN_FIELDS = {"CSV", "OGR_VRT"}
+"""Formats of which GDAL reads no shapes where it is told to leave out fields."""
 _UNREADABLE = (
     pyogrio.errors.DataSourceError,
     pyogrio.errors.DataLayerError,
@@ -63,10 +67,8 @@ def read_vector_file(
 
 
 def _layers(path: str | Path, layer: str | None) -> list[str]:
-    try:
+    with _failures(str(path)):
         found = pyogrio.list_layers(path)
-    except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as vector data: {error}") from error
     layers = [str(name) for name, kind in found if kind is not None]
     if not layers:
         raise DataError(f"{path} has no layer with geometries")
@@ -81,25 +83,37 @@ def _read(
     path: str | Path, layer: str, field: str | None, what: str
 ) -> tuple[dict[str, Any], NDArray[np.object_], NDArray[Any]]:
     """GDAL's description of the layer, its geometries as WKB, and the values of the field."""
-    try:
-        fields = list(pyogrio.read_info(path, layer=layer)["fields"])
+    with _failures(what):
+        info = pyogrio.read_info(path, layer=layer)
+        fields = list(info["fields"])
         if field is not None and field not in fields:
             raise DataError(f"{what} has no field {field!r}; it has {', '.join(fields) or 'none'}")
-        meta, _, geometry, columns = pyogrio.raw.read(
-            path, layer=layer, columns=[field] if field else []
-        )
+        wanted = None if info["driver"] in _SHAPE_IN_FIELDS else [field] if field else []
+        meta, _, geometry, columns = pyogrio.raw.read(path, layer=layer, columns=wanted)
+    if field is None:
+        return meta, geometry, np.full(len(geometry), "", object)
+    return meta, geometry, columns[list(meta["fields"]).index(field)]
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """What GDAL and pyogrio raise, as DataError; what they merely mention, not at all."""
+    try:
+        with warnings.catch_warnings():
+            # Heights and measures do not matter here, nor which kind of polygon is declared.
+            warnings.filterwarnings("ignore", message="Measured|geometry column type")
+            yield
     except pyogrio.errors.GeometryError as error:
         raise DataError(
-            f"{what} holds shapes of a kind that cannot be read ({error}), such as triangles of a "
-            "surface; make polygons of them (ogr2ogr -nlt MULTIPOLYGON)"
+            f"{what} holds shapes of a kind that is not read, such as triangles of a surface "
+            f"({error}); make polygons of them (ogr2ogr -nlt MULTIPOLYGON)"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{what} is not in the encoding that it declares ({error.encoding}); correct its .cpg"
         ) from error
     except _UNREADABLE as error:
-        raise DataError(f"{what} cannot be read: {error}") from error
-    return meta, geometry, columns[0] if field else np.full(len(geometry), "", object)
+        raise DataError(f"{what} cannot be read as vector data: {error}") from error
 
 
 def _crs(text: str | None, what: str) -> pyproj.CRS | None:
