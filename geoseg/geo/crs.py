@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 
 from geoseg.errors import DataError, GeosegError, OptionError
 
@@ -42,10 +44,14 @@ def parse(text: str, flag: str) -> pyproj.CRS:
 
 def system(crs: CRS) -> pyproj.CRS:
     """A file's CRS as PROJ sees it, without heights. Raises DataError."""
+    return horizontal(_as_proj_has_it(crs))
+
+
+def _as_proj_has_it(crs: CRS) -> pyproj.CRS:
     try:
-        return horizontal(pyproj.CRS.from_wkt(crs.to_wkt()))
-    except CRSError as error:
-        raise DataError(f"a CRS that PROJ does not understand: {error}") from error
+        return pyproj.CRS.from_wkt(crs.to_wkt())
+    except (CRSError, RasterioError) as error:
+        raise DataError(f"PROJ does not understand its CRS ({error})") from error
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
@@ -57,7 +63,7 @@ def flat(crs: CRS | None) -> CRS | None:
     """As `horizontal`; what has no height stays as it is, to the letter. Raises DataError."""
     if crs is None:
         return None
-    whole = pyproj.CRS.from_wkt(crs.to_wkt())
+    whole = _as_proj_has_it(crs)
     if not whole.is_compound and len(whole.axis_info) < 3:
         return crs
     part = system(crs)
@@ -89,6 +95,7 @@ def spelled_out(crs: pyproj.CRS) -> Spelled:
     return Spelled(crs)
 
 
+@lru_cache(maxsize=64)
 def transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
     """From x and y to x and y (longitude before latitude), NaN or infinite where there is no way.
 

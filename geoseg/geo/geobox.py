@@ -11,9 +11,11 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
+from geoseg.errors import DataError, SceneError
 from geoseg.geo.crs import Ground, flat, system
 from geoseg.grid import Window
 
+_UNPLACED = Affine.scale(1, -1)
 _STEP = 100.0
 """Metres over which pixels are measured."""
 
@@ -36,12 +38,20 @@ class GeoBox:
         """The grid of an open raster, in the horizontal part of its CRS.
 
         Without a place on the ground, y is minus the row: GIS programs hang such pictures below
-        the x axis, and so polygons lie on them. Raises DataError where PROJ refuses the CRS.
+        the x axis, and so polygons lie on them. Raises SceneError where PROJ refuses the CRS.
         """
-        crs, transform = flat(dataset.crs or None), dataset.transform
+        try:
+            crs, transform = flat(dataset.crs or None), dataset.transform
+        except DataError as error:
+            raise SceneError(f"{dataset.name}: {error}; give it another (gdal_edit)") from error
         if crs is None and transform.is_identity:
-            transform = Affine.scale(1, -1)
+            transform = _UNPLACED
         return cls(dataset.height, dataset.width, transform, crs)
+
+    @property
+    def is_unplaced(self) -> bool:
+        """Coordinates are pixels: x = column, y = minus the row."""
+        return self.crs is None and self.transform == _UNPLACED
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.styles import TABLE, qml
+from geoseg.geo.vector_file import without_sidecars
 from geoseg.whole import put_in_place
 
 _GREY = (128, 128, 128)
@@ -47,8 +48,9 @@ def read_layers(path: Path) -> GeoDataFrame:
     Raises OutputError where there is no such file.
     """
     try:
-        names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        frames = [pyogrio.read_dataframe(path, layer=name) for name in names]
+        with without_sidecars():
+            names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+            frames = [pyogrio.read_dataframe(path, layer=name) for name in names]
     except DataSourceError as error:
         raise OutputError(f"{path} cannot be read: {error}") from error
     frames = [frame for frame in frames if len(frame)] or frames[:1]

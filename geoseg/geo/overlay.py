@@ -13,7 +13,7 @@ from shapely.errors import GEOSException
 
 from geoseg.errors import DataError
 from geoseg.geo.antimeridian import shifted, unrolled
-from geoseg.geo.crs import circle, move, same, system, transformer
+from geoseg.geo.crs import base, circle, move, same, system, transformer
 from geoseg.geo.geobox import GeoBox
 
 Floats = NDArray[np.float64]
@@ -56,11 +56,16 @@ def overlay(shapes: Shapes, crs: pyproj.CRS | None, geobox: GeoBox) -> Shapes:
             which = "the scene has one" if crs is None else "the scene has none"
             state = "no coordinate reference system" if crs is None else f"CRS {crs.name}"
             raise DataError(f"has {state} but {which}; assign one to both, or to neither")
-        if geobox.transform.e < 0 and not (shapely.bounds(polygons)[:, 1] < 0).any():
+        if geobox.is_unplaced and not (shapely.bounds(polygons)[:, 1] < 0).any():
             polygons = shapely.transform(polygons, lambda xy: xy * (1, -1))  # counted downwards
         return _cut(_to_pixels(polygons, geobox), 0, 0, geobox.width, geobox.height)
     _must_be_possible(polygons, crs)
     direct = same(crs, own)
+    if not direct and (base(crs) is None or base(own) is None):
+        raise DataError(
+            f"is in {crs.name}, and no way leads to {own.name}, the scene's CRS; give one of them "
+            "the CRS of the other"
+        )
     way = None if direct else transformer(crs, own)
     pieces: list[Shapes] = []
     for box, turn in _surroundings(geobox, own, crs, direct):

@@ -74,7 +74,9 @@ class RasterWriter:
         """What `<path>.aux.xml` will say."""
         self._crs = None if in_file is crs else crs
         self._lock = threading.Lock()
-        place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
+        # GIS programs show a raster without a place as is, and GDAL cannot store that.
+        unplaced = geobox.is_unplaced or geobox.transform.is_identity
+        place = {} if unplaced else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
         self._written = 0
         try:
@@ -182,7 +184,7 @@ def in_geotiff(crs: CRS) -> bool:
     """GeoTIFF has keys for it; not for turned poles, for instance."""
     profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
     with rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
-        with memory.open(**profile, crs=crs, transform=Affine.scale(1, -1)):
+        with memory.open(**profile, crs=crs, transform=Affine.scale(2, -2)):
             pass
         with memory.open() as written:
             return written.crs is not None

@@ -8,7 +8,7 @@ import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import ArrayLike, NDArray
 
-from geoseg.errors import OptionError
+from geoseg.errors import DataError, OptionError
 from geoseg.geo.antimeridian import cut_at_antimeridian, shifted, unrolled
 from geoseg.geo.crs import (
     WGS84,
@@ -101,7 +101,12 @@ def reproject(frame: GeoDataFrame, target: pyproj.CRS, flag: str) -> GeoDataFram
 def _must_reach(own: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike, flag: str) -> None:
     if same(own, target):
         return
-    if base(own) is None or base(target) is None or not reaches(own, target, x, y):
+    try:
+        possible = base(own) is not None and base(target) is not None
+        possible = possible and reaches(own, target, x, y)
+    except DataError:
+        possible = False
+    if not possible:
         raise OptionError(
             f"{flag}: no way leads from {own.name}, the CRS of the features, to {target.name}; "
             "choose another"

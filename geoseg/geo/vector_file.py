@@ -96,10 +96,22 @@ def _read(
 
 
 @contextmanager
+def without_sidecars() -> Iterator[None]:
+    """GDAL does not leave an .aux.xml beside a GeoPackage because it reads its metadata."""
+    option = "GDAL_PAM_ENABLED"
+    before = pyogrio.get_gdal_config_option(option)
+    pyogrio.set_gdal_config_options({option: False})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({option: before})
+
+
+@contextmanager
 def _failures(what: str) -> Iterator[None]:
     """What GDAL and pyogrio raise, as DataError; what they merely mention, not at all."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_sidecars():
             # Heights and measures do not matter here, nor which kind of polygon is declared.
             warnings.filterwarnings("ignore", message="Measured|geometry column type")
             yield
