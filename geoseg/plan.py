@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import SceneError
 from geoseg.geo.aoi import read_aoi
 from geoseg.geo.export import FORMATS
+from geoseg.geo.reproject import check_wgs84
 from geoseg.geo.scene import Scene
 from geoseg.geo.vectorize import SPECK
 from geoseg.geo.view import View
@@ -38,10 +39,8 @@ def make_plan(
     """Raises SceneError and OptionError for what cannot be."""
     geobox = scene.geobox
     for kind in request.formats:
-        if geobox.crs is None and kind in FORMATS and FORMATS[kind].wgs84:
-            raise OptionError(
-                f"--format {kind} is in WGS 84, but {scene.path} has no CRS; choose another"
-            )
+        if kind in FORMATS and FORMATS[kind].wgs84:
+            check_wgs84(geobox, kind, scene.path)
     view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
     assert tiling.tiles_per_block is not None

@@ -84,7 +84,7 @@ class ClassRaster:
             told = re.fullmatch(r"\d+(\.\d+)?", dataset.tags().get("MODEL_GSD", ""))
         return cls(
             source=source,
-            geobox=GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs),
+            geobox=GeoBox.of(dataset),
             band=band,
             validity=validity,
             classes=known,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyogrio
-import pyproj
 import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from geoseg.geo.layers import NO_OBJECTS, write_polygons
 from geoseg.geo.measure import measure
 from geoseg.geo.names import LayerNames, clean, distinct
 from geoseg.geo.paths import check_outputs, vector_path
+from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
 from geoseg.hues import hue
 
@@ -212,7 +212,7 @@ def export(
         OptionError: CRS and format do not go together.
         OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
-    check_crs(kind, target_crs)
+    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     names = layer_names(path)
     if not names:
         raise DataError(f"{path} has no layer of polygons")
@@ -239,19 +239,11 @@ def export(
     gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
     with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
         with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
-            frame = _projected(frame, kind, style, target_crs)
+            frame = in_wanted_crs(
+                frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
+            )
         done = _write(frame, grouping, staging.new, path.stem, style)
     return [folder / file.name for file in done]
-
-
-def check_crs(kind: str, target_crs: str | None) -> None:
-    """Raise OptionError for a CRS that is none, or that the format cannot have."""
-    if target_crs is None:
-        return
-    with vector_errors(f"--t-srs {target_crs} is no CRS that PROJ knows", OptionError):
-        wanted = pyproj.CRS(target_crs)
-    if FORMATS[kind].wgs84 and wanted != pyproj.CRS(_WGS84):
-        raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
 
 
 def measured(frame: GeoDataFrame, what: str) -> GeoDataFrame:
@@ -284,10 +276,12 @@ def write_format(
     Layers are called as in a GeoPackage of these `classes`. The files take their places together.
     Raises as `export` does.
     """
-    check_crs(kind, target_crs)
+    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
     with vector_errors(f"{stem} cannot go to {target_crs or _WGS84}", DataError):
-        frame = _projected(frame, kind, style, target_crs)
+        frame = in_wanted_crs(
+            frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
+        )
     planned = planned_files(folder, stem, kind, [*dict.fromkeys(grouping.layers)])
     check_outputs(planned, (), overwrite=overwrite)
     with Staging(folder, f"{stem}{style.suffix}") as staging:
@@ -366,17 +360,3 @@ def _write(
                 path.with_name(f"{name}.qml").write_text(looks[name], encoding="utf-8")
         paths.append(path)
     return paths
-
-
-def _projected(
-    frame: GeoDataFrame, kind: str, style: Format, target_crs: str | None
-) -> GeoDataFrame:
-    wanted = target_crs or (_WGS84 if style.wgs84 else None)
-    if wanted is None:
-        return frame
-    if frame.crs is None:
-        raise OptionError(
-            f"the layers have no CRS, so they cannot go to {wanted}; choose another --format "
-            "than geojson and kml, without --t-srs"
-        )
-    return frame.to_crs(wanted)

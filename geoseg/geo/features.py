@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
+from geoseg.geo.crs import spelled_out, system
 from geoseg.geo.flat import Polygons, sum_runs
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.measure import measure
@@ -117,7 +118,7 @@ def features(
             "angle_deg": sizes.angle,
         }
     )
-    crs = None if geobox.crs is None else geobox.crs.to_wkt()
+    crs = None if geobox.crs is None else spelled_out(system(geobox.crs))
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
 
 

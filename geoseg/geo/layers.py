@@ -66,6 +66,8 @@ def write_polygons(
     **options: Any,
 ) -> None:
     """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
+    # What was cut at the edge of a map has several parts.
+    several = promote_to_multi or bool((frame.geom_type == "MultiPolygon").any())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pyogrio.write_dataframe(
@@ -73,8 +75,8 @@ def write_polygons(
             vector_path(path),
             layer=layer,
             driver=driver,
-            geometry_type=geometry_type,
-            promote_to_multi=promote_to_multi,
+            geometry_type="MultiPolygon" if several else geometry_type,
+            promote_to_multi=several,
             **options,
         )
     for said in dict.fromkeys(str(each.message) for each in caught):

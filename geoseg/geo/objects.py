@@ -91,13 +91,12 @@ def score_objects(
             f"{truth} has no polygon of a class of {scene} on it; found {seen}, "
             f"known are {', '.join(sorted(known))}"
         )
-    extent = shapely.box(0, 0, geobox.width, geobox.height)
-    expected = shapely.intersection(labels.geometry, extent)
     order = [*names.values(), *sorted(set(labels.names) - known)]
     id_of = {name: class_id for class_id, name in names.items()}
     scores = []
     for name in order:
-        found, there = shapes[class_ids == id_of.get(name, -1)], expected[labels.names == name]
+        found = shapes[class_ids == id_of.get(name, -1)]
+        there = labels.geometry[labels.names == name]
         if id_of.get(name) != 0 and (len(found) or len(there)):
             matched = count_matches(found, there, min_iou)
             scores.append(ObjectScore(name, len(there), len(found), matched))

@@ -53,7 +53,7 @@ class Painter:
 
     @classmethod
     def of(cls, labels: Labels, ids: dict[str, int], area: Labels | None) -> Painter:
-        order = np.argsort(-shapely.area(labels.geometry), kind="stable")
+        order = np.argsort(-labels.area, kind="stable")
         shapes = labels.geometry[order]
         class_ids = np.array([ids[name] for name in labels.names[order]], dtype=np.int64)
         surroundings = area.geometry if area is not None else np.array([], dtype=object)

@@ -12,13 +12,17 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
+from geoseg.geo.crs import axis_order, flat, system
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.styles import opacity, raster_qml
 from geoseg.grid import Window
@@ -63,16 +67,24 @@ class RasterWriter:
         """Raises OutputError where the folder cannot be written."""
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
+        crs = flat(geobox.crs)
+        in_file = crs if crs is None or in_geotiff(crs) else None
+        self._crs = None if in_file is crs else crs
+        """A CRS that GeoTIFF has no keys for."""
         self._beside: dict[Path, bytes] = {}
         """Files that go with the raster."""
+        if self._crs is not None:
+            self._beside[beside(path)] = sidecar(self._crs)
         self._lock = threading.Lock()
-        place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
+        # GIS programs show a raster without a place as is, and GDAL cannot store that.
+        unplaced = geobox.is_unplaced or geobox.transform.is_identity
+        place = {} if unplaced else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
         self._written = 0
         try:
             self._working.unlink(missing_ok=True)  # what a killed run left behind
             self._dataset = rasterio.open(
-                self._working, "w", crs=geobox.crs, **shape, **place, **_WORKING
+                self._working, "w", crs=in_file, **shape, **place, **_WORKING
             )
         except _FAILURES as error:
             raise self._failed(error) from error
@@ -101,7 +113,7 @@ class RasterWriter:
         if model_gsd is not None:
             raster._dataset.update_tags(MODEL_GSD=f"{model_gsd:.6g}")
         raster._beside = {
-            path.with_name(f"{path.name}.aux.xml"): legend_xml(classes),
+            beside(path): sidecar(raster._crs, classes),
             path.with_suffix(".qml"): raster_qml(classes),
         }
         return raster
@@ -170,9 +182,15 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def legend_xml(classes: Sequence[LabelClass]) -> bytes:
-    """Names and colors by value, as GDAL keeps them beside a raster (PAM)."""
+def sidecar(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
+    """What GeoTIFF has no place for, as GDAL keeps it beside a raster (its "persistent auxiliary
+    metadata"): names and colors by value, and a CRS unless that is in the file."""
     root = ElementTree.Element("PAMDataset")
+    if crs is not None:
+        axes = ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping=axis_order(crs))
+        axes.text = system(crs).to_wkt()
+    if not classes:
+        return ElementTree.tostring(root)
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
     colors = ElementTree.SubElement(band, "ColorTable")
@@ -184,6 +202,16 @@ def legend_xml(classes: Sequence[LabelClass]) -> bytes:
         entry = {f"c{number}": str(part) for number, part in enumerate(rgba, start=1)}
         ElementTree.SubElement(colors, "Entry", entry)
     return ElementTree.tostring(root)
+
+
+def in_geotiff(crs: CRS) -> bool:
+    """GeoTIFF has keys for it; not for turned poles, for instance."""
+    profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    with rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
+        with memory.open(**profile, crs=crs, transform=Affine.scale(2, -2)):
+            pass
+        with memory.open() as written:
+            return written.crs is not None
 
 
 def _content(values: NDArray[np.uint8]) -> int:

@@ -89,7 +89,7 @@ class Scene:
         with source.dataset() as dataset:
             _check(source.path, dataset)
             chosen, notes = choose_bands(source.path, dataset, bands)
-            geobox = GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs or None)
+            geobox = GeoBox.of(dataset)
             if dataset.crs is None:
                 notes += ("no coordinate reference system: outputs are in pixel coordinates",)
 
