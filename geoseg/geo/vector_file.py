@@ -93,8 +93,6 @@ def _read(
         wanted = None if info["driver"] in _SHAPE_IN_FIELDS else [field] if field else []
         source = vector_path(path)
         meta, _, geometry, columns = pyogrio.raw.read(source, layer=layer, columns=wanted)
-            vector_path(path), layer=layer, columns=wanted
-        )
     if field is None:
         return meta, geometry, np.full(len(geometry), "", object)
     return meta, geometry, columns[list(meta["fields"]).index(field)]
