@@ -121,7 +121,11 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file that has at least `columns`."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
+            head = file.readline()
+            file.seek(0)
+            # Spreadsheets of many countries write semicolons.
+            separator = max(",;\t", key=head.count)
+            reader = csv.DictReader(file, restval="", delimiter=separator)
             rows = list(reader)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

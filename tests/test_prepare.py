@@ -78,7 +78,7 @@ def test_isaid_patches_hold_the_ids_of_the_colors(isaid, tmp_path):
     for item in folder.split("train") + folder.split("val"):
         with Image.open(item.mask) as mask:
             assert mask.mode == "L"
-        image, ids = item.load()
+        image, ids, _ = item.load()
         name, top, bottom, left, right = item.name.split("_")
         place = slice(int(top), int(bottom)), slice(int(left), int(right))
         assert (ids == some_ids(*sources[name])[place]).all()
@@ -187,7 +187,7 @@ def mosaic(out: Path, split: str) -> np.ndarray:
     """The masks of one split, put back together."""
     whole = np.full((200, 300), IGNORE, np.uint8)
     for item in LabelledFolder.open(out).split(split):
-        image, mask = item.load()
+        image, mask, _ = item.load()
         top, bottom, left, right = (int(n) for n in item.name.split("_")[1:])
         part = whole[top:bottom, left:right]
         both = (part != IGNORE) & (mask != IGNORE)
