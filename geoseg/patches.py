@@ -90,6 +90,8 @@ class Prepared:
     """By class name."""
     skipped: tuple[str, ...]
     """What could not be used, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was made."""
 
     @property
     def absent(self) -> list[str]:

@@ -95,9 +95,7 @@ def test_scores_equal_scikit_learn(case):
     assert scores.confusion == tuple(map(tuple, sklearn.confusion_matrix(*pair, labels=labels)))
     for name, expected in {
         "iou": sklearn.jaccard_score(*pair, labels=labels, average=None, zero_division=0),
-        "precision": sklearn.precision_score(
-            *pair, labels=labels, average=None, zero_division=0
-        ),
+        "precision": sklearn.precision_score(*pair, labels=labels, average=None, zero_division=0),
         "recall": sklearn.recall_score(*pair, labels=labels, average=None, zero_division=0),
         "f1": sklearn.f1_score(*pair, labels=labels, average=None, zero_division=0),
     }.items():

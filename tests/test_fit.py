@@ -21,7 +21,7 @@ from rasterio.transform import from_origin
 from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import CheckpointError, DataError, OptionError, OutputError
-from geoseg.model.checkpoint import load_model, read_checkpoint, read_metadata, save_checkpoint
+from geoseg.model.checkpoint import load_model, read_metadata, save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.patches import Patch, write_classes, write_patch, write_split

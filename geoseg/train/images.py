@@ -43,12 +43,16 @@ def read_image(path: Path) -> Picture:
     """
     try:
         with Image.open(path) as picture:
-            if holds_pixels(picture) and (picture.format == "PNG" or not find_spec("rasterio")):
+            plain = holds_pixels(picture)
+            if picture.format == "PNG":
+                picture.load()  # GDAL returns black for what a torn PNG lacks
+            if plain and (picture.format == "PNG" or not find_spec("rasterio")):
                 image = np.array(picture.convert("RGB"))
                 return Picture(image, np.ones(image.shape[:2], bool))
-    except UNREADABLE as error:
-        if not find_spec("rasterio"):
-            raise DataError(f"{path} cannot be read as an image: {error}") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass  # of a kind, or a size, that GDAL may know
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
     if not find_spec("rasterio"):
         raise DataError(
             f"{path} is not an 8-bit grey or RGB image, and other kinds are read by rasterio, "
