@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @options.weights
 @options.device
 def command(output: Path, weights: str | None, device: str) -> None:
-    """Render a scene with known objects, find them, and say how many are right and how many false."""
+    """Render a scene with known objects, find them, and count what is right and what is false."""
     from geoseg.demo import run_demo
 
     with options.pixel_bar("demo", quiet=False) as progress:
@@ -35,17 +35,19 @@ def command(output: Path, weights: str | None, device: str) -> None:
 
 def report(demo: Demo) -> str:
     """For the terminal."""
-    known, covered = (sum(getattr(c, name) for c in demo.covered) for name in ("known", "covered"))
-    truth, found, right = (
-        sum(getattr(score, name) for score in demo.polygons) for name in ("truth", "found", "matched")
+    known = sum(item.known for item in demo.covered)
+    covered = sum(item.covered for item in demo.covered)
+    there, found, right = (
+        sum(getattr(score, count) for score in demo.polygons)
+        for count in ("truth", "found", "matched")
     )
     lines = [
-        f"{covered} of {known} known objects have the right class on at least half of their pixels,",
-        f"in {demo.seconds:.1f} s. As separate polygons (IoU 0.5) {right} of {truth} are right, and "
-        f"{found - right} of {found}",
-        "polygons are none: what is parked side by side becomes one.",
+        f"Predicted in {demo.seconds:.1f} s. Of {known} known objects {covered} have the right class",
+        f"on at least half of their pixels. As polygons of their own (IoU 0.5) {right} of {there} are",
+        f"right, and {found - right} of the {found} found are false: what is parked side by side",
+        "becomes one polygon.",
         "",
-        f"{'':<20} {'pixels right':>14} {'polygons right':>15} {'polygons false':>15}",
+        f"{'class':<20} {'pixels right':>14} {'polygons right':>15} {'polygons false':>15}",
     ]
     polygons = {score.name: score for score in demo.polygons}
     for item in demo.covered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from geoseg.classes import IGNORE, ISAID
+from geoseg.classes import ISAID, LabelClass
 from geoseg.geo.layers import read_layers
 from geoseg.geo.objects import ObjectScore, score_objects
 from geoseg.geo.preview import write_preview
@@ -79,11 +79,19 @@ def write_truth(path: Path, scene: RenderedScene) -> None:
     frame.to_file(path, driver="GPKG", layer="objects")
 
 
-def count_covered(scene: RenderedScene, class_ids: NDArray[np.uint8]) -> list[Covered]:
-    """How many of the objects that no border cuts `class_ids` (H,W) covers, by class."""
+def count_covered(
+    scene: RenderedScene, class_ids: NDArray[np.uint8], classes: Sequence[LabelClass] = ISAID
+) -> list[Covered]:
+    """How many of the objects that no border cuts `class_ids` (H,W) covers, by class.
+
+    Args:
+        classes: of the ids; told by name.
+    """
+    names = np.array(["", *(ISAID[item.class_id].name for item in scene.objects)])
+    id_of = {item.name: item.id for item in classes}
+    truth = np.array([id_of.get(name, -1) for name in names.tolist()])
     shapes = [(outline(item), number) for number, item in enumerate(scene.objects, start=1)]
     numbers = rasterio.features.rasterize(shapes, class_ids.shape, dtype="int32")
-    truth = np.array([IGNORE, *(item.class_id for item in scene.objects)])
     whole = np.array([False, *(inside(item, class_ids.shape) for item in scene.objects)])
     hits = np.bincount(numbers[class_ids == truth[numbers]], minlength=len(truth))
     sizes = np.bincount(numbers.ravel(), minlength=len(truth))
@@ -91,7 +99,7 @@ def count_covered(scene: RenderedScene, class_ids: NDArray[np.uint8]) -> list[Co
     return [
         Covered(item.name, int(known.sum()), int((known & covered).sum()))
         for item in ISAID
-        if (known := (truth == item.id) & whole).any()
+        if (known := (names == item.name) & whole).any()
     ]
 
 
@@ -141,7 +149,7 @@ def run_demo(
     summary = predict(path, model, Request(folder, overwrite=True), progress=progress)
     layers, raster = (Path(summary.outputs[kind]) for kind in ("gpkg", "classes"))
     with rasterio.open(raster) as file:
-        covered = count_covered(known, file.read(1))
+        covered = count_covered(known, file.read(1), model.metadata.classes)
     write_preview(preview, Scene.open(str(path)), read_layers(layers), ISAID)
     return Demo(
         covered=covered,
