@@ -42,10 +42,10 @@ def report(demo: Demo) -> str:
         for count in ("truth", "found", "matched")
     )
     lines = [
-        f"Predicted in {demo.seconds:.1f} s. Of {known} known objects {covered} have the right class",
-        f"on at least half of their pixels. As polygons of their own (IoU 0.5) {right} of {there} are",
-        f"right, and {found - right} of the {found} found are false: what is parked side by side",
-        "becomes one polygon.",
+        f"Predicted in {demo.seconds:.1f} s. Of {known} known objects {covered} have the right",
+        f"class on at least half of their pixels. As polygons of their own (IoU 0.5) {right} of",
+        f"{there} are right, and {found - right} of the {found} found are false: what is parked",
+        "side by side becomes one polygon.",
         "",
         f"{'class':<20} {'pixels right':>14} {'polygons right':>15} {'polygons false':>15}",
     ]

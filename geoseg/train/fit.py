@@ -169,7 +169,10 @@ def read_split(
 ) -> tuple[list[Item], NDArray[np.int64]]:
     """The images of a split that can be used, and their pixels by class; tells what is odd."""
     items, counts, bad = inspect(
-        data.split(name), skip_bad=skip_bad, progress=progress, report=report
+        data.split(name),
+        skip_bad=skip_bad,
+        progress=progress,
+        report=lambda note: report(f"{name}: {note}"),
     )
     for sentence in bad:
         report(f"skipped: {sentence}")

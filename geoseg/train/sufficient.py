@@ -12,9 +12,8 @@ from geoseg.errors import DataError
 from geoseg.train.folder import Item, LabelledFolder
 from geoseg.train.recipe import Recipe
 
-ZERO_AND_255 = (
-    "ids count from 0, and 255 means not labelled, so a mask of 0 and 255 labels no object: write "
-    "1 for 255"
+IDS = (
+    "the ids of objects count from 1, and 255 means not labelled, so a mask of 0 and 255 holds none"
 )
 
 
@@ -58,12 +57,12 @@ def check_training(
     if not present:
         raise DataError(
             f"none of the {len(items)} training masks labels a pixel: all hold 255 (not labelled) "
-            f"only; {ZERO_AND_255}"
+            f"only; {IDS}"
         )
     if recipe.data.rendered_share:
         return
     if len(present) == 1:
-        hint = ZERO_AND_255 if totals[0] else "label what is not of the class as background (0)"
+        hint = IDS if totals[0] else "label what is not of the class as background (0)"
         raise DataError(
             f"every labelled training pixel is {present[0]}, so there is nothing to tell apart; "
             f"{hint}"
@@ -89,7 +88,7 @@ def check_validation(
     if not present:
         raise DataError(
             f"none of the {len(counts)} val masks labels a pixel, so nothing can be scored; "
-            f"{ZERO_AND_255}"
+            f"{IDS}"
         )
     if len(present) == 1:
         report(
