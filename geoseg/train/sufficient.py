@@ -87,8 +87,7 @@ def check_validation(
     present = [item.name for item in classes if counts[:, item.id].any()]
     if not present:
         raise DataError(
-            f"none of the {len(counts)} val masks labels a pixel, so nothing can be scored; "
-            f"{IDS}"
+            f"none of the {len(counts)} val masks labels a pixel, so nothing can be scored; {IDS}"
         )
     if len(present) == 1:
         report(
