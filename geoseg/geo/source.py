@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import warnings
@@ -76,6 +77,13 @@ class _Complaints(logging.Handler):
 
 _COMPLAINTS = _Complaints()
 logging.getLogger("rasterio._err").addHandler(_COMPLAINTS)
+
+
+_POOL = {"has_threads": True}
+"""GDAL's threads do not live on in a fork, as a loader of training data is: it would wait for
+them for ever."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _POOL.update(has_threads=False))
 
 
 class Source:
@@ -161,7 +169,7 @@ class Source:
         """
         local = not (self.is_remote or self.is_virtual)
         is_geotiff = local and self.path.lower().endswith((".tif", ".tiff"))
-        return {"NUM_THREADS": "ALL_CPUS"} if is_geotiff else {}
+        return {"NUM_THREADS": "ALL_CPUS"} if is_geotiff and _POOL["has_threads"] else {}
 
     def close(self) -> None:
         """Close the handle. Call when no thread reads any more."""
