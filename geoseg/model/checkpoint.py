@@ -106,7 +106,7 @@ def save_checkpoint(
     try:
         # safetensors' own files are readable by their owner only, whatever the umask says.
         temporary.write_bytes(save(tensors, metadata.to_header()))
-        put_in_place(temporary, path)
+        replace(temporary, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
     finally:

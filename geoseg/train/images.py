@@ -92,7 +92,8 @@ def read_scene(path: Path) -> Picture:
             f"{scene.bands.dtype} pixels, stretched to 0-255 between each image's own 2nd and "
             "98th percentile, as predict does"
         )
-    shown = sorted({*scene.bands.color, *([scene.bands.alpha] if scene.bands.alpha else [])})
+    alpha = scene.bands.validity.alpha
+    shown = sorted({*scene.bands.color, *([alpha] if alpha else [])})
     if len(shown) < count:
         used = ", ".join(map(str, dict.fromkeys(scene.bands.color)))
         notes.append(f"{count} bands, of which {used} are shown to the model")
