@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
@@ -72,7 +73,7 @@ class Grouping:
         return cls(layers, {name: known.get(i, hue(i)) for i, name in layer_of.items()})
 
 
-def _by_gdal(driver: str, **options: str) -> Callable[[GeoDataFrame, Path, str], None]:
+def _by_gdal(driver: str, **options: Any) -> Callable[[GeoDataFrame, Path, str], None]:
     return lambda frame, path, layer: write_polygons(frame, path, layer, driver, **options)
 
 
