@@ -179,14 +179,16 @@ def test_layers_of_other_people(layers: Path, caplog) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": ["a", "b"]},
         {"class": [1.0, 2.0]},
-        {"class": ["", None]},
         {"object_id": ["A-1", "A-2"], "class_id": ["x", "y"], "area_m2": ["big", "small"]},
-        {"object_id": [0.5, 7.0]},
+        {"object_id": [0.5, 7.0], "class": ["", None]},
         {"Name": [None, "  "], "x": [1, 2], "WKT": ["p", "q"]},
-        {"when": pd.to_datetime(["2024-01-01", None]), "ok": [True, False]},
-        {},
+        {
+            "object_id": [2**60 + 1, 5],
+            "class_id": [1e300, 2.0],
+            "when": pd.to_datetime(["2024-01-01", None]),
+            "ok": [True, False],
+        },
     ],
 )
 @pytest.mark.parametrize("kind", ["shapefile", "flatgeobuf", "geojson", "kml", "csv", "geoparquet"])

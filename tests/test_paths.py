@@ -70,18 +70,28 @@ def read_back(kind: str, paths: list[Path]) -> list[str]:
 
 
 @settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )
-@given(folder=file_names, stem=file_names, names=st.lists(class_names, min_size=3, max_size=3))
-@example(folder="proj!2024", stem="S2A:tile#1", names=["Ship", "ship", "ship_2"])
-@example(folder="a;b", stem="semi;colon!", names=["", "/", "gpkg_contents"])
-@example(folder="x?", stem="-q?", names=["CON", "a\nb", "x" * 300])
-@example(folder="back\\slash", stem="50%41\\", names=["rtree_a_geom", " lead", "trail ."])
-@example(folder="~", stem=" $HOME", names=["layer_styles", "'; DROP TABLE a;--", "<![CDATA[a]]>"])
-def test_any_name(folder: str, stem: str, names: list[str]) -> None:
+@given(
+    folder=file_names,
+    stem=file_names,
+    kind=st.sampled_from(["flatgeobuf", "geojson", "kml", "csv", "geoparquet"]),
+    names=st.lists(class_names, min_size=3, max_size=3),
+)
+@example(folder="proj!2024", stem="S2A:tile#1", kind="flatgeobuf", names=["Ship", "ship", "ship_2"])
+@example(folder="a;b", stem="semi;colon!", kind="geojson", names=["", "/", "gpkg_contents"])
+@example(folder="x?", stem="-q?", kind="geoparquet", names=["CON", "a\nb", "x" * 300])
+@example(folder="back\\slash", stem="50%41\\", kind="csv", names=["rtree_a_geom", " a", "trail ."])
+@example(
+    folder="~",
+    stem=" $HOME",
+    kind="geoparquet",
+    names=["layer_styles", "'; DROP TABLE a;--", "<![CDATA[a]]>"],
+)
+def test_any_name(folder: str, stem: str, kind: str, names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / folder
         home.mkdir()
@@ -92,20 +102,20 @@ def test_any_name(folder: str, stem: str, names: list[str]) -> None:
         assert sorted(done.features) == sorted(distinct(names))
         assert {each.name for each in home.iterdir()} == {scene.name, layers.name}
         (home / "out").mkdir()
-        for kind in ("shapefile", "flatgeobuf", "geojson", "kml", "csv", "geoparquet"):
-            paths = export(layers, home / "out", kind)
-            expected = planned_files(home / "out", layers.stem, kind, distinct(names))
+        for each in ("shapefile", kind):
+            paths = export(layers, home / "out", each)
+            expected = planned_files(home / "out", layers.stem, each, distinct(names))
             assert sorted(paths) == sorted(expected)
             assert all(path.is_file() and not path.is_symlink() for path in paths)
-            found = read_back(kind, paths)
-            if kind in ("flatgeobuf", "geojson", "geoparquet"):
+            found = read_back(each, paths)
+            if each in ("flatgeobuf", "geojson", "geoparquet"):
                 assert sorted(found) == sorted(
                     name if name.strip() else clean(name) or name
                     for name in map(shown, names, distinct(names))
                 )
             else:  # DBF has 254 bytes, XML no control characters
                 assert len(found) == 3
-            if kind in ("shapefile", "flatgeobuf", "geojson"):
+            if each in ("shapefile", "flatgeobuf", "geojson"):
                 scores = score_objects(scene, paths[0], field="class_id")
                 assert sum(score.matched for score in scores) == 3 / len(paths)
         # By every name of the class a file of an earlier run is known, and replaced.

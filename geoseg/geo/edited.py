@@ -172,7 +172,8 @@ def _texts(frame: GeoDataFrame, field: str) -> pd.Series[Any]:
     if field not in frame:
         return pd.Series(None, index=frame.index, dtype="object")
     column = frame[field]
-    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+    whole = pd.api.types.is_float_dtype(column) and column.dropna().abs().lt(2**53).all()
+    if whole and (column.dropna() % 1 == 0).all():
         column = column.astype("Int64")  # of whole numbers, some of them missing
     texts = column.astype("str")
     return texts.where(column.notna() & (texts.str.strip() != ""))
@@ -184,8 +185,10 @@ def _numbers(frame: GeoDataFrame, field: str) -> pd.Series[Any]:
 
 
 def _whole_numbers(frame: GeoDataFrame, field: str) -> pd.Series[Any]:
+    if field in frame and pd.api.types.is_signed_integer_dtype(frame[field]):
+        return frame[field].astype("Int64")  # as floats, large ones would not stay what they are
     numbers = _numbers(frame, field)
-    return numbers.where(numbers % 1 == 0).astype("Int64")
+    return numbers.where((numbers % 1 == 0) & (numbers.abs() < 2**53)).astype("Int64")
 
 
 def _in_one_crs(

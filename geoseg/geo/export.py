@@ -116,11 +116,11 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     """Names of fields in shapefiles, which have ten bytes for them.
 
     All that geoseg writes stay as they are. Of longer ones the first ten count; where another
-    field is called so, the first seven and _2, _3 and so on.
+    field is called so, the first six and _2, _3 and so on.
     """
     short: dict[str, str] = {}
     for name in names:
-        tries = [_cut(name, 10), *(f"{_cut(name, 7)}_{number}" for number in range(2, 100))]
+        tries = [_cut(name, 10), *(f"{_cut(name, 6)}_{number}" for number in range(2, 1000))]
         taken = {each.lower() for each in short.values()}
         short[name] = next(each for each in tries if each.lower() not in taken)
     return short

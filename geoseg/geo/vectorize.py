@@ -88,14 +88,7 @@ def vectorize(
         OptionError: a negative size.
     """
     start = time.perf_counter()
-    for flag, size in (("--simplify", simplify), ("--min-area", min_area)):
-        if size is not None and not size >= 0:
-            raise OptionError(f"{flag} is {size}; give 0 or more")
-    if any(output.suffix.lower() == style.suffix for style in FORMATS.values()):
-        raise OptionError(
-            f"-o {output}: a GeoPackage is written, so give a name that ends in .gpkg; "
-            "`geoseg export` makes other formats of it"
-        )
+    _check_options(output, simplify, min_area)
     check_outputs([output], [path], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
     with raster.source.dataset() as dataset:
@@ -137,6 +130,17 @@ def vectorize(
         min_pixels=min_pixels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _check_options(output: Path, simplify: float | None, min_area: float | None) -> None:
+    for flag, size in (("--simplify", simplify), ("--min-area", min_area)):
+        if size is not None and not size >= 0:
+            raise OptionError(f"{flag} is {size}; give 0 or more")
+    if any(output.suffix.lower() == style.suffix for style in FORMATS.values()):
+        raise OptionError(
+            f"-o {output}: a GeoPackage is written, so give a name that ends in .gpkg; "
+            "`geoseg export` makes other formats of it"
+        )
 
 
 def _blocks(
