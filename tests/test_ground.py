@@ -140,3 +140,61 @@ def test_sizes_are_those_on_the_ellipsoid(name: str) -> None:
         convergence = GEOD.inv(north[0][0], north[1][0], north[0][1], north[1][1])[0]
         off = (sizes.angle[0] + convergence - BEARING + 90) % 180 - 90
         assert off == pytest.approx(0, abs=0.3)
+
+
+@pytest.mark.parametrize("side", [3e3, 1e5])
+@pytest.mark.parametrize(
+    ("crs", "lon", "lat"),
+    [
+        ("EPSG:4326", 10, 60),
+        ("EPSG:4326", 180, -70),
+        ("EPSG:3857", 10, 60),
+        ("EPSG:3413", 100, 89),
+        ("EPSG:3413", 0, 90),
+        ("EPSG:32633", 19, 60),
+        ("ESRI:54008", 120, 50),
+    ],
+)
+def test_large_objects_are_as_bent_as_the_earth(crs: str, lon: float, lat: float, side: float):
+    map_ = pyproj.CRS.from_user_input(crs)
+    geographic = map_.is_geographic
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", map_, always_xy=True).transform(lon, lat)
+    half = side / 2 / (111e3 if geographic else 1)
+    squares = [shapely.box(x - half, y - half, x + half, y + half)]
+    squares.append(squares[0].difference(shapely.Point(x, y).buffer(half / 2)))
+    sizes = measure(np.array(squares, object), CRS.from_user_input(crs))
+    way = pyproj.Transformer.from_crs(map_, "EPSG:4326", always_xy=True)
+    for square, area in zip(squares, sizes.area, strict=True):
+        dense = shapely.segmentize(square, half / 200)
+        rings = [dense.exterior, *dense.interiors]
+        areas = [
+            abs(GEOD.polygon_area_perimeter(*way.transform(*np.array(ring.coords).T))[0])
+            for ring in rings
+        ]
+        assert area == pytest.approx(areas[0] - sum(areas[1:]), rel=WITHIN)
+
+
+def test_many_objects_are_measured_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.column_stack([rng.uniform(2e5, 8e5, 300), rng.uniform(1e6, 8e6, 300)])
+    shapes = np.array(
+        [
+            shapely.Point(c).buffer(r, quad_segs=3)
+            for c, r in zip(centres, rng.uniform(1, 9e4, 300), strict=True)
+        ],
+        object,
+    )
+    crs = CRS.from_epsg(32633)
+    together = measure(shapes, crs)
+    for place in range(0, 300, 37):
+        alone = measure(shapes[place : place + 1], crs)
+        for name in ("area", "length", "width", "angle"):
+            assert getattr(alone, name)[0] == pytest.approx(getattr(together, name)[place])
+    assert len(measure(shapes[:0], crs).area) == 0
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326", "EPSG:3857", "EPSG:4978"])
+def test_coordinates_off_the_globe_lose_nothing(crs: str) -> None:
+    far = np.array([shapely.box(1e8, 1e8, 1e8 + 2, 1e8 + 3)], object)
+    sizes = measure(far, CRS.from_user_input(crs))
+    assert np.isfinite([sizes.area[0], sizes.length[0], sizes.width[0], sizes.angle[0]]).all()

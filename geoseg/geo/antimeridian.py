@@ -67,7 +67,7 @@ def _unrolled_polygon(polygon: shapely.Polygon, turn: float) -> shapely.Geometry
     if not holes:
         return shell
     # The ring of a hole may begin elsewhere; one around a pole then leaves no seam.
-    copies = [shifted(hole, number * turn) for hole in holes for number in (-1, 0, 1)]
+    copies = [shifted(hole, number * turn) for hole in holes for number in range(-2, 3)]
     grid = _GRID * turn
     return shapely.difference(shell, shapely.union_all(copies, grid_size=grid), grid_size=grid)
 

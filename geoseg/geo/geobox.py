@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.crs import Ground, flat, system
 from geoseg.grid import Window
+
+Floats = NDArray[np.float64]
 
 _UNPLACED = Affine.scale(1, -1)
 _STEP = 100.0
@@ -71,6 +74,11 @@ class GeoBox:
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
+    def place(self, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
+        """x and y of points in pixels, (N,) each."""
+        t = self.transform
+        return t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f
+
     def crop(self, window: Window) -> GeoBox:
         """The part of the grid under `window`."""
         origin = Affine.translation(window.col_off, window.row_off)
@@ -110,7 +118,7 @@ class GeoBox:
         column, row = self.width / 2, self.height / 2
         columns = column + np.array([-0.5, 0.5, 0, 0]) * steps[0]
         rows = row + np.array([0, 0, -0.5, 0.5]) * steps[1]
-        lons, lats = ground.lonlat(*(self.transform @ (columns, rows)))
+        lons, lats = ground.lonlat(*self.place(columns, rows))
         if not np.isfinite([lons, lats]).all():
             return math.nan, math.nan
         _, _, metres = ground.ellipsoid.inv(lons[::2], lats[::2], lons[1::2], lats[1::2])

@@ -57,7 +57,7 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
         return _planar(geometry, unit(map_))
     left, bottom, right, top = shapely.bounds(geometry).T
     centre = np.stack([left + right, bottom + top]) / 2
-    planes = Planes.at(*ground.lonlat(*centre), ground.ellipsoid)
+    planes = Planes.at(ground.lonlat(*centre), ground.ellipsoid)
     floor = _FLOOR / (unit(map_) * (ground.ellipsoid.a if map_.is_geographic else 1.0))
     half = np.maximum(np.stack([right - left, top - bottom]) / 2, floor)
 
@@ -85,7 +85,7 @@ def _tangents(
     count = half.shape[1]
     there = ground.lonlat(*(centre[:, None, :] + steps).reshape(2, -1))
     owner = np.tile(np.arange(count), len(directions))
-    x, y = planes.project(*there, owner).reshape(2, len(directions), count)
+    x, y = planes.project(there, owner).reshape(2, len(directions), count)
     place = np.stack([x, y])
     along_x, along_y = (place[:, 7] - place[:, 1]) / 2, (place[:, 5] - place[:, 3]) / 2
     ideal = directions[:, 0, None] * along_x[:, None] + directions[:, 1, None] * along_y[:, None]
@@ -102,7 +102,7 @@ def _projected(
     """Large objects in their planes, sides bent as on the ground."""
     dense = shapely.segmentize(geometry, half.max(axis=0) * 2 / _PARTS)
     points, owner = shapely.get_coordinates(dense, return_index=True)
-    there = planes.project(*ground.lonlat(*points.T), owner).T
+    there = planes.project(ground.lonlat(*points.T), owner).T
     return shapely.set_coordinates(dense, there)
 
 

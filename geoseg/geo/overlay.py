@@ -130,11 +130,12 @@ def _surroundings(
     columns, rows = np.meshgrid(
         np.linspace(0, geobox.width, _SAMPLES), np.linspace(0, geobox.height, _SAMPLES)
     )
-    x, y = geobox.transform @ (columns.ravel(), rows.ravel())
+    x, y = geobox.place(columns.ravel(), rows.ravel())
     turn = circle(crs)
     if not direct:
         out, back = transformer(own, crs), transformer(crs, own)
-        start, (x, y) = (x, y), move(out, x, y)
+        start = np.stack([x, y])
+        x, y = move(out, x, y)
         again = np.stack(move(back, x, y)) - start
         if period := circle(own):
             again[0] -= np.round(again[0] / period) * period

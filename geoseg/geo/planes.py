@@ -33,8 +33,9 @@ class Planes:
     eccentricity: float
 
     @classmethod
-    def at(cls, lon: Floats, lat: Floats, ellipsoid: pyproj.Geod) -> Planes:
-        """With centres at (P,) degrees."""
+    def at(cls, lonlat: Floats, ellipsoid: pyproj.Geod) -> Planes:
+        """With centres at (2, P) degrees."""
+        lon, lat = lonlat
         e = float(np.sqrt(ellipsoid.es))
         lat = np.clip(lat, -_POLE, _POLE)
         radius = ellipsoid.a * float(np.sqrt(_authalic(np.ones(1), e)[0] / 2))
@@ -47,8 +48,9 @@ class Planes:
         lon, beta, stretch = self.lon[places], self.beta[places], self.stretch[places]
         return Planes(lon, beta, stretch, self.radius, self.eccentricity)
 
-    def project(self, lon: Floats, lat: Floats, owner: NDArray[np.intp]) -> Floats:
-        """(2, N) metres east and north of the centre `owner` of points (N,) in degrees."""
+    def project(self, lonlat: Floats, owner: NDArray[np.intp]) -> Floats:
+        """(2, N) metres east and north of the centre `owner` of points (2, N) in degrees."""
+        lon, lat = lonlat
         turn, beta = np.radians(lon - self.lon[owner]), _authalic_latitude(lat, self.eccentricity)
         centre, stretch = self.beta[owner], self.stretch[owner]
         sine, cosine = np.sin(beta), np.cos(beta)

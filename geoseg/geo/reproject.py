@@ -39,7 +39,7 @@ def check_wgs84(geobox: GeoBox, kind: str, scene: str) -> None:
     if geobox.crs is None:
         raise OptionError(f"--format {kind} is in WGS 84, but {scene} has no CRS; choose another")
     columns, rows = np.meshgrid(np.linspace(0, geobox.width, 5), np.linspace(0, geobox.height, 5))
-    x, y = geobox.transform @ (columns.ravel(), rows.ravel())
+    x, y = geobox.place(columns.ravel(), rows.ravel())
     _must_reach(system(geobox.crs), parse(WGS84, ""), x, y, f"--format {kind}")
 
 
@@ -145,7 +145,7 @@ def _central_meridian(crs: pyproj.CRS) -> float | None:
         return None
     for parameter in conversion.params:
         if parameter.name.startswith("Longitude of"):
-            return float(parameter.value * parameter.unit_conversion_factor / unit(geographic))
+            return float(parameter.value) * parameter.unit_conversion_factor / unit(geographic)
     return None
 
 
