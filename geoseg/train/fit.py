@@ -127,9 +127,7 @@ def fit(
     recipe = settled(recipe, accelerator)
     check_folder(folder, recipe, resume)
     data = LabelledFolder.open(recipe.data.root)
-    check_classes_file(data, recipe)
-    for warning in data.warnings:
-        report(f"Warning: {warning}")
+    check_classes_file(data, recipe, report)
     (items, counts), (validation, val_counts) = (
         read_split(data, name, skip_bad, report, progress) for name in ("train", "val")
     )
