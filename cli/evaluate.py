@@ -92,6 +92,8 @@ def score_pixels(
     from geoseg.train.recipe import load_recipe
 
     folder = LabelledFolder.open(data)
+    for warning in folder.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     items = folder.split(split)
     path = locate_weights(None if weights == "default" else weights)
     if recipe is None and (own := path.with_name("recipe.yaml")).is_file():

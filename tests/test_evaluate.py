@@ -163,6 +163,7 @@ def test_whole_images_are_scored_by_the_tiling_of_predict(network, data, tmp_pat
     turned = CliRunner().invoke(main, [*arguments, "--tta"], catch_exceptions=False)
     assert "mIoU" in turned.stdout
     assert "one    " in turned.stdout
+    assert "has no classes.csv: ids are taken for iSAID's (0 background, 1 ship" in turned.stderr
 
 
 def test_weights_of_another_scale_see_enlarged_images(network, data):

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import csv
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rasterio.enums import ColorInterp
 from stand_ins import Colors
 from torch.utils.data import DataLoader, Dataset
 
-from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, ISAID, LabelClass
+from geoseg.classes import IGNORE, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError
 from geoseg.geo.scene import Scene
@@ -33,11 +27,9 @@ from geoseg.predict import predict
 from geoseg.request import Request
 from geoseg.train.crops import load_cached
 from geoseg.train.evaluate import evaluate, predict_pixels
-from geoseg.train.fit import fit, interruptible
+from geoseg.train.fit import fit
 from geoseg.train.folder import Item, LabelledFolder, inspect
 from geoseg.train.images import read_image
-from geoseg.train.metrics import Scores
-from geoseg.train.pictures import confusion_picture, sample_sheet
 from geoseg.train.recipe import load_recipe
 from geoseg.train.sufficient import check_training, check_validation
 
@@ -334,128 +326,3 @@ def test_the_hash_of_weights_is_one(tmp_path):
     model = load_model()
     shown = CliRunner().invoke(main, ["weights", "show", "default"], catch_exceptions=False)
     assert f"sha256      {TileModel(model, device='cpu').weights_hash}\n" in shown.stdout
-
-
-STOPPED = """
-import os, signal, sys
-from geoseg.cli.main import main
-from geoseg.train.module import SegmentationModule
-
-step = SegmentationModule.training_step
-def step_or_stop(self, batch, index):
-    if self.global_step == 3:
-        os.kill(os.getpid(), signal.SIGINT)
-    return step(self, batch, index)
-SegmentationModule.training_step = step_or_stop
-main(sys.argv[1:])
-"""
-
-
-def test_ctrl_c_leaves_a_run_that_says_how_it_goes_on(tmp_path):
-    image = png(tmp_path / "a.png", RGB.transpose(1, 2, 0))
-    root = folder_of(tmp_path, image, [mask_of(0, 1)])
-    stages = [{"steps": 6, "batch": 1, "crop": 64, "scale": [1, 1]}]
-    recipe = recipe_of(root, tmp_path / "r.yaml", stages=stages)
-    command = ["train", str(recipe), "-o", str(tmp_path / "run"), "--device", "cpu"]
-    stopped = subprocess.run(
-        [sys.executable, "-c", STOPPED, *command], capture_output=True, text=True, check=False
-    )
-    assert stopped.returncode == 130, stopped.stderr
-    assert "Interrupted\nNote: the run is kept in" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
-
-
-def exit_after_ctrl_c() -> None:
-    """As Lightning does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        sys.exit(1)
-
-
-def exit_after_sigterm() -> None:
-    raise SIGTERMException
-
-
-@pytest.mark.parametrize("leave", [exit_after_ctrl_c, exit_after_sigterm])
-def test_every_way_to_stop_a_run_is_an_interruption(tmp_path, leave):
-    before = signal.getsignal(signal.SIGINT)
-    for has_state in (False, True):
-        with pytest.raises(KeyboardInterrupt) as stopped, interruptible(tmp_path):
-            leave()
-        (note,) = stopped.value.__notes__
-        assert ("--resume goes on" in note) == has_state
-        assert ("starts the run anew" in note) != has_state
-        (tmp_path / "state.ckpt").touch()
-    assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(SystemExit), interruptible(tmp_path):
-        sys.exit(3)
-
-
-# -- the list of classes -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (
-            "id,name,color\n0,background,#000000\n1,Acker/Wiese,#00ff00\n",
-            "line 3.*has the character '/'",
-        ),
-        ("id,name,color\n0,background,\n1,roof,\n3,road,\n", "line 4: after 1 comes 3"),
-        ("id,name,color\n1,roof,\n2,road,\n", "line 2: the least id is 1.*0,background"),
-        ("id,name,color\n0,background,\n1,roof,\n1,road,\n", "line 4: id 1 is that of line 3"),
-        (
-            "id,name,color\n0,background,\n1,roof,\n2,Roof,\n",
-            "line 4: the name 'Roof' is that of line 3",
-        ),
-        ("id,name,color\n0,background,red\n", "line 2: the color is 'red'"),
-        ("id,name,color\nzero,background,\n", "line 2: the id is 'zero'"),
-        ("id,name,color\n0,,\n", "line 2: class 0 has no name"),
-        ("id,name,color\n0,-x,\n", "line 2: the name '-x' begins with '-'"),
-        (f"id,name,color\n0,{'x' * 65},\n", "line 2.*has 65 characters"),
-        ("name,color\nbackground,#000000\n", "line 1: there is no column id"),
-        ("id,name,color\n", "lists no class"),
-        ("", "line 1: there is no column id"),
-        ("id,name,color\n0,background,#000000,more\n", "line 2: more values than columns"),
-    ],
-)
-def test_a_wrong_list_of_classes_names_the_line(tmp_path, text, words):
-    path = tmp_path / "classes.csv"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"classes\.csv.*" + words) as caught:
-        read_class_list(path)
-    assert "LabelClass" not in str(caught.value)
-
-
-def test_lists_of_spreadsheets_are_read(tmp_path):
-    path = tmp_path / "classes.csv"
-    for text in ("﻿ID;Name;Color\r\n1;Öl, schwarz;#010203\r\n0;background;\r\n",
-                 "id\tname\n0\tbackground\n1\tÖl, schwarz\n"):  # fmt: skip
-        path.write_text(text, encoding="utf-8")
-        zero, one = read_class_list(path)
-        assert (zero.id, zero.color, one.name) == (0, (0, 0, 0), "Öl, schwarz")
-    path.write_bytes("id,name\n0,background\n1,Öl\n".encode("latin-1"))
-    with pytest.raises(DataError, match="line 3: the byte 0xd6 is not UTF-8"):
-        read_class_list(path)
-
-
-# -- pictures ----------------------------------------------------------------------------------
-
-
-def test_pictures_show_names_and_colors_of_the_classes():
-    names = ["background", "Öltank", "漢字", "x" * 64]
-    classes = [LabelClass(i, name, (0, 60 * i, 255 - 60 * i)) for i, name in enumerate(names)]
-    scores = Scores.of(torch.ones((4, 4)), classes)
-    wide, narrow = (
-        confusion_picture(s).width for s in (scores, Scores.of(torch.ones((1, 1)), classes[:1]))
-    )
-    assert wide > narrow > 350  # the caption
-    image = np.full((64, 64, 3), 128, np.uint8)
-    ids = np.repeat(np.arange(4, dtype=np.uint8), 16)[:, None].repeat(64, axis=1)
-    sheet = np.asarray(sample_sheet([(image, ids, ids)], classes)).reshape(-1, 3)
-    for item in classes[1:]:
-        assert (sheet == item.color).all(axis=1).any()
-    isaid = np.asarray(sample_sheet([(image, ids, ids)], ISAID)).reshape(-1, 3)
-    assert not (isaid == ISAID[1].color).all(axis=1).any()

@@ -102,9 +102,8 @@ def fit(
     """Train and return the best checkpoint's path.
 
     Args:
-        folder: the run; holds `best.safetensors` and `last.safetensors` (usable by predict),
-            `state.ckpt` (to resume from), `recipe.yaml` (every value), `samples` (predictions
-            as pictures), CSV and TensorBoard logs.
+        folder: the run: `best.safetensors` and `last.safetensors` (for predict), `state.ckpt` (to
+            resume from), `recipe.yaml` (every value), `samples` (pictures), and logs.
         resume: go on from `state.ckpt`; the loss goes on as if nothing had happened.
         pretrained: weights to start from, see `initial_model`.
         devices: GPUs that share each batch.
@@ -128,9 +127,10 @@ def fit(
     recipe = settled(recipe, accelerator)
     check_folder(folder, recipe, resume)
     data = LabelledFolder.open(recipe.data.root)
-    check_classes_file(data, recipe)
-    items, counts = read_split(data, "train", skip_bad, report, progress)
-    validation, val_counts = read_split(data, "val", skip_bad, report, progress)
+    check_classes_file(data, recipe, report)
+    (items, counts), (validation, val_counts) = (
+        read_split(data, name, skip_bad, report, progress) for name in ("train", "val")
+    )
     check_training(recipe, items, counts, data.classes, without_background=without_background)
     check_validation(val_counts, data.classes, report)
     pl.seed_everything(recipe.seed, verbose=False)
@@ -141,13 +141,11 @@ def fit(
         origin = f"{recipe.provenance}\nstarted from {start}".strip()
         model.metadata = replace(model.metadata, provenance=origin)
     crops = Crops(recipe, items, counts, model.metadata)
-    module = SegmentationModule(
-        recipe, model, hidden_by_group(recipe, validation, len(data.classes))
-    )
+    hidden = hidden_by_group(recipe, validation, len(data.classes))
+    module = SegmentationModule(recipe, model, hidden)
     if start:
         report(f"SegNeXt-{recipe.model.variant} starts from {start}")
-        write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
-        write_whole(folder / "metadata.json", model.metadata.to_header()[HEADER_KEY].encode())
+        write_start(folder, recipe, model.metadata)
     scored = Validation(folder, telling(validation, val_counts), report)
     with quiet_lightning(), interruptible(folder), device_limits(device, devices):
         trainer = trainer_of(recipe, folder, accelerator, devices, scored)
@@ -158,6 +156,12 @@ def fit(
     best = folder / "best.safetensors"
     report(f"best checkpoint: {best}")
     return best
+
+
+def write_start(folder: Path, recipe: Recipe, metadata: Metadata) -> None:
+    """What `--resume` needs beside the state."""
+    write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
+    write_whole(folder / "metadata.json", metadata.to_header()[HEADER_KEY].encode())
 
 
 def read_split(

@@ -96,6 +96,14 @@ class LabelledFolder:
             splits.setdefault(row["split"], []).append(item)
         return LabelledFolder(root, classes, names_classes, splits)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was taken for granted."""
+        if self.names_classes:
+            return ()
+        known = ", ".join(f"{item.id} {item.name}" for item in self.classes[:4])
+        return (f"{self.root} has no classes.csv: ids are taken for iSAID's ({known}, …)",)
+
     def split(self, name: str) -> list[Item]:
         """The images of one split. Raises DataError where there are none."""
         if name not in self.splits:

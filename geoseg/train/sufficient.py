@@ -17,8 +17,8 @@ IDS = (
 )
 
 
-def check_classes_file(data: LabelledFolder, recipe: Recipe) -> None:
-    """Refuse a folder that does not say what its ids mean.
+def check_classes_file(data: LabelledFolder, recipe: Recipe, report: Callable[[str], None]) -> None:
+    """Refuse a folder that does not say what its ids mean, or say how they are understood.
 
     Rendered scenes have iSAID's classes, so the images beside them have, too.
 
@@ -30,6 +30,8 @@ def check_classes_file(data: LabelledFolder, recipe: Recipe) -> None:
             f"{data.root} has no classes.csv, so nothing says what the ids in its masks mean; "
             "write one with the columns id, name and color, from 0,background,#000000 on"
         )
+    for warning in data.warnings:
+        report(f"Warning: {warning}")
 
 
 def check_training(
