@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
 from geoseg.model.registry import find_public
