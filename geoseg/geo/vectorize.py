@@ -99,16 +99,8 @@ def vectorize(
     tolerance = TOLERANCE if simplify is None else simplify / pixel
     seen = max(1.0, (raster.model_gsd or 0.0) / pixel)  # a side, in pixels of the raster
     min_pixels = round(SPECK * seen**2, 2) if min_area is None else min_area / pixel**2
-    metadata = {
-        "geoseg": __version__,
-        "source": printable(path),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "simplify_px": f"{tolerance:g}",
-        "smooth": str(smooth),
-        "min_area_px": f"{min_pixels:g}",
-        "specks": "fill" if fill else "drop",
-    }
     finish = Finish(min_pixels, fill, tolerance, smooth)
+    metadata = _description(path, finish)
     with (
         Staging(output.parent, output.name) as staging,
         closing(raster.source),
@@ -130,6 +122,19 @@ def vectorize(
         min_pixels=min_pixels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _description(path: str | Path, finish: Finish) -> dict[str, str]:
+    """What the layers say of how they were made."""
+    return {
+        "geoseg": __version__,
+        "source": printable(path),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "simplify_px": f"{finish.tolerance:g}",
+        "smooth": str(finish.smooth),
+        "min_area_px": f"{finish.min_pixels:g}",
+        "specks": "fill" if finish.fill else "drop",
+    }
 
 
 def _check_options(output: Path, simplify: float | None, min_area: float | None) -> None:
