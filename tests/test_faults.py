@@ -613,9 +613,9 @@ def _(box: Box) -> list[str]:
     return ["train", "segnext_x", "-o", str(box.out)]
 
 
-@case("Vectorize", "a raster of floats", 1, "")
+@case("Vectorize", "a raster of fractions", 1, "")
 def _(box: Box) -> list[str]:
-    path = box.raster("town.tif", np.ones((1, 64, 64), np.float32))
+    path = box.raster("town.tif", np.full((1, 64, 64), 0.5, np.float32))
     return ["vectorize", str(path), "-o", str(box.folder / "town.gpkg")]
 
 

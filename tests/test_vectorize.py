@@ -364,7 +364,7 @@ def test_shapefiles_are_one_per_class_with_their_sidecars(layers, tmp_path):
         assert path.with_suffix(".cpg").read_text() == "UTF-8"
         assert "ETRS" in path.with_suffix(".prj").read_text()
         assert path.stat().st_size == shapefile_size(pyogrio.read_dataframe(path))
-    assert len([*(tmp_path / "out").iterdir()]) == 5 * len(paths)
+    assert len([*(tmp_path / "out").iterdir()]) == 6 * len(paths)
 
 
 def test_shapefiles_get_short_names_that_are_told(layers, tmp_path, caplog):
