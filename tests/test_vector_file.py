@@ -146,3 +146,10 @@ def test_large_polygons_stay_below_small_ones(tmp_path: Path) -> None:
     labels = read_labels(path, BOX, field="class")
     assert labels.geometry[1].area < labels.geometry[0].area
     assert labels.area[1] > labels.area[0] > 0
+
+
+def test_an_encoding_that_is_not_true_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.shp", ["Gebäude"], [SQUARE], encoding="ISO-8859-1")
+    path.with_suffix(".cpg").write_text("UTF-8")
+    with pytest.raises(DataError, match="not in the encoding that it declares"):
+        read_labels(path, BOX, field="class")
