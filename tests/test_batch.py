@@ -231,8 +231,8 @@ def test_names_are_not_patterns(tmp_path):
     out = tmp_path / "out"
     for path in scenes:
         run(path, out, formats=("shapefile",))
-    before = contents(out)
     for path in scenes:
+        before = contents(out)
         run(path, out, formats=("shapefile",), overwrite=True, min_area=1e6)
         kept = {name: data for name, data in before.items() if not name.startswith(path.stem)}
         assert {n: data for n, data in contents(out).items() if n in kept} == kept
@@ -529,7 +529,7 @@ def test_output_that_goes_away_stops_nothing(tmp_path, output):
     )
     assert (tmp_path / "done").read_text() == "all scenes are done"
     assert (tmp_path / "code").read_text().strip() == "0"
-    assert found.stderr == b""
+    assert found.stderr == ""
 
 
 def test_a_sign_of_life_without_a_terminal(capsys, monkeypatch):
