@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import warnings
@@ -23,7 +24,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.styles import TABLE, qml
 
-_ADDRESS = re.compile(r"[!;]|^[^/]*:")
+_ADDRESS = re.compile(r"[!;?\t\r\n]|^[^/]*:" + ("" if os.name == "nt" else r"|\\"))
 _GREY = (128, 128, 128)
 
 
@@ -63,9 +64,10 @@ def read_layers(path: Path) -> GeoDataFrame:
 def plain_path(path: Path) -> Iterator[Path]:
     """Another path to a file that is about to be written, which pyogrio leaves as it is.
 
-    pyogrio takes `!` and `;`, and `:` early in a path, for parts of an address. Where there is one,
-    the file is written through a link to its folder and gets its name in the end, with the files
-    that GDAL puts beside it. Raises OSError.
+    pyogrio reads paths as addresses, in which `!`, `;`, `?` and `:` mean something and line breaks
+    nothing; to GDAL a backslash separates folders. Where there is one, the file is written through
+    a link to its folder and gets its name in the end, with the files that GDAL puts beside it.
+    Raises OSError.
     """
     if not _ADDRESS.search(str(path.absolute())):
         yield path.absolute()
@@ -156,6 +158,7 @@ class Layers:
                     self._write_nothing()
                 colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
                 _add_styles(self._plain, colors)
+                _verify(self._plain, self.counts)
 
     def _write_nothing(self) -> None:
         """A GeoPackage needs a layer to be one."""
@@ -174,6 +177,22 @@ class Layers:
             yield
         except (OSError, sqlite3.Error, DataSourceError, DataLayerError) as error:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
+
+
+def _verify(path: Path, counts: Mapping[str, int]) -> None:
+    """On a full disk GDAL closes a file without a word: see that all is there.
+
+    Raises sqlite3.Error.
+    """
+    with closing(sqlite3.connect(path)) as file:
+        (told,) = file.execute("PRAGMA quick_check(1)").fetchone()
+        for name, count in counts.items():
+            quoted = name.replace('"', '""')
+            (there,) = file.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+            if told == "ok" and there != count:
+                told = f"{there} of {count} features of {name} arrived"
+    if told != "ok":
+        raise sqlite3.DatabaseError(told)
 
 
 @contextmanager
