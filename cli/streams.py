@@ -7,6 +7,10 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _NAMES = {"SIGTERM": "Terminated", "SIGHUP": "Hung up"}
 
@@ -36,40 +40,37 @@ def stop_on_signals() -> None:
             signal.signal(number, stop)
 
 
-class Forgiving(io.TextIOWrapper):
-    """A text stream that loses what cannot be written, so that no work is lost with it.
+class Forgiving(io.FileIO):
+    """What is below a text stream, which never hears of a failure, so that no work is lost with it.
 
-    A closed pipe or a full device takes the rest in silence; characters that the terminal does not
-    have are escaped.
+    A closed pipe or a full device takes the rest in silence.
     """
 
-    def write(self, text: str, /) -> int:
+    def write(self, data: Buffer, /) -> int:
         try:
-            return super().write(text)
+            return super().write(data)
+        except BlockingIOError:
+            raise
         except OSError:
-            self._give_up()
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Send the rest nowhere, and what is left in buffers."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
 
 
 def forgive_output() -> None:
-    """Make standard output and standard error `Forgiving`."""
+    """Let standard output and standard error lose what cannot be written, and escape characters
+    that the terminal does not have."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper:
-            encoding, by_line = stream.encoding, stream.line_buffering
-            forgiving = Forgiving(
-                stream.detach(), encoding, errors="backslashreplace", line_buffering=by_line
+        if type(stream) is not io.TextIOWrapper:
+            continue  # none, or a test's
+        if type(getattr(stream.buffer, "raw", stream.buffer)) is io.FileIO:
+            stream.flush()
+            forgiving = io.TextIOWrapper(
+                io.BufferedWriter(Forgiving(stream.fileno(), "wb", closefd=False)),
+                stream.encoding,
+                errors="backslashreplace",
+                line_buffering=stream.line_buffering or stream.write_through,
             )
             setattr(sys, name, forgiving)

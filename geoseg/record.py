@@ -17,8 +17,6 @@ from geoseg.geo.raster import beside
 from geoseg.store import difference
 
 _DOMAIN, _KEY = "GEOSEG", "RUN"
-_READABLE = {"files": "the scene, or a file that belongs to it, has changed since"}
-"""What is said of what says nothing itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +59,12 @@ class Record:
 
     def changes(self, now: Mapping[str, Any]) -> str | None:
         """What differs from the run that is asked for, in words; None where nothing does."""
-        if self.run == now:
-            return None
-        if changed := [key for key in _READABLE if self.run.get(key) != now.get(key)]:
-            return _READABLE[changed[0]]
-        return difference(self.run, now)
+        others = {key: value for key, value in now.items() if key != "files"}
+        if any(self.run.get(key) != value for key, value in others.items()):
+            return difference(self.run, others)
+        if self.run.get("files") != now.get("files"):
+            return "the scene, or a file that belongs to it, has changed since"
+        return None
 
 
 def _is_name(text: object) -> bool:

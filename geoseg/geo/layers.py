@@ -157,9 +157,26 @@ class Layers:
                     for layer, (name, color) in self._shown.items()
                 }
                 _add_styles(self.path, styles)
+                _verify(self.path, self.counts)
 
     def _failures(self) -> AbstractContextManager[None]:
         return vector_errors(f"{self.path} cannot be written", OutputError)
+
+
+def _verify(path: Path, counts: Mapping[str, int]) -> None:
+    """On a full disk GDAL closes a file without a word: see that all is there.
+
+    Raises sqlite3.Error.
+    """
+    with closing(sqlite3.connect(path)) as file:
+        (told,) = file.execute("PRAGMA quick_check(1)").fetchone()
+        for name, count in counts.items():
+            quoted = name.replace('"', '""')
+            (there,) = file.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+            if told == "ok" and there != count:
+                told = f"{there} of {count} features of {name} arrived"
+    if told != "ok":
+        raise sqlite3.DatabaseError(told)
 
 
 def _add_styles(path: Path, styles: Mapping[str, tuple[str, str]]) -> None:
