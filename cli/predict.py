@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.errors import DamageError, GeosegError, OptionError
+from geoseg.errors import DamageError, GeosegError, OptionError, SchedulerError
 
 from . import options
 
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 @options.tta
 @options.batch_size
 @options.workers
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this dask.distributed cluster.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Compute on the workers of this dask.distributed scheduler, tcp://HOST:PORT: all with this "
+    "geoseg, and the scene under the same path. Each uses its own device; results are written here.",
+)
 @click.option(
     "--bands",
     type=options.Numbers("R,G,B|N", int, 1, 3),
@@ -160,13 +165,20 @@ def command(
         vrt = output / "mosaic.vrt"
         write_mosaic(scenes, vrt, overwrite=overwrite)
         scenes = (str(vrt),)
+    cluster = None
+    if scheduler is not None:
+        from geoseg.cluster import Cluster
+
+        cluster = click.get_current_context().with_resource(Cluster(scheduler))
     summaries, failures = [], []
     for scene in scenes:
         try:
             with options.pixel_bar(Path(scene).name, quiet=quiet or as_json) as progress:
-                summary = predict(scene, model, request, tiling, reading, progress=progress)
+                summary = predict(
+                    scene, model, request, tiling, reading, progress=progress, cluster=cluster
+                )
         except GeosegError as error:
-            if len(scenes) == 1:
+            if len(scenes) == 1 or isinstance(error, SchedulerError):
                 raise
             click.echo(f"Error: {error}", err=True)
             failures.append({"scene": scene, "error": str(error)})

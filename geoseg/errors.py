@@ -44,5 +44,17 @@ class OptionError(GeosegError):
     exit_code = 2
 
 
+class ClusterError(GeosegError):
+    """The workers of a cluster are not there, or cannot do the work."""
+
+
+class SchedulerError(ClusterError):
+    """The scheduler of a cluster does not answer, so that nothing more can be computed there."""
+
+
+class MachineError(GeosegError):
+    """The machine lacks what the work takes, such as memory."""
+
+
 class OutputError(GeosegError):
     """An output exists already or cannot be written."""

@@ -1,26 +1,25 @@
-"""Scene in, polygons and class raster out: the one module that builds the dask graph.
+"""Scene in, polygons and class raster out.
 
 A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
-of it) and *decode* (blend, decode, polygonize). A fourth, *done*, hands the block to the outputs
-where the graph runs in this process; from a cluster the blocks are fetched and written here.
+of it) and *decode* (blend, decode, polygonize). In this process a fourth, *done*, hands the block
+to the outputs; from a cluster the blocks are fetched (`geoseg.cluster`) and written here.
 """
 
 from __future__ import annotations
 
-import uuid
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.threaded
 
-from geoseg.blocks import REACH, contributors
 from geoseg.clock import Clock
 from geoseg.decode import cells_around
 from geoseg.errors import OptionError, SceneError
@@ -30,19 +29,24 @@ from geoseg.geo.finish import Finished
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Block, Grid, Window
+from geoseg.heap import refused_memory
 from geoseg.identity import identity
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
+from geoseg.order import Order
 from geoseg.outputs import Outputs, prepare_folder, refuse_existing
 from geoseg.request import Reading, Request, Tiling
-from geoseg.stitch import Partial
 from geoseg.store import SUFFIX, Store
 from geoseg.summary import Summary, summarize
-from geoseg.tasks import BlockResult, Inferred, Plan, decode_block, halo, infer_block
+from geoseg.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
+
+if TYPE_CHECKING:
+    from geoseg.cluster import Cluster, ClusterRun
 
 Graph = dict[Any, Any]
 
 
+@refused_memory()
 def predict(
     path: str | Path,
     model: TileModel,
@@ -51,6 +55,7 @@ def predict(
     reading: Reading | None = None,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Find the objects of one scene and write what `request` asks for.
 
@@ -60,9 +65,12 @@ def predict(
 
     Args:
         progress: called with pixels done and in all, after every block.
+        cluster: a connection to `tiling.scheduler`, for several scenes; None = one of its own.
 
     Raises:
         SceneError: the scene cannot be opened, or parts of it could not be read.
+        ClusterError: no scheduler or worker is there, or one is not fit.
+        MachineError: the machine has too little memory.
         OutputError: an output exists already or cannot be written.
         OptionError: options that contradict each other or the machine.
     """
@@ -80,21 +88,32 @@ def predict(
         seen = suitable_gsd(scene.geobox.gsd, model.metadata.gsd_range)
         reading = replace(reading, gsd=seen)
     clock = Clock()
-    with clock.stage("total"):
+    with clock.stage("total"), ExitStack() as stack:
         plan = make_plan(scene, model.metadata, request, tiling, reading)
+        remote, computing = None, model.options
+        if tiling.scheduler is not None:
+            remote = stack.enter_context(connection(cluster, tiling.scheduler)).open(plan, model)
+            computing |= remote.computing
         extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
         prepare_folder(request, extent.width * extent.height)
-        run = identity(scene, model, reading, tiling, request)
+        run = identity(scene, model, reading, tiling, request, computing)
         with Store(request.folder / f"{scene.stem}{SUFFIX}", run) as store:
             if not (store.resumed or request.overwrite):
                 refuse_existing(request, scene.stem)
             with Outputs(plan, model.metadata.classes, request) as outputs:
-                compute(plan, model, tiling, store, outputs, clock, progress)
+                compute(plan, model, tiling, store, outputs, clock, progress, remote)
                 if outputs.damaged and not request.keep_going:
                     raise damage_error(scene.path, tuple(outputs.damaged))
                 written = outputs.finish(clock, description(scene.path, run))
     scene.close()
-    return summarize(plan, written, clock, model, (reading, tiling, request))
+    return summarize(plan, written, clock, model, (reading, tiling, request), computing)
+
+
+def connection(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
+    """`cluster`, which stays open, or one of its own."""
+    from geoseg.cluster import Cluster
+
+    return Cluster(address) if cluster is None else nullcontext(cluster)
 
 
 def make_plan(
@@ -136,35 +155,6 @@ def description(path: str, run: dict[str, Any]) -> dict[str, str]:
     return {**told, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The blocks of a plan, and what each of them needs."""
-
-    blocks: dict[int, Block]
-    """By number; those that decide on wanted pixels, or that such blocks need."""
-    sources: dict[int, list[int]]
-    """Per block to be decoded, those whose logits it needs, itself included."""
-
-    @classmethod
-    def of(cls, plan: Plan) -> Order:
-        blocks = dict(enumerate(plan.grid.blocks()))
-        wanted = {block: i for i, block in blocks.items() if plan.target(block) is not None}
-        # Of a huge scene, an area of interest needs a few blocks: only these are worth a look.
-        rows = {block.row + step for block in wanted for step in REACH}
-        columns = {block.col + step for block in wanted for step in REACH}
-        near = {b: i for i, b in blocks.items() if b.row in rows and b.col in columns}
-        found = contributors(list(near), plan.grid)
-        sources = {i: [near[source] for source in found[block]] for block, i in wanted.items()}
-        used = {i for needed in sources.values() for i in needed}
-        return cls({i: blocks[i] for i in sorted(used)}, sources)
-
-    def without(self, finished: Collection[int]) -> Order:
-        """What is left to do."""
-        sources = {i: needed for i, needed in self.sources.items() if i not in finished}
-        used = {i for needed in sources.values() for i in needed}
-        return Order({i: block for i, block in self.blocks.items() if i in used}, sources)
-
-
 def compute(
     plan: Plan,
     model: TileModel,
@@ -173,6 +163,7 @@ def compute(
     outputs: Outputs,
     clock: Clock,
     progress: Callable[[int, int], None],
+    cluster: ClusterRun | None,
 ) -> None:
     """Hand every wanted block to the outputs: those that the store has, then the others."""
     order = Order.of(plan)
@@ -193,13 +184,10 @@ def compute(
             kept.append(i)
             write(*outputs.settle(result))
     order = order.without(kept)
-    if tiling.scheduler is not None:
-        # Threads of other machines are not counted here, so blocks do not wait for their turn.
-        graph, decoded, _ = build_graph(
-            plan, order, model, tiling.threads, infer_block, decode_block, forget, in_turn=False
-        )
-        for result in run_on_cluster(graph, decoded, tiling.scheduler):
-            store.keep_result(result)
+    if cluster is not None:
+        for result in cluster.results(order):
+            if result.whole:
+                store.keep_result(result)
             write(*outputs.settle(result))
         return
 
@@ -211,17 +199,19 @@ def compute(
     ) -> Inferred:
         if (inferred := store.inferred(number)) is None:
             inferred = infer_block(plan, number, block, model, *after)
-            store.keep_inferred(number, inferred)
+            if not inferred.damaged:
+                store.keep_inferred(number, inferred)
         to_infer.remove(number)
         if not to_infer:  # the last blocks are decoded in this memory
             model.release_memory()
         return inferred
 
     def decode_once(
-        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Partial]
+        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
     ) -> tuple[BlockResult, Finished]:
         result = decode_block(plan, number, block, inferred, pieces)
-        store.keep_result(result)
+        if result.whole:
+            store.keep_result(result)
         return outputs.settle(result)
 
     def finish(settled: tuple[BlockResult, Finished], *after: None) -> None:
@@ -233,15 +223,11 @@ def compute(
             if uses[source] == 0:
                 store.drop_inferred(source)
 
-    graph, _, done_keys = build_graph(
-        plan, order, model, tiling.threads, infer_once, decode_once, finish, in_turn=True
+    graph, done_keys = build_graph(
+        plan, order, model, tiling.threads, infer_once, decode_once, finish
     )
     with ThreadPoolExecutor(tiling.threads) as pool, model.cancelled_on_error():
         dask.threaded.get(graph, done_keys, pool=pool)
-
-
-def forget(result: BlockResult, *after: None) -> None:
-    """In place of writing, where the result is fetched from elsewhere."""
 
 
 def build_graph(
@@ -252,18 +238,11 @@ def build_graph(
     infer: Callable[..., Inferred],
     decode: Callable[..., object],
     finish: Callable[..., None],
-    *,
-    in_turn: bool,
-) -> tuple[Graph, list[Any], list[Any]]:
-    """The dask graph, the keys of its decoded blocks, and of `finish` called on them.
-
-    Args:
-        in_turn: a block is begun once that `threads` places before it is inferred.
-    """
-    run = uuid.uuid4().hex[:12]  # a cluster may run several graphs at once
+) -> tuple[Graph, list[Any]]:
+    """The dask graph, and the keys of `finish` called on its blocks."""
 
     def key(name: str, *where: int) -> tuple[Any, ...]:
-        return (f"{name}-{run}", *where)
+        return (name, *where)
 
     plan_key, model_key = key("plan"), key("model")
     graph: Graph = {plan_key: plan, model_key: model}
@@ -276,7 +255,7 @@ def build_graph(
     for place, (i, block) in enumerate(order.blocks.items()):
         latest = bisect_left(ready, i) - 1 - 2 * threads
         after = [key("done", wanted[latest])] if latest >= 0 else []
-        if in_turn and place >= threads:
+        if place >= threads:
             # Left to dask, a block that many wait for may come late, and threads wait with it.
             after.append(key("infer", numbers[place - threads]))
         graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
@@ -292,30 +271,4 @@ def build_graph(
     for k, i in enumerate(wanted):
         after = [key("done", wanted[k - 1])] if k else []
         graph[key("done", i)] = (finish, key("decode", i), *after)
-    decoded, done = ([key(name, i) for i in wanted] for name in ("decode", "done"))
-    return graph, decoded, done
-
-
-def run_on_cluster(graph: Graph, keys: list[Any], address: str) -> Iterator[BlockResult]:
-    """The values of `keys` as they are finished on a dask.distributed cluster.
-
-    Raises:
-        OptionError: dask.distributed is not installed, or nothing answers at `address`.
-    """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise OptionError(
-            "--scheduler needs dask.distributed; install it: pip install 'geoseg[cluster]'"
-        ) from error
-    try:
-        client = Client(address, timeout=30)
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"--scheduler {address} does not answer ({error}); start `dask scheduler` there, or "
-            "leave the option out to compute on this machine"
-        ) from error
-    with client:
-        for future in as_completed(client.get(graph, keys, sync=False)):
-            yield future.result()
-            future.release()
+    return graph, [key("done", i) for i in wanted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,13 @@ def summarize(
     clock: Clock,
     model: TileModel,
     asked: tuple[Reading, Tiling, Request],
+    computing: Mapping[str, object],
 ) -> Summary:
-    """Of a prediction that has just ended."""
+    """Of a prediction that has just ended.
+
+    Args:
+        computing: `TileModel.options`, of those who computed.
+    """
     scene, metadata = plan.view.scene, model.metadata
     geobox, (reading, tiling, request) = scene.geobox, asked
     return Summary(
@@ -106,7 +112,7 @@ def summarize(
             **asdict(tiling),
             **asdict(request),
             "folder": str(request.folder),
-            **model.options,
+            **computing,
         },
         notes=scene.notes + gsd_notes(geobox.gsd, reading.gsd, metadata.gsd_range),
     )
