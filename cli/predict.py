@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Compute on the workers of this dask.distributed scheduler, tcp://HOST:PORT: all with this "
-    "geoseg, and the scene under the same path. Each uses its own device; results are written here.",
+    help="Compute on the workers of this dask.distributed scheduler, tcp://HOST:PORT. All need the "
+    "geoseg that this machine has, and the scene at the same path; each uses its own device. "
+    "Results are written here.",
 )
 @click.option(
     "--bands",

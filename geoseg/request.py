@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from geoseg.address import refuse_address
 from geoseg.errors import OptionError
 from geoseg.geo.export import FORMATS
 from geoseg.grid import ALIGN, OVERLAP, TILE_SIZE
@@ -90,6 +91,7 @@ class Request:
     """Smaller regions take the class around them, m²."""
 
     def __post_init__(self) -> None:
+        refuse_address(self.folder)
         if unknown := [name for name in self.formats if name not in ("gpkg", *FORMATS)]:
             raise OptionError(
                 f"--format {unknown[0]} is not known; choose from gpkg, {', '.join(FORMATS)}"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +22,7 @@ from geoseg.identity import build
 from geoseg.model.inference import Asked, TileModel, choose_device, choose_dtype
 from geoseg.tasks import Plan, decode_block, halo, infer_block
 
+T = TypeVar("T")
 _KEPT = 4
 """Parcels that a process keeps open: the model, and the plans of a few scenes."""
 
@@ -81,11 +81,14 @@ def inspect(address: str, client: str, name: str, content: bytes, asked: Asked) 
         ClusterError: it has another geoseg, or not the scene.
         OptionError: it lacks the device that is asked for.
     """
-    with _told(address):
+
+    def look() -> tuple[str, str]:
         _refuse_other_build(client)
         _OPENED.get(Parcel(name, content), _load_demand)
         device = choose_device(asked["device"])
         return str(device), str(choose_dtype(asked["precision"], device)).removeprefix("torch.")
+
+    return _answer(address, look)
 
 
 def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> bytes:
@@ -103,7 +106,8 @@ def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> 
     from distributed import get_worker
 
     worker = get_worker()
-    with _told(worker.address):
+
+    def compute() -> bytes:
         _refuse_other_build(client)
         demand_name, model_name, name, arguments = pickle.loads(step)
         plan = _OPENED.get(Parcel(demand_name, demand), _load_demand).plan
@@ -120,15 +124,15 @@ def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> 
             result = decode_block(plan, *arguments, inputs[0], inputs[1:])
         return pickle.dumps(result, protocol=5)
 
+    return _answer(worker.address, compute)
 
-@contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Errors as the client can show them: with the worker's address where it is to blame, and
-    without causes, some of which cannot be unpickled where they arrive."""
+
+def _answer(address: str, work: Callable[[], T]) -> T:
+    """What `work` returns. Errors as the client can show them: with the worker's address where it
+    is to blame, and without causes, some of which cannot be unpickled where they arrive."""
     try:
         with refused_memory():
-            yield
-        return
+            return work()
     except _UnfitError as error:
         told: GeosegError = ClusterError(f"worker {address} {error}")
     except SceneError as error:
@@ -136,7 +140,7 @@ def _told(address: str) -> Iterator[None]:
     except GeosegError as error:
         told = type(error)(f"worker {address}: {error}")
     told.__cause__ = told.__context__ = None
-    raise told
+    raise told  # here, where no other error is in flight that would become its context
 
 
 class _UnfitError(GeosegError):
