@@ -17,14 +17,14 @@ import uuid
 from asyncio import to_thread
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import dask
 
 from geoseg.decode import cells_around
@@ -189,7 +189,7 @@ class ClusterRun:
         plan: Plan,
         names: tuple[str, str],
         shipped: tuple[Any, Any],
-        computing: dict[str, object],
+        computing: Mapping[str, object],
     ) -> None:
         self.cluster, self.plan = cluster, plan
         self.names, self.shipped = names, shipped

@@ -25,13 +25,18 @@ def build() -> str:
     Two checkouts of one version differ. C sources are not in an installed package, so they do not
     count.
     """
-    folder, digest = Path(__file__).parent, hashlib.sha256()
+    return f"{__version__}+{sources_hash(Path(__file__).parent)[:8]}"
+
+
+def sources_hash(folder: Path) -> str:
+    """SHA-256 of the Python sources in `folder` that decide on results."""
+    digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         place = path.relative_to(folder)
         if place.parts[0] not in _AROUND:
             digest.update(place.as_posix().encode() + b"\0")
             digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
-    return f"{__version__}+{digest.hexdigest()[:8]}"
+    return digest.hexdigest()
 
 
 def identity(

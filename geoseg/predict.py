@@ -7,13 +7,16 @@ to the outputs; from a cluster the blocks are fetched (`geoseg.cluster`) and wri
 
 from __future__ import annotations
 
+import logging
+import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,7 @@ from geoseg.clock import Clock
 from geoseg.decode import cells_around
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.aoi import read_aoi
+from geoseg.geo.culprits import culprits
 from geoseg.geo.export import FORMATS
 from geoseg.geo.finish import Finished
 from geoseg.geo.scene import Scene
@@ -31,6 +35,7 @@ from geoseg.geo.view import View, suitable_gsd
 from geoseg.grid import Block, Grid, Window
 from geoseg.heap import refused_memory
 from geoseg.identity import identity
+from geoseg.interrupts import interruptible, threads
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.order import Order
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
     from geoseg.cluster import Cluster, ClusterRun
 
 Graph = dict[Any, Any]
+LOG = logging.getLogger("geoseg")
 
 
 @refused_memory()
@@ -77,12 +83,15 @@ def predict(
     tiling, reading = tiling or Tiling(), reading or Reading()
     if tiling.tiles_per_block is None:
         tiling = replace(tiling, tiles_per_block=model.tiles_at_once)
-    scene = Scene.open(
-        str(path),
-        bands=reading.bands,
-        collar=reading.collar,
-        rescale=reading.rescale,
-        skip_damage=True,  # what is lost is told in the end, when the rest is done
+    scene = interruptible(
+        partial(
+            Scene.open,
+            str(path),
+            bands=reading.bands,
+            collar=reading.collar,
+            rescale=reading.rescale,
+            skip_damage=True,  # what is lost is told in the end, when the rest is done
+        )
     )
     if reading.gsd is None:
         seen = suitable_gsd(scene.geobox.gsd, model.metadata.gsd_range)
@@ -103,7 +112,7 @@ def predict(
             with Outputs(plan, model.metadata.classes, request) as outputs:
                 compute(plan, model, tiling, store, outputs, clock, progress, remote)
                 if outputs.damaged and not request.keep_going:
-                    raise damage_error(scene.path, tuple(outputs.damaged))
+                    raise damage_error(scene, tuple(outputs.damaged))
                 written = outputs.finish(clock, description(scene.path, run))
     scene.close()
     return summarize(plan, written, clock, model, (reading, tiling, request), computing)
@@ -140,12 +149,18 @@ def make_plan(
     )
 
 
-def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
-    shown = ", ".join(f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged[:5])
-    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+def damage_error(scene: Scene, damaged: Sequence[Window]) -> SceneError:
+    """Of a mosaic, the files are named."""
+    files = culprits(scene.source, damaged)
+    for reason in files.values():
+        LOG.info("%s", reason)
+    parts = [f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged]
+    names = list(files) or parts
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    what = "files" if files else "blocks of the file"
     return SceneError(
-        f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
-        "or leave them as nodata: --keep-going"
+        f"{scene.path}: {what} that cannot be read: {shown} (-v says why); repair what is broken, "
+        "and the same command reads it again, or leave it as nodata: --keep-going"
     )
 
 
@@ -189,16 +204,34 @@ def compute(
             if result.whole:
                 store.keep_result(result)
             write(*outputs.settle(result))
-        return
+    else:
+        compute_here(plan, order, model, tiling, store, outputs, write)
 
+
+def compute_here(
+    plan: Plan,
+    order: Order,
+    model: TileModel,
+    tiling: Tiling,
+    store: Store,
+    outputs: Outputs,
+    write: Callable[[BlockResult, Finished], None],
+) -> None:
+    """All blocks of `order`, by threads of this process."""
     uses = Counter(source for needed in order.sources.values() for source in needed)
-    to_infer = list(order.blocks)
+    to_infer, ended = list(order.blocks), threading.Event()
+
+    def refuse_late() -> None:
+        """Of a run that was given up, threads that hung must leave the store alone."""
+        if ended.is_set():
+            raise CancelledError
 
     def infer_once(
         plan: Plan, number: int, block: Block, model: TileModel, *after: object
     ) -> Inferred:
         if (inferred := store.inferred(number)) is None:
             inferred = infer_block(plan, number, block, model, *after)
+            refuse_late()
             if not inferred.damaged:
                 store.keep_inferred(number, inferred)
         to_infer.remove(number)
@@ -210,6 +243,7 @@ def compute(
         plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
     ) -> tuple[BlockResult, Finished]:
         result = decode_block(plan, number, block, inferred, pieces)
+        refuse_late()
         if result.whole:
             store.keep_result(result)
         return outputs.settle(result)
@@ -226,20 +260,27 @@ def compute(
     graph, done_keys = build_graph(
         plan, order, model, tiling.threads, infer_once, decode_once, finish
     )
-    with ThreadPoolExecutor(tiling.threads) as pool, model.cancelled_on_error():
-        dask.threaded.get(graph, done_keys, pool=pool)
+    try:
+        with threads(tiling.threads) as pool, model.cancelled_on_error():
+            dask.threaded.get(graph, done_keys, pool=pool)
+    finally:
+        ended.set()
 
 
 def build_graph(
     plan: Plan,
     order: Order,
     model: TileModel,
-    threads: int,
+    ahead: int,
     infer: Callable[..., Inferred],
     decode: Callable[..., object],
     finish: Callable[..., None],
 ) -> tuple[Graph, list[Any]]:
-    """The dask graph, and the keys of `finish` called on its blocks."""
+    """The dask graph, and the keys of `finish` called on its blocks.
+
+    Args:
+        ahead: threads, which are that many blocks ahead of each other.
+    """
 
     def key(name: str, *where: int) -> tuple[Any, ...]:
         return (name, *where)
@@ -253,11 +294,11 @@ def build_graph(
     ready = list(needs)  # block wanted[k] can be finished once block ready[k] is inferred
     numbers = list(order.blocks)
     for place, (i, block) in enumerate(order.blocks.items()):
-        latest = bisect_left(ready, i) - 1 - 2 * threads
+        latest = bisect_left(ready, i) - 1 - 2 * ahead
         after = [key("done", wanted[latest])] if latest >= 0 else []
-        if place >= threads:
+        if place >= ahead:
             # Left to dask, a block that many wait for may come late, and threads wait with it.
-            after.append(key("infer", numbers[place - threads]))
+            after.append(key("infer", numbers[place - ahead]))
         graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
     for i in wanted:
         cells = cells_around(order.blocks[i].core, plan.grid.extent)

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-_PIECE, _PIECES = 4096, 16
-"""Bytes of a sample, and samples of a file."""
+_PIECE, _PIECES = 2**14, 32
+"""Bytes of a sample, and samples of a file; smaller ones are read as a whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from rasterio.vrt import WarpedVRT
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.bands import choose_bands
 from geoseg.geo.source import Source
+from geoseg.interrupts import interruptible
 from geoseg.whole import put_in_place
 
 _GDAL_TYPES = {
@@ -61,7 +62,7 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
     dtype or nodata value, and OutputError where the VRT cannot be written, or another one is
     there already and not to be replaced.
     """
-    parts = [_part(path) for path in paths]
+    parts = interruptible(lambda: [_part(path) for path in paths])
     first = parts[0]
     for part in parts[1:]:
         _must_fit(part, first)

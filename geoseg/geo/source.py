@@ -58,12 +58,12 @@ _GDAL_REMOTE: dict[str, Any] = {
 }
 _SERVICES = {"WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMOSAIC"}
 """Drivers that ask servers, whatever their files are called."""
-_PAUSES = 0.1, 0.4, 1.0
+_PAUSES = 0.05, 0.2, 0.6
 """Seconds between tries of a read from a file."""
 _PAUSES_REMOTE = 0.5, 1.0, 2.0, 4.0
 """The same of a server, which GDAL has then asked several times."""
-_PATIENCE, _PATIENCE_REMOTE = 5.0, 60.0
-"""Seconds that failing reads of a scene may take in a row, before each is tried but once."""
+_PATIENCE, _PATIENCE_REMOTE = 3.0, 60.0
+"""Seconds that reads of a scene may fail without one that mends, before each is tried but once."""
 _REFUSED = re.compile(r"HTTP response code: 4(?!08|29)")
 """What a server will say the next time, too."""
 _LOG = logging.getLogger("geoseg")
@@ -137,6 +137,7 @@ class Source:
 
         Raises SceneError, "cannot `doing`".
         """
+        failed = False
         for pause in _PAUSES_REMOTE if self.is_remote else _PAUSES:
             start = time.monotonic()
             try:
@@ -148,10 +149,12 @@ class Source:
                 if lasting or self._patience <= 0 or self._owner == threading.get_ident():
                     raise
                 _LOG.info("%s; trying again", error)
+                failed = True
                 time.sleep(pause)
                 self._patience -= time.monotonic() - start
             else:
-                self._patience = _PATIENCE_REMOTE if self.is_remote else _PATIENCE
+                if failed:  # trying again is worth it
+                    self._patience = _PATIENCE_REMOTE if self.is_remote else _PATIENCE
                 return result
         with self.dataset(doing) as dataset:
             return action(dataset)
