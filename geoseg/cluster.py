@@ -87,10 +87,10 @@ class Cluster:
         Raises ClusterError where there is none within a minute, or one has another geoseg or not
         the scene.
         """
-        with self._told():
+        parcel = _parcel(plan)
+        with self.connected():
             model_name, model_future = self._ship_model(model)
-            self._wait_for_workers()
-            parcel = _parcel(plan)
+            self.wait_for_workers()  # some are started only when there is something to do
             found = self._inspect(parcel, model)
             devices, precisions = (sorted(set(values)) for values in zip(*found, strict=True))
             computing = {"device": ", ".join(devices), "precision": ", ".join(precisions)}
@@ -109,20 +109,6 @@ class Cluster:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
             return self.client.submit(bytes, parcel.content, key=parcel.name)
 
-    def _wait_for_workers(self) -> None:
-        """A scheduler may start workers only when there is something to do."""
-        deadline, told = time.monotonic() + _WAIT, False
-        while not self.client.nthreads():
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"the scheduler {self.address} has had no worker for {_WAIT:.0f} s; start one: "
-                    f"dask worker {self.address}"
-                )
-            if not told:
-                _LOG.warning("%s has no worker; waiting %.0f s for one", self.address, _WAIT)
-                told = True
-            time.sleep(min(_LOOK, _WAIT / 4))
-
     def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str]]:
         """Devices and precisions of all workers. Raises what one of them lacks."""
         inspector, client, asked = pickle.dumps(inspect), build(), dict(model.asked)
@@ -137,47 +123,66 @@ class Cluster:
 
         found = self.client.run(look, on_error="return")
         for address, answer in found.items():
-            if isinstance(answer, ImportError | AttributeError):
-                raise ClusterError(
-                    f"worker {address} has no geoseg like this machine's ({answer}); install "
-                    f"geoseg {client} there"
-                )
             if isinstance(answer, BaseException):
-                raise answer
+                raise _told(answer, f"worker {address}")
         return list(found.values())
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What dask raises, as one line."""
-        from distributed import KilledWorker
-
+    def connected(self) -> Iterator[None]:
+        """Raises SchedulerError where the connection is lost, ClusterError for a run that is."""
+        if self.client.status != "running":
+            raise self.lost()
         try:
             yield
-        except KilledWorker as error:
-            last = error.last_worker.address if error.last_worker else "a worker"
-            raise ClusterError(
-                f"{error.allowed_failures + 1} workers died, one after the other, of the same "
-                f"block, the last of them {last}: perhaps of too little memory; give them more "
-                "(dask worker --memory-limit), or a smaller --tile-size"
-            ) from error
-        except (ImportError, AttributeError, pickle.UnpicklingError) as error:
-            raise ClusterError(
-                f"a worker has no geoseg like this machine's ({error}); install geoseg {build()} "
-                "on all of them"
-            ) from error
-        except (CancelledError, OSError) as error:
-            if self.client.status == "running" and isinstance(error, CancelledError):
-                raise ClusterError(
-                    f"the scheduler {self.address} dropped the run: it was restarted, or somebody "
-                    "cancelled it; the same command goes on"
-                ) from error
+        except OSError as error:
             raise self.lost() from error
+        except CancelledError as error:
+            if self.client.status != "running":
+                raise self.lost() from error
+            raise ClusterError(
+                f"the scheduler {self.address} dropped the run: it was restarted, or somebody "
+                "cancelled it; the same command goes on"
+            ) from error
 
     def lost(self) -> SchedulerError:
         return SchedulerError(
             f"the scheduler {self.address} does not answer any more; start it again, and the same "
             "command goes on"
         )
+
+    def wait_for_workers(self) -> None:
+        """Raises ClusterError where none comes."""
+        deadline, told = time.monotonic() + _WAIT, False
+        while not self.client.nthreads():
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the scheduler {self.address} has had no worker for {_WAIT:.0f} s; start one: "
+                    f"dask worker {self.address}"
+                )
+            if not told:
+                _LOG.warning("%s has no worker; waiting %.0f s for one", self.address, _WAIT)
+                told = True
+            time.sleep(min(_LOOK, _WAIT / 4))
+
+
+def _told(error: BaseException, who: str = "a worker") -> BaseException:
+    """What a worker raised, or what became of it, as the user needs to know it."""
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        last = error.last_worker.address if error.last_worker else "unknown"
+        return ClusterError(
+            f"{error.allowed_failures + 1} workers died, one after the other, of the same block "
+            f"(the last one: {last}), perhaps of too little memory; give them more (dask worker "
+            "--memory-limit), or a smaller --tile-size"
+        )
+    if isinstance(error, ImportError | AttributeError | pickle.UnpicklingError):
+        return ClusterError(
+            f"{who} has no geoseg like this machine's ({error}); install geoseg {build()} there"
+        )
+    if isinstance(error, OSError):
+        return ClusterError(f"{who} failed: {error}; its own log says more")
+    return error
 
 
 class ClusterRun:
@@ -206,23 +211,31 @@ class ClusterRun:
             GeosegError: what was raised on a worker.
         """
         flight = _Flight(self, order)
-        with self.cluster._told():
-            flight.advance()
-            while flight.pending:
-                number, future = self._next(flight.landed)
-                content = future.result()
-                flight.land(number)
+        try:
+            with self.cluster.connected():
                 flight.advance()
+            while flight.pending:
+                with self.cluster.connected():
+                    number, content = self._next(flight.landed)
+                    flight.land(number)
+                    flight.advance()
                 yield pickle.loads(content)
+        finally:
+            flight.release()
 
-    def _next(self, landed: queue.SimpleQueue[tuple[int, Any]]) -> tuple[int, Any]:
+    def _next(self, landed: queue.SimpleQueue[tuple[int, Any]]) -> tuple[int, bytes]:
+        """The number of a block that has arrived, and what it is."""
         while True:
             try:
-                return landed.get(timeout=_LOOK)
+                number, future = landed.get(timeout=_LOOK)
+                break
             except queue.Empty:
                 if self.cluster.client.status != "running":
                     raise self.cluster.lost() from None
-                self.cluster._wait_for_workers()
+                self.cluster.wait_for_workers()
+        if (error := future.exception()) is not None:
+            raise _told(error)
+        return number, future.result()
 
 
 class _Flight:
@@ -285,6 +298,11 @@ class _Flight:
             self.uses[source] -= 1
             if not self.uses[source]:
                 del self.inferred[source]
+
+    def release(self) -> None:
+        """Nobody waits for what was begun."""
+        for future in (*self.inferred.values(), *self.pending.values()):
+            future.release()
 
     def _may_begin(self, number: int, ahead: int) -> bool:
         return bisect_left(self.ready, number) - ahead <= self.done

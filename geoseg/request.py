@@ -13,6 +13,13 @@ from geoseg.geo.export import FORMATS
 from geoseg.grid import ALIGN, OVERLAP, TILE_SIZE
 
 
+def cores() -> int:
+    """Those that this process may use, which a scheduler of jobs may have bound to a few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Which pixels of a scene the model sees, and how."""
@@ -64,7 +71,7 @@ class Tiling:
     @property
     def threads(self) -> int:
         # While each core computes a tile, the next one is read.
-        return self.workers or min(8, max(2, os.cpu_count() or 2)) + 1
+        return self.workers or min(8, max(2, cores())) + 1
 
 
 @dataclass(frozen=True, slots=True)
