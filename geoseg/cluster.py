@@ -84,8 +84,8 @@ class Cluster:
     def open(self, plan: Plan, model: TileModel) -> ClusterRun:
         """A run on workers that have all shown to be fit for it.
 
-        Raises ClusterError where there is none within a minute, or one has another geoseg or not
-        the scene.
+        Raises SchedulerError where there is none within a minute, ClusterError where one has
+        another geoseg or not the scene.
         """
         parcel = _parcel(plan)
         with self.connected():
@@ -151,11 +151,11 @@ class Cluster:
         )
 
     def wait_for_workers(self) -> None:
-        """Raises ClusterError where none comes."""
+        """Raises SchedulerError where none comes."""
         deadline, told = time.monotonic() + _WAIT, False
         while not self.client.nthreads():
             if time.monotonic() > deadline:
-                raise ClusterError(
+                raise SchedulerError(
                     f"the scheduler {self.address} has had no worker for {_WAIT:.0f} s; start one: "
                     f"dask worker {self.address}"
                 )
@@ -206,8 +206,8 @@ class ClusterRun:
         """The blocks of `order`, as they are finished.
 
         Raises:
-            SchedulerError: the connection is lost.
-            ClusterError: no worker is left, or one is not fit.
+            SchedulerError: the connection is lost, or no worker is left.
+            ClusterError: one is not fit, or several died of a block.
             GeosegError: what was raised on a worker.
         """
         flight = _Flight(self, order)

@@ -49,7 +49,7 @@ class ClusterError(GeosegError):
 
 
 class SchedulerError(ClusterError):
-    """The scheduler of a cluster does not answer, so that nothing more can be computed there."""
+    """The scheduler of a cluster does not answer or has no worker, whatever the scene."""
 
 
 class MachineError(GeosegError):

@@ -271,7 +271,7 @@ def test_a_cluster_without_workers(scene, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(client_side, "_WAIT", 0.5)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
-        pytest.raises(ClusterError, match=r"has had no worker.*dask worker inproc://"),
+        pytest.raises(SchedulerError, match=r"has had no worker.*dask worker inproc://"),
     ):
         run(scene, tmp_path / "out", cluster.scheduler_address)
     assert "has no worker; waiting" in caplog.text

@@ -126,8 +126,7 @@ class Scene:
     @property
     def files(self) -> tuple[str, ...]:
         """The scene's file and all that belong to it: sidecars, and what a VRT refers to."""
-        with self.source.dataset() as dataset:
-            return tuple(dataset.files)
+        return self.source.files
 
     @property
     def stem(self) -> str:
