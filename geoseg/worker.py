@@ -121,7 +121,8 @@ def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> 
         elif name == "halo":
             result = halo(*inputs, *arguments)
         else:
-            result = decode_block(plan, *arguments, inferred=inputs[0], pieces=inputs[1:])
+            number, block = arguments
+            result = decode_block(plan, number, block, inputs[0], inputs[1:])
         return pickle.dumps(result, protocol=5)
 
     return _answer(worker.address, compute)
