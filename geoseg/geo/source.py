@@ -118,8 +118,8 @@ class Source:
         """The handle's cache may hold nonsense, of which nobody would warn again."""
         self._opened = False
         """At least once."""
-        self.files: tuple[str, ...] = ()
-        """Once it was opened: the file and all that belong to it. Asking again asks servers."""
+        self.files: tuple[str, ...] = (path,)
+        """Once it was opened: the file and all that belong to it, as far as no server is asked."""
         self.is_remote = is_remote(path)
         """A server is asked, be it, once the file was opened, for what a VRT names."""
         self._patience = _PATIENCE_REMOTE if self.is_remote else _PATIENCE
@@ -193,9 +193,11 @@ class Source:
 
     def _open(self) -> DatasetReader:
         handle = rasterio.open(self.path, **self._open_options)
-        self._opened, self.files = True, tuple(handle.files)
-        if not self.is_remote and (handle.driver in _SERVICES or names_server(self.files)):
-            self.is_remote, self._patience = True, _PATIENCE_REMOTE
+        if not self._opened and not self.is_remote:
+            self.files = tuple(handle.files)
+            if handle.driver in _SERVICES or names_server(self.files):
+                self.is_remote, self._patience = True, _PATIENCE_REMOTE
+        self._opened = True
         if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
             row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
             self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])
