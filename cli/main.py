@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
+import threading
 
 import click
 
 from geoseg import __version__
 from geoseg.errors import GeosegError
+from geoseg.heap import refused_memory
 
 from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
 from .streams import Stopped, forgive_output, stop_on_signals
 
+GRACE = 2.0
+"""Seconds after which a failed command is over, though threads still hang in C."""
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread in Python lets another one in; see `run`."""
 
@@ -27,7 +32,8 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with refused_memory():
+                return super().invoke(ctx)
         except GeosegError as error:
             tell(f"Error: {error}", error)
             sys.exit(error.exit_code)
@@ -76,8 +82,25 @@ def run() -> None:
     forgive_output()
     try:
         main()
+    except SystemExit as end:
+        if end.code:
+            leave_soon(end.code if isinstance(end.code, int) else 1)
+        raise
     finally:
         gc.freeze()
+
+
+def leave_soon(code: int) -> None:
+    """Python waits for all threads at its end, and GDAL minutes for a stalled server."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(GRACE, leave)
+    timer.daemon = True
+    timer.start()
 
 
 if __name__ == "__main__":

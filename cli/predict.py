@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.errors import DamageError, GeosegError, InUseError, OptionError
+from geoseg.errors import (
+    DamageError,
+    GeosegError,
+    InUseError,
+    SchedulerError,
+)
 
 from . import options
 
@@ -40,7 +44,13 @@ POLL = 1.0
 @options.tta
 @options.batch_size
 @options.workers
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this dask.distributed cluster.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Compute on the workers of this dask.distributed scheduler, tcp://HOST:PORT. All need the "
+    "geoseg that this machine has, and the scene at the same path; each uses its own device. "
+    "Results are written here.",
+)
 @click.option(
     "--bands",
     type=options.Numbers("R,G,B|N", int, 1, 3),
@@ -142,7 +152,6 @@ def command(
     from geoseg.predict import predict
     from geoseg.request import Reading, Request, Tiling
 
-    refuse_address(output)
     reading = Reading(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi)
     tiling = Tiling(tile_size=tile_size, overlap=overlap, workers=workers, scheduler=scheduler)
     request = Request(
@@ -169,10 +178,14 @@ def command(
         backend=backend,
         use_up=True,
     )
-    further = {
+    further: dict[str, Any] = {
         "parts": scenes if mosaic else (),
         "inputs": [weights] if weights and Path(weights).is_file() else [],
     }
+    if scheduler is not None:
+        from geoseg.cluster import Cluster
+
+        further["cluster"] = click.get_current_context().with_resource(Cluster(scheduler))
 
     def one(scene: str) -> Summary:
         name = Path(scene).name
@@ -218,7 +231,7 @@ class Batch:
                 return False
             if self.as_json:
                 click.echo(json.dumps({"scene": scene, "state": "failed", "error": str(error)}))
-            if not wait:
+            if not wait or isinstance(error, SchedulerError):
                 raise
             click.echo(f"Error: {error}", err=True)
             self.failed.append(scene)
@@ -232,12 +245,6 @@ class Batch:
         elif not self.quiet:
             click.echo(report(summary))
         return True
-
-
-def refuse_address(folder: Path) -> None:
-    """Raises OptionError: what looks like an address would become a folder of that name here."""
-    if re.match(r"[a-z0-9+]{2,}:/|/vsi\w+/", folder.as_posix()):
-        raise OptionError(f"-o {folder}: results are written to folders, not to addresses")
 
 
 def report(summary: Summary) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from geoseg.errors import SceneError
 from geoseg.geo.aoi import read_aoi
+from geoseg.geo.culprits import culprits
 from geoseg.geo.export import FORMATS
 from geoseg.geo.reproject import check_wgs84
 from geoseg.geo.scene import Scene
@@ -17,6 +19,8 @@ from geoseg.grid import Grid, Window
 from geoseg.model.metadata import Metadata
 from geoseg.request import Reading, Request, Tiling
 from geoseg.tasks import Plan
+
+_LOG = logging.getLogger("geoseg")
 
 
 def open_scene(path: str, reading: Reading, *, look: bool = True) -> Scene:
@@ -57,12 +61,18 @@ def make_plan(
     )
 
 
-def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
-    shown = ", ".join(f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged[:5])
-    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+def damage_error(path: str, scene: Scene, damaged: Sequence[Window]) -> SceneError:
+    """Of a mosaic, the files are named."""
+    files = culprits(scene.source, damaged)
+    for reason in files.values():
+        _LOG.info("%s", reason)
+    parts = [f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged]
+    names = list(files) or parts
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    what = "files" if files else "blocks of the file"
     return SceneError(
-        f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
-        "or leave them as nodata: --keep-going"
+        f"{path}: {what} that cannot be read: {shown} (-v says why); repair what is broken, "
+        "and the same command reads it again, or leave it as nodata: --keep-going"
     )
 
 

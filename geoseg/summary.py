@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,8 +100,13 @@ def summarize(
     clock: Clock,
     model: TileModel,
     asked: tuple[Reading, Tiling, Request],
+    computing: Mapping[str, object],
 ) -> Summary:
-    """Of a prediction that has just ended, of the scene at `path`."""
+    """Of a prediction that has just ended, of the scene at `path`.
+
+    Args:
+        computing: `TileModel.options`, of those who computed.
+    """
     scene, metadata = plan.view.scene, model.metadata
     geobox, (reading, tiling, request) = scene.geobox, asked
     return Summary(
@@ -125,7 +131,7 @@ def summarize(
             **asdict(tiling),
             **asdict(request),
             "folder": str(request.folder),
-            **model.options,
+            **computing,
         },
         notes=scene.notes + gsd_notes(geobox.gsd, reading.gsd, metadata.gsd_range),
     )

@@ -58,6 +58,15 @@ class Inferred:
 
 
 @dataclass(frozen=True, slots=True)
+class Halo:
+    """What *halo* cuts out of a block for another one."""
+
+    partial: Partial
+    whole: bool
+    """Nothing of the block was damaged."""
+
+
+@dataclass(frozen=True, slots=True)
 class BlockResult:
     """A finished block."""
 
@@ -76,6 +85,9 @@ class BlockResult:
     damaged: tuple[Window, ...]
     """Parts of the scene that could not be read."""
     clock: Clock
+    whole: bool = True
+    """Nothing was damaged of what it is made of, be it a neighbour's; else it is not for keeping,
+    for what could not be read now may be read the next time."""
 
 
 def infer_block(
@@ -100,20 +112,20 @@ def infer_block(
     return Inferred(partial, np.packbits(valid), pixels.damaged, clock)
 
 
-def halo(inferred: Inferred, cells: Window) -> Partial:
+def halo(inferred: Inferred, cells: Window) -> Halo:
     """The cells of a block that decoding another one needs."""
-    return inferred.partial.crop(cells)
+    return Halo(inferred.partial.crop(cells), not inferred.damaged)
 
 
 def decode_block(
-    plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Partial]
+    plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
 ) -> BlockResult:
     """Blend, decode and polygonize what a block decides on."""
     clock, window = Clock(inferred.clock.seconds.copy()), plan.target(block)
     assert window is not None, "a block that decides on nothing is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
     with clock.stage("stitch"):
-        logits = blend(cells, [inferred.partial, *pieces])
+        logits = blend(cells, [inferred.partial, *(piece.partial for piece in pieces)])
     with clock.stage("decode"):
         wanted: Literal["all", "objects"] = "all" if plan.confidence else "objects"
         decoded = decode(logits, cells, window, step=plan.view.step, confidence=wanted)
@@ -136,6 +148,7 @@ def decode_block(
         polygons=polygons,
         damaged=inferred.damaged,
         clock=clock,
+        whole=not inferred.damaged and all(piece.whole for piece in pieces),
     )
 
 

@@ -22,7 +22,7 @@ from test_resume import Counting, Stop, stop_after
 
 from geoseg.atomic import WorkingFolder
 from geoseg.cli.main import main
-from geoseg.errors import OptionError, OutputError, ResourceError
+from geoseg.errors import MachineError, OptionError, OutputError
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict
 from geoseg.record import Record
@@ -400,7 +400,7 @@ def test_memory_that_does_not_suffice(tmp_path, scene):
         def forward(self, x):
             raise MemoryError("99 GB")
 
-    with pytest.raises(ResourceError, match="--tile-size"):
+    with pytest.raises(MachineError, match="--tile-size"):
         run(scene, tmp_path / "out", Hungry())
     assert not (tmp_path / "out").exists()
 

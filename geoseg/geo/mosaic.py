@@ -22,6 +22,7 @@ from geoseg.geo.failures import vector_errors
 from geoseg.geo.paths import check_outputs
 from geoseg.geo.source import Source
 from geoseg.geo.validity import is_beyond_double
+from geoseg.interrupts import interruptible
 
 _GDAL_TYPES = {
     "uint8": "Byte",
@@ -73,7 +74,7 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
     dtype or nodata value, and OutputError where the VRT cannot be written, is one of the files
     that it is made of, or another one is there already and not to be replaced.
     """
-    parts = [_part(path) for path in paths]
+    parts = interruptible(lambda: [_part(path) for path in paths])
     check_outputs([target], (file for part in parts for file in part.files), overwrite=True)
     first = parts[0]
     for part in parts[1:]:

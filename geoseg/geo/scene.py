@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -86,7 +87,8 @@ class Scene:
         there are no overviews. Raises SceneError, and OptionError for a range that is none.
         """
         source = Source(str(path))
-        with source.dataset() as dataset:
+
+        def look_at_all(dataset: DatasetReader) -> Scene:
             _check(source.path, dataset)
             chosen, notes = choose_bands(source.path, dataset, bands)
             geobox = GeoBox.of(dataset)
@@ -112,7 +114,9 @@ class Scene:
             stretch = _stretch(dataset, chosen, collars, rescale, look)
             if stretch is not None:
                 notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255", *stretch.notes)
-        return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
+            return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
+
+        return source.read("open", look_at_all)
 
     @property
     def path(self) -> str:
@@ -121,8 +125,7 @@ class Scene:
     @property
     def files(self) -> tuple[str, ...]:
         """The scene's file and all that belong to it: sidecars, and what a VRT refers to."""
-        with self.source.dataset() as dataset:
-            return tuple(dataset.files)
+        return self.source.files
 
     @property
     def stem(self) -> str:
@@ -137,8 +140,9 @@ class Scene:
         needed = self._needed(window)
         damaged: tuple[Window, ...] = ()
         try:
-            with self.source.dataset(f"read {window}") as dataset:
-                color, valid = self.bands.read(dataset, needed)
+            color, valid = self.source.read(
+                f"read {window}", partial(self.bands.read, window=needed)
+            )
         except SceneError:
             if not self.skip_damage or self.source.is_remote:
                 raise
