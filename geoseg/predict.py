@@ -151,7 +151,8 @@ class Job:
         scene, model, request, tiling = self.scene, self.model, self.request, self.tiling
         clock, stem, classes = Clock(), scene_stem(self.path), model.metadata.classes
         with ExitStack() as stack:
-            stack.enter_context(clock.stage("total"))
+            total = stack.enter_context(ExitStack())
+            total.enter_context(clock.stage("total"))
             plan = make_plan(scene, model.metadata, request, tiling, self.reading)
             remote, computing = None, model.options
             if tiling.scheduler is not None:
@@ -173,6 +174,7 @@ class Job:
                     store.discard()
                     raise emptiness_error(scene, in_aoi=plan.aoi is not None)
                 written = outputs.finish(clock, description(self.path, run))
+            total.close()
             if earlier.mosaic:
                 name = f"{stem}.vrt"
                 shutil.copyfile(scene.path, staging.new / name)
