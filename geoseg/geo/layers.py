@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sqlite3
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +31,8 @@ NO_OBJECTS = "objects"
 """The layer of a file without a feature."""
 _LOG = logging.getLogger("geoseg")
 _GRAY = (128, 128, 128)
+_LONGEST = 500
+"""Bytes of the path of a file that SQLite opens, less some for its own suffixes."""
 
 
 def write_layers(
@@ -126,7 +131,7 @@ class Layers:
         with vector_settings(WRITING):
             write_polygons(
                 frame,
-                self.path,
+                self._file,
                 layer,
                 "GPKG",
                 append=bool(self.counts),
@@ -136,8 +141,13 @@ class Layers:
             )
 
     def __enter__(self) -> Layers:
-        with self._failures():
+        with self._failures(), ExitStack() as opening:
             self.path.unlink(missing_ok=True)
+            self._file = self.path
+            if len(os.fsencode(self.path.resolve())) > _LONGEST:
+                folder = opening.enter_context(TemporaryDirectory(prefix="geoseg-"))
+                self._file = Path(folder) / "layers.gpkg"
+            self._closing = opening.pop_all()
         return self
 
     def __exit__(
@@ -146,18 +156,23 @@ class Layers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            with self._failures():
-                if not self.counts:  # a GeoPackage needs a layer to be one
-                    self._write(self._nothing, NO_OBJECTS)
-                    self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
-                unit = "px" if self._nothing.crs is None else "m"
-                styles = {
-                    layer: (name, layer_qml(color, unit=unit))
-                    for layer, (name, color) in self._shown.items()
-                }
-                _add_styles(self.path, styles)
-                _verify(self.path, self.counts)
+        with self._failures(), self._closing:
+            if kind is None:
+                self._complete()
+
+    def _complete(self) -> None:
+        if not self.counts:  # a GeoPackage needs a layer to be one
+            self._write(self._nothing, NO_OBJECTS)
+            self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
+        unit = "px" if self._nothing.crs is None else "m"
+        styles = {
+            layer: (name, layer_qml(color, unit=unit))
+            for layer, (name, color) in self._shown.items()
+        }
+        _add_styles(self._file, styles)
+        _verify(self._file, self.counts)
+        if self._file != self.path:
+            shutil.move(self._file, self.path)
 
     def _failures(self) -> AbstractContextManager[None]:
         return vector_errors(f"{self.path} cannot be written", OutputError)
