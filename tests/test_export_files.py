@@ -178,11 +178,11 @@ def test_an_output_is_never_an_input(tmp_path: Path) -> None:
     before = contents(tmp_path)
     for given, read in inputs.items():
         for output in names[read]:
-            with pytest.raises(OutputError, match="is read by this command"):
+            with pytest.raises(OptionError, match="is the input"):
                 vectorize(given, output, overwrite=True)
-    with pytest.raises(OutputError, match="is read by this command"):
+    with pytest.raises(OptionError, match="is the input"):
         write_mosaic([str(scene), str(vrt)], vrt, overwrite=True)
-    with pytest.raises(OutputError, match="is read by this command"):
+    with pytest.raises(OptionError, match="is the input"):
         write_preview(scene, Scene.open(str(scene), bands=(1,)), read_layers_of(tmp_path), [])
     assert contents(tmp_path) == before
 
@@ -199,7 +199,7 @@ def test_an_export_never_replaces_its_source(layers: Path, tmp_path: Path) -> No
     (tmp_path / "town_ship.shp").symlink_to(layers.name)
     before = contents(tmp_path)
     for path, kind in ((source, "geojson"), (layers, "csv"), (layers, "shapefile")):
-        with pytest.raises(OutputError, match="is read by this command"):
+        with pytest.raises(OptionError, match="is the input"):
             export(path, tmp_path, kind, overwrite=True)
     assert contents(tmp_path) == before
 
