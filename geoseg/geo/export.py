@@ -210,7 +210,7 @@ def export(
 
     Raises:
         DataError: the file has no such layer, or none with polygons.
-        OptionError: CRS and format do not go together.
+        OptionError: CRS and format do not go together, or a result is the file itself.
         OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
     check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
@@ -267,27 +267,20 @@ def write_format(
     folder: Path,
     stem: str,
     kind: str,
-    *,
-    target_crs: str | None = None,
-    overwrite: bool = False,
     classes: Sequence[LabelClass] = (),
 ) -> list[Path]:
     """Write features as `<stem>.<suffix>`, or as `<stem>_<layer>.<suffix>` for each class.
 
-    Layers are called as in a GeoPackage of these `classes`. The files take their places together.
-    Raises as `export` does.
+    Into a folder without such files, made if need be; see `Staging` for one in which they take
+    their places together. Layers are called as in a GeoPackage of these `classes`. Returns the
+    files, without sidecars. Raises as `export` does.
     """
-    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
-    with vector_errors(f"{stem} cannot go to {target_crs or _WGS84}", DataError):
-        frame = in_wanted_crs(
-            frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
-        )
-    planned = planned_files(folder, stem, kind, [*dict.fromkeys(grouping.layers)])
-    check_outputs(planned, (), overwrite=overwrite)
-    with Staging(folder, f"{stem}{style.suffix}") as staging:
-        done = _write(frame, grouping, staging.new, stem, style)
-    return [folder / file.name for file in done]
+    with vector_errors(f"{stem} cannot go to {_WGS84}", DataError):
+        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.suffix == ".shp")
+    with vector_errors(f"{folder} cannot be written", OutputError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return _write(frame, grouping, folder, stem, style)
 
 
 def planned_files(folder: Path, stem: str, kind: str, layers: Iterable[str]) -> list[Path]:
