@@ -234,7 +234,8 @@ class Batch:
                 click.echo(json.dumps({"scene": scene, "state": "failed", "error": str(error)}))
             if not wait or isinstance(error, SchedulerError):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            which = "" if scene in str(error) else f"{scene}: "
+            click.echo(f"Error: {which}{error}", err=True)
             self.failed.append(scene)
             return True
         self.damaged += len(summary.damaged)

@@ -292,6 +292,7 @@ def test_a_mosaic_names_the_file_that_cannot_be_read(tmp_path):
         (MemoryError("Unable to allocate 3 GiB"), "memory"),
         (OSError(12, "Cannot allocate memory"), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), "memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "memory"),
         (RuntimeError("can't start new thread"), "threads"),
     ],
 )
