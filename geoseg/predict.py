@@ -212,10 +212,7 @@ def compute(
         done += result.class_ids.size
         progress(done, total)
 
-    kept, suspect = [], store.damaged()
-    for i, needed in order.sources.items():
-        if suspect.intersection(needed):  # the file may be whole again
-            store.drop(i)
+    kept = []
     for i in order.sources:
         if (result := store.result(i, order.blocks[i])) is not None:
             kept.append(i)
