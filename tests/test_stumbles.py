@@ -330,7 +330,7 @@ def test_an_error_does_not_wait_for_a_thread_that_hangs():
 
     with pytest.raises(KeyError):
         work()
-    assert time.monotonic() - start < GRACE + 5
+    assert time.monotonic() - start < GRACE + 15
     hung.set()
 
 
@@ -355,9 +355,9 @@ def test_ctrl_c_ends_soon_while_a_server_stalls(serve, tmp_path, moment):
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        _, told = process.communicate(timeout=40)
+        _, told = process.communicate(timeout=50)
     finally:
         process.kill()
     assert process.returncode == 130
     assert told.startswith("Interrupted\n")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30

@@ -309,7 +309,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(scene, tmp_path):
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
     said = process.communicate(timeout=60)[1]
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert process.returncode == 130
     assert "Traceback" not in said
     assert "town.unfinished" in said
