@@ -270,9 +270,9 @@ def test_formats_of_a_prediction_are_called_as_its_layers(layers: Path, tmp_path
 def test_errors_of_the_commands_are_one_line(layers: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     for arguments, says in (
-        (["export", layers, "--format", "kml", "--t-srs", "nonsense"], "is no CRS"),
+        (["export", layers, "--format", "kml", "--t-srs", "nonsense"], "PROJ knows no such"),
         (["export", layers, "--format", "kml", "--t-srs", "EPSG:25832"], "leave out"),
-        (["export", layers, "--format", "csv", "--t-srs", 'LOCAL_CS["x",UNIT["m",1]]'], "cannot"),
+        (["export", layers, "--format", "csv", "--t-srs", 'LOCAL_CS["x",UNIT["m",1]]'], "no way"),
         (["export", layers, "--format", "csv", "--layer", "x"], "it has Grassland_Herbaceous"),
         (["vectorize", layers, "-o", tmp_path / "x.gpkg"], "cannot open"),
     ):

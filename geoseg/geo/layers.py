@@ -26,6 +26,7 @@ from geoseg.geo.gdal_settings import WRITING, vector_settings
 from geoseg.geo.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, layer_qml
+from geoseg.hues import Color, hue
 
 NO_OBJECTS = "objects"
 """The layer of a file without a feature."""
@@ -65,14 +66,11 @@ def write_polygons(
     path: Path,
     layer: str,
     driver: str,
-    *,
-    geometry_type: str = "Polygon",
-    promote_to_multi: bool = False,
     **options: Any,
 ) -> None:
     """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
     # What was cut at the edge of a map has several parts.
-    several = promote_to_multi or bool((frame.geom_type == "MultiPolygon").any())
+    several = bool((frame.geom_type == "MultiPolygon").any())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pyogrio.write_dataframe(
@@ -80,7 +78,7 @@ def write_polygons(
             vector_path(path),
             layer=layer,
             driver=driver,
-            geometry_type="MultiPolygon" if several else geometry_type,
+            geometry_type="MultiPolygon" if several else "Polygon",
             promote_to_multi=several,
             **options,
         )
@@ -113,7 +111,7 @@ class Layers:
         self._nothing = nothing
         self._classes = {label.id: label for label in classes}
         self._names = LayerNames(classes)
-        self._shown: dict[str, tuple[str, tuple[int, int, int]]] = {}
+        self._shown: dict[str, tuple[str, Color]] = {}
         """By layer: its class, in the class's own spelling, and color."""
         self._metadata = dict(metadata or {})
 
@@ -122,7 +120,7 @@ class Layers:
         class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
         layer = self._names.of(class_id, name)
         known = self._classes.get(class_id)
-        self._shown[layer] = name, _GRAY if known is None else known.color
+        self._shown[layer] = name, hue(class_id) if known is None else known.color
         with self._failures():
             self._write(frame, layer)
         self.counts[layer] = self.counts.get(layer, 0) + len(frame)
