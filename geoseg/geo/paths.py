@@ -81,7 +81,9 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[st
     file is no output.
     """
     files = [Path(each) for each in inputs]
-    names = {name: file for file in files for name in (_identity(file), _resolved(file)) if name}
+    names: dict[object, Path] = {
+        name: file for file in files for name in (_identity(file), _resolved(file)) if name
+    }
     for output in outputs:
         try:
             replaced = [output, *companions(output)]
