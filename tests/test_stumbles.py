@@ -22,7 +22,7 @@ from stand_ins import Colors, write_discs
 from test_predict import assert_same_outputs
 
 from geoseg.address import absolute, is_remote, names_server, refuse_address
-from geoseg.errors import GeosegError, MachineError, OutputError, SceneError
+from geoseg.errors import GeosegError, MachineError, OptionError, SceneError
 from geoseg.geo import source as source_module
 from geoseg.geo.bands import Bands
 from geoseg.geo.mosaic import write_mosaic
@@ -264,7 +264,7 @@ def test_a_vrt_of_a_vrt_of_a_server_is_remote(tmp_path):
 @pytest.mark.parametrize("folder", ["s3://b/out", "gs://b", "https://h/out", "/vsis3/b/out"])
 def test_results_do_not_go_to_servers(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="is an address"):
+    with pytest.raises(OptionError, match="is an address"):
         Request(Path(folder))
     assert list(tmp_path.iterdir()) == []
 

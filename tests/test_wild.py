@@ -78,7 +78,7 @@ def wild_rasters(draw):
 
 
 @given(wild_rasters())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_output_lies_on_the_scenes_grid_and_is_empty_where_the_scene_is(wild):
     pixels, valid, profile, how = wild
     with TemporaryDirectory() as folder:
@@ -327,7 +327,7 @@ FLAGS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(FLAGS, TEXT), min_size=1, max_size=3))
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_no_option_makes_a_traceback(pairs):
     arguments = [f"--{flag}={value}" for flag, value in pairs]
     absent = ["--weights", "absent.safetensors"]
@@ -342,7 +342,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_lea
 
 
 @given(st.data())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_recipe_makes_a_traceback(data):
     """One value of a sound recipe becomes anything that YAML knows."""
     content = yaml.safe_load(find_recipe("segnext_t_aerial").read_text("utf-8"))

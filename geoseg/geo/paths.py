@@ -70,7 +70,7 @@ def check_outputs(
         if path.is_dir() and not path.is_symlink():
             raise OutputError(f"{path} is a folder; move it away, or choose another folder (-o)")
         if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} exists; give --overwrite or another folder (-o)")
+            raise OutputError(f"{path} exists; give --overwrite or another name or folder (-o)")
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) -> None:
