@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -21,6 +22,7 @@ from stand_ins import Colors, write_discs
 from test_resume import Counting, Stop, stop_after
 
 from geoseg.atomic import WorkingFolder
+from geoseg.classes import ISAID
 from geoseg.cli.main import main
 from geoseg.errors import MachineError, OptionError, OutputError
 from geoseg.model.inference import TileModel
@@ -222,6 +224,38 @@ def test_overwriting_takes_all_of_the_earlier_run(tmp_path, scene):
     } | {"town.classes.tif.aux.xml"}
     assert all(path.read_text() != "QGIS" for path in tmp_path.glob("*.qml"))
     assert bridge.read_text() == "mine"
+
+
+def test_files_of_classes_are_called_as_their_layers(tmp_path, scene):
+    """Before the run, too: what is in the way is seen before any work."""
+    names = {14: "con", 9: "Land use."}
+    model = Counting()
+    model.metadata = replace(
+        model.metadata,
+        classes=tuple(replace(item, name=names.get(item.id, item.name)) for item in ISAID),
+    )
+    found = run(scene, tmp_path / "out", model, formats=("gpkg", "shapefile"))
+    layers = {name for name, kind in pyogrio.list_layers(found.outputs["gpkg"]) if kind}
+    assert layers == {"ship", "class_con", "Land use"}
+    files = {path.stem.removeprefix("town_") for path in (tmp_path / "out").glob("*.shp")}
+    assert files == layers
+    clash = tmp_path / "other" / "town_class_con.shp"
+    clash.parent.mkdir()
+    clash.write_text("mine")
+    model.tiles = 0
+    with pytest.raises(OutputError, match=r"town_class_con\.shp exists"):
+        run(scene, clash.parent, model, formats=("shapefile",))
+    assert model.tiles == 0
+    run(scene, clash.parent, model, formats=("shapefile",), min_area=1e6, overwrite=True)
+    assert clash.read_text() == "mine"  # no result has its name, and no run of geoseg made it
+
+
+def test_results_without_a_record_go_by_what_is_in_them(tmp_path, scene):
+    first = run(scene, tmp_path, formats=("shapefile",))
+    assert "shapefile:plane" in first.outputs
+    (tmp_path / "town.classes.tif.aux.xml").unlink()
+    run(scene, tmp_path, formats=("shapefile",), min_area=1e6, overwrite=True)
+    assert not list(tmp_path.glob("town_plane.*"))
 
 
 def test_names_are_not_patterns(tmp_path):
