@@ -270,8 +270,10 @@ class Fragile(Colors):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_dead_worker_is_replaced(scene, whole, tmp_path):
+def test_a_dead_worker_is_replaced(tmp_path):
     distributed = pytest.importorskip("distributed")
+    scene = write_discs(tmp_path / "town.tif", 150, 150)
+    whole = run(scene, tmp_path / "whole")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**options) as cluster:
         tiling = Tiling(64, 32, 1, scheduler=cluster.scheduler_address)
