@@ -236,7 +236,8 @@ def test_scenes_and_class_rasters_are_empty_alike(tmp_path, kind):
         assert (raster.values[codes[valid]] == ids[0][valid]).all(), dtype
         assert (codes[~valid] == 255).all() or set(codes[~valid]) <= {*raster.skip, 255}, dtype
         vectorize(path, tmp_path / "o.gpkg", simplify=0, min_area=0, overwrite=True)
-        areas = read_layers(tmp_path / "o.gpkg").groupby("class_id")["area_m2"].sum() / 0.3**2
+        layers = read_layers(tmp_path / "o.gpkg")
+        areas = layers.area.groupby(layers["class_id"]).sum() / 0.3**2  # on the map, so in pixels
         assert areas.to_dict() == pytest.approx({i: (ids[0][valid] == i).sum() for i in (1, 2)})
 
     path, _ = masked_file(tmp_path / "named.tif", kind, ids)
