@@ -98,7 +98,9 @@ class Crops(Dataset[dict[str, Tensor]]):
         for name, weight in recipe.data.class_weights.items():
             odds[class_number("class_weights", name, metadata)] *= weight
         self.class_odds = normalised(odds)
-        self.item_odds = normalised(weights * counts.sum(axis=1) ** 0.5)
+        # A teacher has an opinion on pixels without a label, too.
+        labelled = np.ones(len(items)) if recipe.teacher else counts.sum(axis=1) ** 0.5
+        self.item_odds = normalised(weights * labelled)
         self.item_odds_of_class = [normalised(weights * column**0.5) for column in counts.T]
         self.cuttings = [
             cutting

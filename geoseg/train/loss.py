@@ -37,3 +37,21 @@ def partial_cross_entropy(
     if hard_share < 1 and labelled.numel():
         labelled = labelled.topk(max(1, int(hard_share * labelled.numel()))).values
     return labelled.sum() / max(1, labelled.numel())
+
+
+def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Mean divergence of the student's probabilities from the teacher's, softened.
+
+    KL(softmax(taught / T) || softmax(logits / T)) · T², so that gradients keep their size
+    whatever the temperature T (Hinton et al. 2015, section 2.1).
+
+    Args:
+        logits, taught: (N,C,H,W), float, of the student and of the teacher.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, dim=1),
+        F.log_softmax(taught / temperature, dim=1),
+        reduction="none",
+        log_target=True,
+    )
+    return divergence.sum(dim=1).mean() * temperature**2
