@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.classes import LabelClass
+from geoseg.classes import IGNORE, LabelClass
 from geoseg.datasets.from_boxes import BOX_COLUMNS, IGNORED
 from geoseg.errors import DataError
 from geoseg.geo.objects import ObjectScore
@@ -31,30 +31,45 @@ Boxes = dict[str, NDArray[np.float64]]
 """(N,4) left, top, right, bottom, px, by class name."""
 
 
-def read_box_table(folder: Path, classes: Sequence[LabelClass]) -> dict[tuple[str, str], Boxes]:
-    """Upright boxes of a labelled folder by group and name of the image; empty without a table.
+@dataclass(frozen=True, slots=True)
+class BoxOutlines:
+    """The boxes of one image."""
+
+    corners: NDArray[np.float64]
+    """(N,4,2) column and row, px."""
+    classes: NDArray[np.int64]
+    """(N,) class ids; IGNORE where a box does not count."""
+
+    def upright(self, classes: Sequence[LabelClass]) -> Boxes:
+        """The same by class name, with their sides along those of the image."""
+        flat = np.concatenate([self.corners.min(axis=1), self.corners.max(axis=1)], axis=1)
+        names = {item.id: item.name for item in classes} | {IGNORE: IGNORED}
+        return {names[int(i)]: flat[self.classes == i] for i in np.unique(self.classes)}
+
+
+def read_box_table(
+    folder: Path, classes: Sequence[LabelClass]
+) -> dict[tuple[str, str], BoxOutlines]:
+    """Boxes of a labelled folder by group and name of the image; empty without a table.
 
     Raises DataError for a class that is not known, and numbers that are none.
     """
     path = folder / "boxes.csv"
     if not path.is_file():
         return {}
-    known = {item.name for item in classes} | {IGNORED}
-    found: dict[tuple[str, str], dict[str, list[list[float]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    ids = {item.name: item.id for item in classes} | {IGNORED: IGNORE}
+    found: dict[tuple[str, str], list[tuple[list[list[float]], int]]] = defaultdict(list)
     for number, row in enumerate(read_table(path, BOX_COLUMNS), start=2):
         try:
-            xs, ys = ([float(row[f"{axis}{i}"]) for i in range(1, 5)] for axis in "xy")
+            corners = [[float(row[f"x{i}"]), float(row[f"y{i}"])] for i in range(1, 5)]
         except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-        if row["class"] not in known:
+        if row["class"] not in ids:
             raise DataError(f"{path}, line {number}: the data has no class {row['class']!r}")
-        box = [min(xs), min(ys), max(xs), max(ys)]
-        found[row["group"], row["name"]][row["class"]].append(box)
+        found[row["group"], row["name"]].append((corners, ids[row["class"]]))
     return {
-        key: {name: np.array(boxes) for name, boxes in by_class.items()}
-        for key, by_class in found.items()
+        key: BoxOutlines(np.array([b for b, _ in rows]), np.array([i for _, i in rows]))
+        for key, rows in found.items()
     }
 
 

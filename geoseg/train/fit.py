@@ -30,6 +30,7 @@ from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.patches import write_whole
+from geoseg.train.box_scores import read_box_table
 from geoseg.train.callbacks import ProgressBar, Validation
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.folder import Item, LabelledFolder, inspect
@@ -144,7 +145,8 @@ def fit(
         if absent := [c.name for c in data.classes if not counts[:, c.id].any()]:
             report(f"without a {name} pixel: {', '.join(absent)}")
     validation, val_counts = splits["val"]
-    crops = Crops(recipe, *splits["train"], model.metadata)
+    boxes = read_box_table(data.root, data.classes) if recipe.loss.projection else None
+    crops = Crops(recipe, *splits["train"], model.metadata, boxes)
     hidden = hidden_by_group(recipe, validation, len(data.classes))
     module = SegmentationModule(recipe, model, hidden, load_teacher(recipe, model.metadata))
     scored = Validation(folder, telling(validation, val_counts), report)

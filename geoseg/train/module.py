@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from geoseg.classes import IGNORE
 from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.inference import Precision, TileModel
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.train.evaluate import count, predict_pixels
-from geoseg.train.loss import distillation, partial_cross_entropy
+from geoseg.train.loss import distillation, pairwise, partial_cross_entropy, projection
 from geoseg.train.metrics import Confusion
 from geoseg.train.recipe import OptimizerOptions, Recipe
 
@@ -88,6 +89,15 @@ class SegmentationModule(pl.LightningModule):
         target = batch["mask"][:, options.stride // 2 :: options.stride]
         target = target[:, :, options.stride // 2 :: options.stride]
         loss = partial_cross_entropy(logits, target, batch["hidden"], options.hard_share)
+        if options.projection:
+            reach = projection(logits, batch["boxes"] / options.stride, batch["box_classes"])
+            self.log("loss_projection", reach, sync_dist=self.trainer.world_size > 1)
+            loss = loss + options.projection * reach
+        if options.pairwise:
+            image = F.interpolate(batch["image"], logits.shape[2:], mode="area")
+            alike = pairwise(logits, image, target == IGNORE)
+            self.log("loss_pairwise", alike, sync_dist=self.trainer.world_size > 1)
+            loss = loss + options.pairwise * alike
         if (asked := self.recipe.teacher) is not None:
             (teacher,) = self.teachers
             with torch.no_grad():

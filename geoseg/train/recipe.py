@@ -182,12 +182,19 @@ class LossOptions:
     """Share of the labelled pixels of a batch, hardest first, that count (online hard example
     mining); 1 = the plain mean of the cross-entropy."""
 
+    projection: float = 0.0
+    """Weight of the loss by which objects reach to all sides of their boxes, where the data has a
+    `boxes.csv` (`geoseg prepare boxes`)."""
+    pairwise: float = 0.0
+    """Weight of the loss by which pixels without a label go with neighbors of their color."""
     stride: int = 1
     """Every n-th pixel of every n-th row counts: outlines are smooth at this scale, and the loss
     is a third of a step on a CPU."""
 
     def __post_init__(self) -> None:
         share = self.hard_share
+        for name in ("projection", "pairwise"):
+            check(f"loss.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more")
         check("loss.stride", self.stride, self.stride in (1, 2, 4, 8), "1, 2, 4 or 8")
         check("loss.hard_share", share, 0 < share <= 1, "a share above 0 and up to 1")
 
