@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options
+
+if TYPE_CHECKING:
+    from geoseg.demo import Demo
 
 
 @click.command()
@@ -21,14 +25,40 @@ from . import options
 @options.weights
 @options.device
 def command(output: Path, weights: str | None, device: str) -> None:
-    """Render a scene with known objects, find them, and say how many were found."""
+    """Render a scene with known objects, find them, and count what is right and what is false."""
     from geoseg.demo import run_demo
 
     with options.pixel_bar("demo", quiet=False) as progress:
         demo = run_demo(output, weights=weights, device=device, progress=progress)
-    found, known = (sum(getattr(r, name) for r in demo.recalls) for name in ("found", "known"))
-    click.echo(f"{found} of {known} known objects found, in {demo.seconds:.1f} s:")
-    for recall in demo.recalls:
-        click.echo(f"  {recall.name:<20} {recall.found:>5} of {recall.known}")
-    click.echo(f"Look at   {demo.preview}")
-    click.echo(f"Open      {demo.layers}  (in QGIS, over {demo.scene})")
+    click.echo(report(demo))
+
+
+def report(demo: Demo) -> str:
+    """For the terminal."""
+    known = sum(item.known for item in demo.covered)
+    covered = sum(item.covered for item in demo.covered)
+    there, found, right = (
+        sum(getattr(score, count) for score in demo.polygons)
+        for count in ("truth", "found", "matched")
+    )
+    lines = [
+        f"Predicted in {demo.seconds:.1f} s. Of {known} known objects {covered} have the right",
+        f"class on at least half of their pixels. As polygons of their own (IoU 0.5) {right} of",
+        f"{there} are right, and {found - right} of the {found} found are false: what is parked",
+        "side by side becomes one polygon.",
+        "",
+        f"{'class':<20} {'pixels right':>14} {'polygons right':>15} {'polygons false':>15}",
+    ]
+    polygons = {score.name: score for score in demo.polygons}
+    for item in demo.covered:
+        score = polygons[item.name]
+        pixels, right = f"{item.covered} of {item.known}", f"{score.matched} of {score.truth}"
+        false = f"{score.found - score.matched} of {score.found}"
+        lines.append(f"{item.name:<20} {pixels:>14} {right:>15} {false:>15}")
+    lines += [
+        "",
+        f"Look at   {demo.preview}",
+        f"Open      {demo.layers}  (in QGIS, over {demo.scene})",
+        f"Count     geoseg evaluate --scene {demo.class_raster} --truth {demo.truth}",
+    ]
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from . import options
 
 if TYPE_CHECKING:
     from geoseg.geo.objects import ObjectScore
-    from geoseg.train.metrics import Scores
+    from geoseg.train.metrics import Evaluation
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -20,10 +20,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("weights", required=False)
 @click.argument("data", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--split", default="val", show_default=True, help="Split of DATA/split.csv.")
+@click.option("--split", default="val", show_default=True, help="Which split of DATA to score.")
 @click.option(
     "--recipe",
-    help="Recipe (file or name) that says which classes each group of images labels completely.",
+    help="Recipe (file or name) that says which classes each group of images labels completely.  "
+    "[default: recipe.yaml beside WEIGHTS]",
 )
 @click.option(
     "--confusion", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG."
@@ -50,6 +51,8 @@ def command(
 ) -> None:
     """Score WEIGHTS (a file, a registry name or `default`) on the labelled images in DATA.
 
+    Classes are told by name; DATA may list only some of those that the weights know.
+
     Or, with --scene and --truth, count the objects of a finished prediction that are right: those
     whose intersection with a true object is at least half of their union.
     """
@@ -60,8 +63,8 @@ def command(
         results = {score.name: score.as_dict() for score in found}
         click.echo(json.dumps({"objects": results}) if as_json else object_table(found))
     elif scene is None and truth is None and weights is not None and data is not None:
-        scores = score_pixels(weights, data, **how)
-        click.echo(json.dumps(scores.as_dict()) if as_json else table(scores))
+        evaluation = score_pixels(weights, data, **how)
+        click.echo(json.dumps(evaluation.as_dict()) if as_json else table(evaluation))
     else:
         raise click.UsageError("give WEIGHTS and DATA, or --scene and --truth")
 
@@ -79,44 +82,64 @@ def score_pixels(
     tile_size: int,
     overlap: int,
     tta: bool,
-) -> Scores:
-    from geoseg.model.checkpoint import load_model
+) -> Evaluation:
+    from geoseg.model.checkpoint import load_model, locate_weights
     from geoseg.model.inference import TileModel
     from geoseg.train.crops import hidden_by_group
-    from geoseg.train.evaluate import evaluate
+    from geoseg.train.evaluate import evaluate, ids_by_name
     from geoseg.train.folder import LabelledFolder
     from geoseg.train.pictures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
 
     folder = LabelledFolder.open(data)
+    for warning in folder.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     items = folder.split(split)
+    path = locate_weights(None if weights == "default" else weights)
+    if recipe is None and (own := path.with_name("recipe.yaml")).is_file():
+        recipe = str(own)
+        click.echo(f"Groups are labelled as {own} says (--recipe overrules)", err=True)
     rules = None if recipe is None else load_recipe(recipe)
-    network = load_model(None if weights == "default" else weights)
+    network = load_model(path)
+    ids_by_name(folder, network.metadata.classes)
+    hidden = {} if rules is None else hidden_by_group(rules, items, len(folder.classes))
     model = TileModel(network, device=device, precision=precision, tta=tta, backend=backend)
     with options.count_bar("evaluate", "image") as progress:
-        scores = evaluate(
+        evaluation = evaluate(
             model,
+            folder,
             items,
-            hidden={} if rules is None else hidden_by_group(rules, items, len(folder.classes)),
+            hidden=hidden,
             tile_size=tile_size,
             overlap=overlap,
             progress=progress,
         )
     if confusion is not None:
-        write_picture(confusion, confusion_picture(scores))
-    return scores
+        write_picture(confusion, confusion_picture(evaluation.scores))
+    return evaluation
 
 
-def table(scores: Scores) -> str:
+def table(evaluation: Evaluation) -> str:
     """For the terminal."""
-    lines = [f"{'class':<20} {'IoU':>6} {'recall':>7} {'F1':>6} {'pixels':>11}"]
+    scores = evaluation.scores
+    lines = [f"{'class':<20} {'IoU':>6} {'precision':>9} {'recall':>7} {'F1':>6} {'pixels':>11}"]
     lines += [
-        f"{row.name:<20} {row.iou:6.3f} {row.accuracy:7.3f} {row.f1:6.3f} {row.pixels:>11,}"
+        f"{row.name:<20} {row.iou:6.3f} {row.precision:9.3f} {row.recall:7.3f} {row.f1:6.3f} "
+        f"{row.pixels:>11,}"
         for row in scores.classes
         if row.pixels
     ]
+    if len(evaluation.groups) > 1:
+        lines += ["", f"{'group':<20} {'mIoU':>6}"]
+        lines += [f"{name:<20} {miou:6.3f}" for name, miou in evaluation.groups.items()]
+        lines.append("")
     present = sum(row.pixels > 0 for row in scores.classes)
     lines.append(f"mIoU {scores.miou:.4f} over {present} classes, accuracy {scores.accuracy:.4f}")
+    if evaluation.unlisted:
+        lines.append(
+            "not among the classes of the data, so not held against its background: "
+            + ", ".join(evaluation.unlisted)
+        )
     return "\n".join(lines)
 
 

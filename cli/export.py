@@ -16,7 +16,8 @@ from . import options
     "kind",
     type=click.Choice(["shapefile", "flatgeobuf", "geojson", "geoparquet", "kml", "csv"]),
     required=True,
-    help="shapefile: a file per class; geojson, kml: in WGS 84; csv: geometry as WKT.",
+    help="shapefile: a file per class; geojson, kml: in WGS 84; csv: UTF-8, with a point x, y on "
+    "each polygon, and its outline as WKT.",
 )
 @click.option(
     "-o",
@@ -26,7 +27,7 @@ from . import options
     help="Folder of the files.  [default: the current one]",
 )
 @click.option("--t-srs", metavar="CRS", help="Reproject, for instance to EPSG:25832.")
-@click.option("--layer", "wanted", multiple=True, help="Only this class; may be given again.")
+@click.option("--layer", "wanted", multiple=True, help="Only this layer or class; may be repeated.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @options.verbosity
 def command(
@@ -42,11 +43,16 @@ def command(
 
     Fields keep their names everywhere: object_id, class_id, class, area_m2, confidence,
     length_m, width_m, angle_deg. Shapefiles have room for ten letters, which is enough for these;
-    of longer names, of fields that were added since, they get the first ten.
+    longer names of fields that were added since are shortened.
+
+    LAYERS may have been edited in QGIS, or come from elsewhere. Polygons without a class get that
+    of their layer, those without an object_id a new one, and area_m2, length_m, width_m and
+    angle_deg of all are measured again.
     """
     from geoseg.geo.export import export
+    from geoseg.geo.paths import printable
 
     paths = export(layers, output, kind, target_crs=t_srs, layers=wanted, overwrite=overwrite)
     if not quiet:
         for path in paths:
-            click.echo(path)
+            click.echo(printable(path))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
+import threading
 
 import click
 
 from geoseg import __version__
 from geoseg.errors import GeosegError
+from geoseg.heap import refused_memory
 
 from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
+from .streams import Stopped, forgive_output, stop_on_signals
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+GRACE = 2.0
+"""Seconds after which a failed command is over, though threads still hang in C."""
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread in Python lets another one in; see `run`."""
 
@@ -22,18 +27,22 @@ class Group(click.Group):
     """Prints geoseg's own errors as one line, what was kept as another, and exits with their code.
 
     0: done; 1: failed; 2: impossible options; 3: done, but for parts that could not be read;
-    130: interrupted.
+    130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP, 128 and the signal's number as in shells.
     """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with refused_memory():
+                return super().invoke(ctx)
         except GeosegError as error:
             tell(f"Error: {error}", error)
             sys.exit(error.exit_code)
+        except Stopped as error:
+            tell(f"{error}", error)
+            sys.exit(128 + error.number)
         except KeyboardInterrupt as error:
             tell("Interrupted", error)
-            sys.exit(INTERRUPTED)
+            sys.exit(128 + signal.SIGINT)
 
 
 def tell(what: str, error: BaseException) -> None:
@@ -69,10 +78,29 @@ def run() -> None:
     """
     gc.set_threshold(10_000)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    stop_on_signals()
+    forgive_output()
     try:
         main()
+    except SystemExit as end:
+        if end.code:
+            leave_soon(end.code if isinstance(end.code, int) else 1)
+        raise
     finally:
         gc.freeze()
+
+
+def leave_soon(code: int) -> None:
+    """Python waits for all threads at its end, and GDAL minutes for a stalled server."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(GRACE, leave)
+    timer.daemon = True
+    timer.start()
 
 
 if __name__ == "__main__":

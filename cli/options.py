@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import click
 
 from geoseg.grid import OVERLAP, TILE_SIZE
 
+LINE_EVERY = 60.0
+"""Seconds between signs of life where there is no terminal."""
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
@@ -34,6 +38,13 @@ simplify = click.option(
     type=float,
     metavar="METRES",
     help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
+)
+min_area = click.option(
+    "--min-area",
+    type=float,
+    metavar="M2",
+    help="Smaller regions take the class around them; 0 keeps all.  [default: the area of 9 "
+    "pixels, as the model saw them]",
 )
 smooth = click.option(
     "--smooth/--no-smooth",
@@ -121,10 +132,12 @@ def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
 
     def set_level(ctx: click.Context, param: click.Parameter, verbose: int) -> None:
         logger = logging.getLogger("geoseg")
-        logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+        levels = {0: logging.WARNING, 1: logging.INFO}
+        quiet = ctx.params.get("quiet", False)
+        logger.setLevel(logging.ERROR if quiet else levels.get(verbose, logging.DEBUG))
         logger.handlers = [Echo()]
 
-    quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+    quiet = click.option("-q", "--quiet", is_flag=True, is_eager=True, help="Print errors only.")
     verbose = click.option(
         "-v", "--verbose", count=True, expose_value=False, callback=set_level, help="Say more."
     )
@@ -132,13 +145,38 @@ def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def pixel_bar(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar in pixels, as a `progress(done, total)` callback. Silent off a terminal."""
+def pixel_bar(
+    label: str, *, quiet: bool, lines_only: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """A `progress(done, total)` callback in pixels: a bar on a terminal, else a line a minute.
+
+    Args:
+        lines_only: no bar on a terminal either.
+    """
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit="px", unit_scale=True, disable=True if quiet else None) as bar:
+    begun = said = time.monotonic()
+
+    def by_line(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if not quiet and now - said >= LINE_EVERY and done:
+            said = now
+            seconds = now - begun
+            left = timedelta(seconds=round(seconds / done * (total - done)))
+            click.echo(
+                f"{label}: {done / total:.0%} of {total / 1e6:.0f} Mpx, "
+                f"{done / 1e6 / seconds:.2g} Mpx/s, {left} left",
+                err=True,
+            )
+
+    off = True if quiet or lines_only else None
+    with tqdm(desc=label, unit="px", unit_scale=True, disable=off) as bar:
 
         def progress(done: int, total: int) -> None:
+            if bar.disable:
+                by_line(done, total)
+                return
             bar.total = total
             bar.update(done - bar.n)
 

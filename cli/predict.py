@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.errors import DamageError, GeosegError, OptionError
+from geoseg.errors import (
+    DamageError,
+    GeosegError,
+    InUseError,
+    SchedulerError,
+)
 
 from . import options
 
 if TYPE_CHECKING:
     from geoseg.summary import Summary
+
+POLL = 1.0
+"""Seconds between looks whether another run has ended."""
 
 
 @click.command()
@@ -35,7 +44,13 @@ if TYPE_CHECKING:
 @options.tta
 @options.batch_size
 @options.workers
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this dask.distributed cluster.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Compute on the workers of this dask.distributed scheduler, tcp://HOST:PORT. All need the "
+    "geoseg that this machine has, and the scene at the same path; each uses its own device. "
+    "Results are written here.",
+)
 @click.option(
     "--bands",
     type=options.Numbers("R,G,B|N", int, 1, 3),
@@ -75,17 +90,14 @@ if TYPE_CHECKING:
 )
 @options.simplify
 @options.smooth
-@click.option(
-    "--min-area",
-    type=float,
-    default=0.0,
-    show_default=True,
-    metavar="M2",
-    help="Smaller regions take the class around them.",
-)
+@options.min_area
 @click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Do scenes anew, and replace all results of the last run on each, of every format.",
+)
 @click.option(
     "--keep-going", is_flag=True, help="Leave parts that cannot be read as nodata: exit code 3."
 )
@@ -113,7 +125,7 @@ def command(
     formats: tuple[str, ...],
     simplify: float | None,
     smooth: bool,
-    min_area: float,
+    min_area: float | None,
     confidence: bool,
     logits: bool,
     overwrite: bool,
@@ -125,15 +137,21 @@ def command(
 
     For each scene writes STEM.gpkg, one layer per class, and STEM.classes.tif. A run that was
     stopped leaves its finished blocks in STEM.unfinished; the same command goes on from there.
+    Scenes that are done already, with the same weights and options, are skipped.
+
+    With --json, several scenes print one object a line, each as it ends. Its "state" is "done",
+    "skipped" (the rest tells of the run that did it) or "failed" (with "scene" and "error").
+
+    Exit codes: 0 all done or skipped, 1 some failed, 2 impossible options, 3 done, but for parts
+    that could not be read.
     """
-    from geoseg.geo.mosaic import write_mosaic
     from geoseg.model.checkpoint import load_model
     from geoseg.model.inference import TileModel
+    from geoseg.naming import refuse_equal_names, refuse_inputs, scene_stem
+    from geoseg.outputs import planned_names
     from geoseg.predict import predict
     from geoseg.request import Reading, Request, Tiling
 
-    if not mosaic:
-        refuse_equal_stems(scenes)
     reading = Reading(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi)
     tiling = Tiling(tile_size=tile_size, overlap=overlap, workers=workers, scheduler=scheduler)
     request = Request(
@@ -147,6 +165,10 @@ def command(
         smooth=smooth,
         min_area=min_area,
     )
+    if not mosaic:
+        refuse_equal_names(scenes)
+        planned = (planned_names(request, scene_stem(scene)).values() for scene in scenes)
+        refuse_inputs((output / name for names in planned for name in names), scenes)
     model = TileModel(
         load_model(weights),
         device=device,
@@ -156,52 +178,79 @@ def command(
         backend=backend,
         use_up=True,
     )
-    if mosaic:
-        vrt = output / "mosaic.vrt"
-        write_mosaic(scenes, vrt, overwrite=overwrite)
-        scenes = (str(vrt),)
-    summaries, failures = [], []
-    for scene in scenes:
+    further: dict[str, Any] = {
+        "parts": scenes if mosaic else (),
+        "inputs": [weights] if weights and Path(weights).is_file() else [],
+    }
+    if scheduler is not None:
+        from geoseg.cluster import Cluster
+
+        further["cluster"] = click.get_current_context().with_resource(Cluster(scheduler))
+
+    def one(scene: str) -> Summary:
+        name = Path(scene).name
+        with options.pixel_bar(name, quiet=quiet, lines_only=as_json) as progress:
+            return predict(scene, model, request, tiling, reading, progress=progress, **further)
+
+    batch = Batch(one, quiet=quiet, as_json=as_json)
+    batch.run([str(output / "mosaic.vrt")] if mosaic else scenes)
+
+
+class Batch:
+    """Scenes, one after the other: those that fail do not stop the rest."""
+
+    def __init__(self, one: Callable[[str], Summary], *, quiet: bool, as_json: bool) -> None:
+        self.one, self.quiet, self.as_json = one, quiet, as_json
+        self.failed: list[str] = []
+        self.damaged = 0
+
+    def run(self, scenes: Sequence[str]) -> None:
+        """Raises the error of a single scene, or GeosegError or DamageError in the end."""
+        busy = [scene for scene in scenes if not self.attempt(scene, wait=len(scenes) > 1)]
+        for scene in busy:
+            if not self.quiet:
+                click.echo(f"{scene}: in use by another run; waiting for it", err=True)
+            while not self.attempt(scene, wait=True):
+                time.sleep(POLL)
+        if len(scenes) > 1 and self.failed:
+            shown = ", ".join(self.failed[:5])
+            more = f" and {len(self.failed) - 5} more" if len(self.failed) > 5 else ""
+            raise GeosegError(f"{len(self.failed)} of {len(scenes)} scenes failed: {shown}{more}")
+        if self.damaged:
+            raise DamageError(
+                f"blocks that could not be read and were left as nodata: {self.damaged}"
+            )
+
+    def attempt(self, scene: str, *, wait: bool) -> bool:
+        """Do one scene and say what came of it; False where another run is at it, and one of
+        several may `wait` for that. Raises the error of a scene that does not."""
         try:
-            with options.pixel_bar(Path(scene).name, quiet=quiet or as_json) as progress:
-                summary = predict(scene, model, request, tiling, reading, progress=progress)
+            summary = self.one(scene)
         except GeosegError as error:
-            if len(scenes) == 1:
+            if isinstance(error, InUseError) and wait:
+                return False
+            if self.as_json:
+                click.echo(json.dumps({"scene": scene, "state": "failed", "error": str(error)}))
+            if not wait or isinstance(error, SchedulerError):
                 raise
             click.echo(f"Error: {error}", err=True)
-            failures.append({"scene": scene, "error": str(error)})
-            continue
-        summaries.append(summary)
-        for note in summary.notes:
-            click.echo(f"Warning: {scene}: {note}", err=True)
-        if not (quiet or as_json):
+            self.failed.append(scene)
+            return True
+        self.damaged += len(summary.damaged)
+        if not self.quiet and summary.state == "done":
+            for note in summary.notes:
+                click.echo(f"Warning: {scene}: {note}", err=True)
+        if self.as_json:
+            click.echo(json.dumps(summary.as_dict()))
+        elif not self.quiet:
             click.echo(report(summary))
-    if as_json:
-        results = [summary.as_dict() for summary in summaries]
-        click.echo(
-            json.dumps(results[0] if len(scenes) == 1 else {"scenes": results, "failed": failures})
-        )
-    if failures:
-        raise GeosegError(
-            f"{len(failures)} of {len(scenes)} scenes failed: "
-            + ", ".join(failure["scene"] for failure in failures)
-        )
-    if damaged := sum(len(summary.damaged) for summary in summaries):
-        raise DamageError(f"blocks that could not be read and were left as nodata: {damaged}")
-
-
-def refuse_equal_stems(scenes: tuple[str, ...]) -> None:
-    """Results are named by the scenes' stems, so two scenes must not share one."""
-    stems = Counter(Path(scene).stem for scene in scenes)
-    if clashes := [stem for stem, times in stems.items() if times > 1]:
-        raise OptionError(
-            f"{stems[clashes[0]]} scenes are called {clashes[0]}, and so would their results be; "
-            "predict them one at a time into different folders (-o)"
-        )
+        return True
 
 
 def report(summary: Summary) -> str:
     """For the terminal."""
+    if summary.state == "skipped":
+        return f"{summary.scene}: already done"
     unit = "m²" if summary.crs else "px²"
     lines = [
         f"{summary.scene}: {summary.pixels / 1e6:.1f} Mpx in {summary.seconds['total']:.1f} s, "

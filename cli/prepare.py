@@ -78,7 +78,8 @@ def isaid(
     "--area",
     type=FILE,
     help="Polygons within which everything was labelled: the rest of them is background. Without "
-    "them, what no polygon covers counts for nothing; draw polygons of class background, too.",
+    "them, pixels outside all polygons are ignored, and the model never sees background unless "
+    "you draw polygons of class background.",
 )
 @click.option("--patch", default=512, show_default=True, help="Side of a patch, px.")
 @click.option("--overlap", default=0, show_default=True, help="Of neighbouring patches, px.")
@@ -100,7 +101,8 @@ def labels(
 ) -> None:
     """Cut SCENE, and the polygons drawn over it in LABELS, into patches.
 
-    Several scenes can be prepared into one DST, one after the other.
+    Several scenes can be prepared into one DST, one after the other; those of one name are kept
+    apart. A scene that is prepared again replaces its own patches.
     """
     from geoseg.geo.prepare import prepare_labels
     from geoseg.patches import Patching
@@ -196,9 +198,17 @@ def boxes(
 def report(prepared: Prepared, target: Path) -> str:
     """For the terminal."""
     lines = [f"skipped: {sentence}" for sentence in prepared.skipped]
+    lines += [f"Note: {sentence}" for sentence in prepared.notes]
     lines += [f"{name:<20} {pixels:>13,} px" for name, pixels in prepared.pixels.items() if pixels]
-    if prepared.absent:
-        lines.append(f"without a pixel: {', '.join(prepared.absent)}")
+    background = prepared.classes[0].name
+    if absent := [name for name in prepared.absent if name != background]:
+        lines.append(f"without a pixel: {', '.join(absent)}")
+    if background in prepared.absent:
+        lines.append(
+            f"Warning: no pixel is {background}. From such patches alone a model learns to see an "
+            "object in every pixel, so geoseg train refuses them: give --area (polygons within "
+            "which everything was labelled), or draw polygons of class background"
+        )
     made = " and ".join(f"{count} {split}" for split, count in prepared.patches.items())
     lines.append(f"{made} patches, {len(prepared.skipped)} skipped: {target / 'split.csv'}")
     return "\n".join(lines)

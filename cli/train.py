@@ -27,15 +27,21 @@ from . import options
     "--pretrained",
     metavar="NAME|PATH",
     help="Weights to start from: ImageNet weights of the backbone (.pth, .pkl), or a geoseg "
-    "checkpoint, also of other classes; `default` = the built-in ones.  [default: random]",
+    "checkpoint, also of other classes, of which those are kept that the data has by the same "
+    "name; `default` = the built-in ones.  [default: random]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @options.device
 @click.option(
-    "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs to share."
+    "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Number of devices."
 )
-@click.option("--seed", type=int, help="Instead of the recipe's.")
+@click.option("--seed", type=int, help="Random seed; replaces the recipe's.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used.")
+@click.option(
+    "--without-background",
+    is_flag=True,
+    help="Train although no pixel is background: the classes are to cover everything.",
+)
 def command(
     recipe: str,
     data: Path | None,
@@ -46,11 +52,14 @@ def command(
     devices: int,
     seed: int | None,
     skip_bad: bool,
+    without_background: bool,
 ) -> None:
     """Train a model by RECIPE, a YAML file or the name of one that geoseg has (segnext_t_own, …).
 
-    The data is a folder that `geoseg prepare` made, or any with a split.csv. The run's folder
-    gets best.safetensors and last.safetensors, which `geoseg predict --weights` takes.
+    The data is a folder that `geoseg prepare` made, or any with a split.csv (group,name,split,
+    image,mask) and a classes.csv (id,name,color; 0 is background). Images are of any kind that
+    `geoseg predict` reads. The run's folder gets best.safetensors and last.safetensors, which
+    `geoseg predict --weights` takes. Stopped, by Ctrl-C too, a run goes on with --resume.
     """
     from tqdm import tqdm
 
@@ -68,6 +77,7 @@ def command(
             device=device,
             devices=devices,
             skip_bad=skip_bad,
+            without_background=without_background,
             report=tqdm.write,
             progress=progress,
         )

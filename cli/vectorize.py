@@ -21,18 +21,13 @@ from . import options
 )
 @options.simplify
 @options.smooth
-@click.option(
-    "--min-area",
-    type=float,
-    metavar="M2",
-    help="Smaller regions are specks and go.  [default: 9 pixels]",
-)
+@options.min_area
 @click.option(
     "--specks",
     type=click.Choice(["fill", "drop"]),
     default="fill",
     show_default=True,
-    help="fill: they take the class around them; drop: they leave holes.",
+    help="fill: regions below --min-area take the class around them; drop: they leave holes.",
 )
 @click.option(
     "--skip",
@@ -75,12 +70,14 @@ def command(
     metres, or in pixels where the raster has no place on the ground.
     """
     from geoseg.geo.legend import read_classes
+    from geoseg.geo.paths import printable
     from geoseg.geo.vectorize import vectorize
+    from geoseg.naming import scene_stem
 
     with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:
         done = vectorize(
             raster,
-            output or Path(f"{Path(raster).stem}.gpkg"),
+            output or Path(f"{scene_stem(raster)}.gpkg"),
             simplify=simplify,
             smooth=smooth,
             min_area=min_area,
@@ -92,12 +89,12 @@ def command(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps({**asdict(done), "output": str(done.output)}))
+        click.echo(json.dumps({**asdict(done), "output": printable(done.output)}))
     elif not quiet:
         click.echo(
-            f"{raster}: {done.width * done.height / 1e6:.1f} Mpx in {done.seconds:.1f} s, "
-            f"{sum(done.features.values())} polygons"
+            f"{printable(raster)}: {done.width * done.height / 1e6:.1f} Mpx "
+            f"in {done.seconds:.1f} s, {sum(done.features.values())} polygons"
         )
         for layer, count in done.features.items():
             click.echo(f"  {layer:<20} {count:>7}")
-        click.echo(f"  {done.output}")
+        click.echo(f"  {printable(done.output)}")

@@ -35,7 +35,8 @@ def list_() -> None:
 @click.argument("weights", metavar="NAME|PATH")
 def show(weights: str) -> None:
     """Describe the weights NAME (as in `list`; not fetched by this) or the checkpoint PATH."""
-    from geoseg.model.checkpoint import checkpoint_hash, locate_weights, read_metadata
+    from geoseg.model.checkpoint import load_model, locate_weights
+    from geoseg.model.inference import weights_hash
     from geoseg.model.registry import find_public
 
     public = find_public(weights)
@@ -44,7 +45,9 @@ def show(weights: str) -> None:
         click.echo(f"not fetched yet: geoseg weights fetch {public.name}  ({public.url})")
         return
     path = locate_weights(None if weights == "default" else weights)
-    click.echo(f"{path}\n{describe(read_metadata(path))}\nsha256      {checkpoint_hash(path)}")
+    model = load_model(path)
+    # Of the tensors: the hash that summaries and GeoPackages name.
+    click.echo(f"{path}\n{describe(model.metadata)}\nsha256      {weights_hash(model)}")
 
 
 @command.command()

@@ -6,14 +6,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from geoseg.errors import OutputError
+from geoseg.errors import InUseError, OutputError
+from geoseg.lock import Lock
 
 SUFFIX = ".unfinished"
 """Of the folders in which results lie until all of them are complete."""
-_NEW, _OLD, _JOURNAL = "new", "old", "commit.json"
+_NEW, _OLD, _JOURNAL, _LOCK = "new", "old", "commit.json", "lock"
+RUN = "run.json"
+"""In a folder with kept blocks: what they were made with."""
+_PATIENCE = 100
+"""Times that a folder is made which other runs remove as often."""
 
 _COMPANIONS: dict[str, tuple[str, ...]] = {
     ".gpkg": ("-wal", "-shm", "-journal", ".aux.xml"),
@@ -38,7 +44,7 @@ def replace(temporary: Path, path: Path) -> None:
 
     Raises OSError.
     """
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
 
 
@@ -50,41 +56,42 @@ def companions(path: Path) -> list[Path]:
     return [each for each in (*appended, *siblings) if each.exists()]
 
 
-class Staging:
-    """Results under construction, which take their places together.
+class WorkingFolder:
+    """The folder `<name>.unfinished` beside results: one process at a time works in it.
 
-    A context. Whatever is written into `new` appears in `folder` under the same name when the
-    context is left without an error, in place of what had that name there, its companions and
-    the `obsolete` files. When it is left by an error, `folder` is as it was. A process that is
-    killed while files change places leaves a journal, with which `recover` completes the change.
+    A context. A `commit` during which a process was killed is completed first. When the context is
+    left, the folder goes if nothing is in it, and so do parents that were made for it.
 
-    Raises OutputError where the folder cannot be written.
+    Raises InUseError while another process is in it, and OutputError where the folder cannot be
+    written or is not one of geoseg's.
     """
 
-    def __init__(self, folder: Path, name: str, obsolete: Iterable[Path] = ()) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         """Args:
-        name: of the results, for the working folder `<name>.unfinished` in `folder`.
-        obsolete: files and folders in `folder` that go when the new ones come.
+        name: of the results, for the working folder's.
         """
         self.folder = folder
-        self.working = folder / f"{name}{SUFFIX}"
-        self.obsolete = list(obsolete)
+        self.path = folder / f"{name}{SUFFIX}"
         self._made: list[Path] = []
+        self._lock: Lock | None = None
 
-    @property
-    def new(self) -> Path:
-        """Where the files are to be written."""
-        return self.working / _NEW
-
-    def __enter__(self) -> Staging:
+    def __enter__(self) -> WorkingFolder:
         try:
-            self._made = _make_folders(self.folder)
-            recover(self.working, self.folder)
-            self.working.mkdir(exist_ok=True)
-            shutil.rmtree(self.new, ignore_errors=True)
-            self.new.mkdir()
+            self._lock = self._locked()
+            if self._lock is None:
+                raise InUseError(
+                    f"{self.path} is in use by another run; wait for it, or choose another "
+                    "folder (-o)"
+                )
+            try:
+                recover(self.path, self.folder)
+                shutil.rmtree(self.path / _NEW, ignore_errors=True)  # never got as far
+            except OSError:
+                self._leave()
+                raise
         except OSError as error:
-            raise self._failed(error) from error
+            _remove_empty(self._made)
+            raise cannot_write(self.folder, error) from error
         return self
 
     def __exit__(
@@ -93,20 +100,105 @@ class Staging:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                commit(self.working, self.folder, self.obsolete)
-        except OSError as failure:
-            raise self._failed(failure) from failure
-        finally:
-            shutil.rmtree(self.new, ignore_errors=True)
-            _remove_empty([self.working, *self._made])
+        self._leave()
 
-    def _failed(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.folder} cannot be written: {error.strerror or error}; "
-            "choose another folder (-o)"
-        )
+    def _locked(self) -> Lock | None:
+        """Another run that ends may remove the folders that this one has just made or seen."""
+        for patience in reversed(range(_PATIENCE)):
+            try:
+                made = {*self._made, *_make_folders(self.folder)}
+                self._made = sorted(made, key=lambda path: -len(path.parts))
+                self.path.mkdir(mode=0o700, exist_ok=True)  # unfinished results are private
+                self._refuse_foreign()
+                return Lock.acquire(self.path / _LOCK)
+            except FileNotFoundError:
+                if not patience:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _refuse_foreign(self) -> None:
+        """A folder of the user's that happens to have this name is no place to work in."""
+        names = {path.name for path in self.path.iterdir()}
+        if names and not names & {_LOCK, _JOURNAL, RUN}:
+            raise OutputError(
+                f"{self.path / min(names)} is not a file of geoseg's, but {self.path} is where "
+                "unfinished results go; move it away, or choose another folder (-o)"
+            )
+
+    def _leave(self) -> None:
+        assert self._lock is not None
+        # What a server keeps of replaced files that are open goes with a later run.
+        self._lock.release(remove=not (self.path / _OLD).exists())
+        _remove_empty([self.path, *self._made])
+
+
+class Staging:
+    """Results under construction, which take their places together.
+
+    A context. Whatever is written into `new` appears in `folder` under the same name when the
+    context is left without an error, in place of what had that name there, its companions and
+    the `obsolete` files. When it is left by an error, `folder` is as it was. A process that is
+    killed while files change places leaves a journal, with which `recover` completes the change.
+
+    Raises OutputError where the folder cannot be written, InUseError while others write there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        obsolete: Iterable[Path] = (),
+        *,
+        within: WorkingFolder | None = None,
+    ) -> None:
+        """Args:
+        name: of the results, for the working folder `<name>.unfinished` in `folder`.
+        obsolete: files and folders in `folder` that go when the new ones come.
+        within: that working folder, where this process is in it already.
+        """
+        self.folder = folder
+        self.working = folder / f"{name}{SUFFIX}"
+        self.obsolete = list(obsolete)
+        self._own = WorkingFolder(folder, name) if within is None else None
+
+    @property
+    def new(self) -> Path:
+        """Where the files are to be written."""
+        return self.working / _NEW
+
+    def __enter__(self) -> Staging:
+        with ExitStack() as opening:
+            if self._own is not None:
+                opening.enter_context(self._own)
+            try:
+                self.new.mkdir()
+            except OSError as error:
+                raise cannot_write(self.folder, error) from error
+            self._closing = opening.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._closing:
+            try:
+                if kind is None:
+                    commit(self.working, self.folder, self.obsolete)
+            except OSError as failure:
+                raise cannot_write(self.folder, failure) from failure
+            finally:
+                # With a journal, files are on their way, and the next run completes it.
+                if not (self.working / _JOURNAL).exists():
+                    shutil.rmtree(self.new, ignore_errors=True)
+
+
+def cannot_write(folder: Path, error: OSError) -> OutputError:
+    """What is said where results cannot be written."""
+    reason = error.strerror or str(error)
+    return OutputError(f"{folder} cannot be written: {reason}; choose another folder (-o)")
 
 
 def commit(working: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
@@ -118,25 +210,25 @@ def commit(working: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
     leaving = {*obsolete, *(folder / name for name in new)}
     leaving |= {each for path in leaving for each in companions(path)}
     old = sorted(path.name for path in leaving if os.path.lexists(path))
-    for path in sorted((working / _NEW).rglob("*")):
-        if path.is_file():
-            _sync(path)
-    (working / _OLD).mkdir(exist_ok=True)
-    journal = working / _JOURNAL
-    journal.write_text(json.dumps({"new": new, "old": old}), "utf-8")
-    _sync(journal)
+    _sync_below(working / _NEW)
     moves = [(folder / name, working / _OLD / name) for name in old]
     moves += [(working / _NEW / name, folder / name) for name in new]
     done: list[tuple[Path, Path]] = []
     try:
+        (working / _OLD).mkdir(exist_ok=True)
+        journal = working / _JOURNAL
+        journal.write_text(json.dumps({"new": new, "old": old}), "utf-8")
+        sync(journal)
+        sync(working)
         for source, target in moves:
             source.rename(target)
             done.append((source, target))
-    except OSError:
+        sync(folder)
+    except BaseException:
         for source, target in reversed(done):
             target.rename(source)
-        journal.unlink()
-        (working / _OLD).rmdir()
+        (working / _JOURNAL).unlink(missing_ok=True)
+        shutil.rmtree(working / _OLD, ignore_errors=True)
         raise
     _clean(working)
 
@@ -161,18 +253,34 @@ def recover(working: Path, folder: Path) -> None:
     for name in plan["new"]:
         if os.path.lexists(working / _NEW / name):
             (working / _NEW / name).rename(folder / name)
+    sync(folder)
     _clean(working)
 
 
 def _clean(working: Path) -> None:
     """Forget what was replaced. The journal goes first: without it nothing is moved again."""
     (working / _JOURNAL).unlink()
-    shutil.rmtree(working / _OLD)
+    sync(working)
+    shutil.rmtree(working / _OLD, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def sync(path: Path) -> None:
+    """See that a file, or the names in a folder, are on the disk. Raises OSError."""
+    if path.is_dir():
+        if os.name == "nt":  # where folders cannot be opened
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+    else:
+        descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_below(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        sync(path)
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from geoseg.hues import Color, hue
+
 IGNORE = 255
 """Ignored in training and metrics, nodata in class rasters."""
 
@@ -19,31 +21,42 @@ class LabelClass:
     id: int
     """Value in class rasters and masks, channel in logits."""
     name: str
-    color: tuple[int, int, int]
+    color: Color
     """RGB, 0-255."""
 
 
+ISAID_MASK_COLORS: dict[str, Color] = {
+    "background": (0, 0, 0),
+    "ship": (0, 0, 63),
+    "storage_tank": (0, 63, 63),
+    "baseball_diamond": (0, 63, 0),
+    "tennis_court": (0, 63, 127),
+    "basketball_court": (0, 63, 191),
+    "ground_track_field": (0, 63, 255),
+    "bridge": (0, 127, 63),
+    "large_vehicle": (0, 127, 127),
+    "small_vehicle": (0, 0, 127),
+    "helicopter": (0, 0, 191),
+    "swimming_pool": (0, 0, 255),
+    "roundabout": (0, 191, 127),
+    "soccer_ball_field": (0, 127, 191),
+    "plane": (0, 127, 255),
+    "harbor": (0, 100, 155),
+}
+"""By name in the order of ids: the colors of iSAID's masks (Waqas Zamir et al., CVPR workshops
+2019). Too dark and too alike to be seen on a picture, so they are for reading masks only."""
+
 ISAID = tuple(
-    LabelClass(i, name, color)
-    for i, (name, color) in enumerate(
-        {
-            "background": (0, 0, 0),
-            "ship": (0, 0, 63),
-            "storage_tank": (0, 63, 63),
-            "baseball_diamond": (0, 63, 0),
-            "tennis_court": (0, 63, 127),
-            "basketball_court": (0, 63, 191),
-            "ground_track_field": (0, 63, 255),
-            "bridge": (0, 127, 63),
-            "large_vehicle": (0, 127, 127),
-            "small_vehicle": (0, 0, 127),
-            "helicopter": (0, 0, 191),
-            "swimming_pool": (0, 0, 255),
-            "roundabout": (0, 191, 127),
-            "soccer_ball_field": (0, 127, 191),
-            "plane": (0, 127, 255),
-            "harbor": (0, 100, 155),
-        }.items()
-    )
+    LabelClass(i, name, hue(i) if i else (0, 0, 0)) for i, name in enumerate(ISAID_MASK_COLORS)
 )
-"""Ids, names and palette of iSAID (Waqas Zamir et al., CVPR workshops 2019)."""
+"""Ids and names of iSAID, in the colors of our palette."""
+
+
+def display_color(name: str, stored: Color) -> Color:
+    """Return the color to draw a class in that a file stores with `stored`.
+
+    Older files hold iSAID's classes in the colors of its masks; the palette's take their place.
+    """
+    if ISAID_MASK_COLORS.get(name) != stored:
+        return stored
+    return next(item.color for item in ISAID if item.name == name)

@@ -1,19 +1,22 @@
-"""A scene whose objects are known exactly: rendered, georeferenced, predicted, counted."""
+"""A scene whose objects are known exactly: rendered, georeferenced, predicted, counted twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import rasterio.features
+import shapely
+from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from geoseg.classes import IGNORE, ISAID
+from geoseg.classes import ISAID, LabelClass
 from geoseg.geo.layers import read_layers
+from geoseg.geo.objects import ObjectScore, score_objects
 from geoseg.geo.preview import write_preview
 from geoseg.geo.scene import Scene
 from geoseg.model.checkpoint import load_model
@@ -31,17 +34,17 @@ SEED = 77
 CRS = "EPSG:32633"
 CORNER = (448_000.0, 5_412_000.0)
 """Upper left corner, in the middle of a field in Lower Bavaria."""
-FOUND = 0.5
-"""An object is found when this share of its pixels has its class."""
+COVERED = 0.5
+"""An object is covered when this share of its pixels has its class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
-    """Known objects of one class."""
+class Covered:
+    """Known objects of one class, and how many of them the class raster shows."""
 
     name: str
     known: int
-    found: int
+    covered: int
 
 
 def write_scene(path: Path) -> RenderedScene:
@@ -67,19 +70,36 @@ def write_scene(path: Path) -> RenderedScene:
     return scene
 
 
-def count_found(scene: RenderedScene, class_ids: NDArray[np.uint8]) -> list[Recall]:
-    """How many of the objects that no border cuts `class_ids` (H,W) has, by class."""
+def write_truth(path: Path, scene: RenderedScene) -> None:
+    """The objects as polygons with their class, as `geoseg evaluate --truth` reads them."""
+    place = from_origin(*CORNER, GSD, GSD)
+    shapes = [shapely.Polygon([place @ point for point in item.polygon]) for item in scene.objects]
+    names = [ISAID[item.class_id].name for item in scene.objects]
+    frame = GeoDataFrame({"class": names}, geometry=shapes, crs=CRS)
+    frame.to_file(path, driver="GPKG", layer="objects")
+
+
+def count_covered(
+    scene: RenderedScene, class_ids: NDArray[np.uint8], classes: Sequence[LabelClass] = ISAID
+) -> list[Covered]:
+    """How many of the objects that no border cuts `class_ids` (H,W) covers, by class.
+
+    Args:
+        classes: of the ids; told by name.
+    """
+    names = np.array(["", *(ISAID[item.class_id].name for item in scene.objects)])
+    id_of = {item.name: item.id for item in classes}
+    truth = np.array([id_of.get(name, -1) for name in names.tolist()])
     shapes = [(outline(item), number) for number, item in enumerate(scene.objects, start=1)]
     numbers = rasterio.features.rasterize(shapes, class_ids.shape, dtype="int32")
-    truth = np.array([IGNORE, *(item.class_id for item in scene.objects)])
     whole = np.array([False, *(inside(item, class_ids.shape) for item in scene.objects)])
     hits = np.bincount(numbers[class_ids == truth[numbers]], minlength=len(truth))
     sizes = np.bincount(numbers.ravel(), minlength=len(truth))
-    found = hits >= FOUND * np.maximum(sizes, 1)
+    covered = hits >= COVERED * np.maximum(sizes, 1)
     return [
-        Recall(item.name, int(known.sum()), int((known & found).sum()))
+        Covered(item.name, int(known.sum()), int((known & covered).sum()))
         for item in ISAID
-        if (known := (truth == item.id) & whole).any()
+        if (known := (names == item.name) & whole).any()
     ]
 
 
@@ -98,9 +118,14 @@ def outline(item: RenderedObject) -> dict[str, object]:
 class Demo:
     """What the demo made."""
 
-    recalls: list[Recall]
+    covered: list[Covered]
+    """Objects of which half of the pixels have the right class."""
+    polygons: list[ObjectScore]
+    """What `geoseg evaluate --scene --truth` says: polygons against polygons, at IoU 0.5."""
     seconds: float
     scene: Path
+    truth: Path
+    class_raster: Path
     layers: Path
     preview: Path
 
@@ -117,12 +142,22 @@ def run_demo(
     What an earlier demo left in the folder is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, preview = folder / "scene.tif", folder / "preview.png"
+    path, truth, preview = (folder / n for n in ("scene.tif", "truth.gpkg", "preview.png"))
     known = write_scene(path)
+    write_truth(truth, known)
     model = TileModel(load_model(weights), device=device, use_up=True)
     summary = predict(path, model, Request(folder, overwrite=True), progress=progress)
-    with rasterio.open(summary.outputs["classes"]) as file:
-        recalls = count_found(known, file.read(1))
-    layers = Path(summary.outputs["gpkg"])
+    layers, raster = (Path(summary.outputs[kind]) for kind in ("gpkg", "classes"))
+    with rasterio.open(raster) as file:
+        covered = count_covered(known, file.read(1), model.metadata.classes)
     write_preview(preview, Scene.open(str(path)), read_layers(layers), ISAID)
-    return Demo(recalls, summary.seconds["total"], path, layers, preview)
+    return Demo(
+        covered=covered,
+        polygons=score_objects(raster, truth),
+        seconds=summary.seconds["total"],
+        scene=path,
+        truth=truth,
+        class_raster=raster,
+        layers=layers,
+        preview=preview,
+    )

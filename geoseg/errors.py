@@ -44,5 +44,21 @@ class OptionError(GeosegError):
     exit_code = 2
 
 
+class ClusterError(GeosegError):
+    """The workers of a cluster are not there, or cannot do the work."""
+
+
+class SchedulerError(ClusterError):
+    """The scheduler of a cluster does not answer or has no worker, whatever the scene."""
+
+
+class MachineError(GeosegError):
+    """The machine lacks what the work takes, such as memory."""
+
+
 class OutputError(GeosegError):
     """An output exists already or cannot be written."""
+
+
+class InUseError(OutputError):
+    """Another run is writing these results."""

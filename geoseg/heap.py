@@ -10,7 +10,13 @@ keep everything (`keep_free_memory`), and after every block to return what has p
 from __future__ import annotations
 
 import ctypes
+import errno
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from geoseg.errors import MachineError
 
 FREE_LIMIT = 128 * 2**20
 """Bytes that may lie idle: returning and faulting in a page again takes time, too."""
@@ -19,6 +25,32 @@ ARRAY_LIMIT, KEPT_LIMIT = 2**27, 2**30
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of `mallopt`, from glibc's malloc.h."""
+
+
+_REFUSED = re.compile(r"(can't|cannot|not able to) allocate memory|not enough memory", re.I)
+"""What torch says in a RuntimeError when a processor's memory is used up."""
+
+
+@contextmanager
+def refused_memory() -> Iterator[None]:
+    """Raises MachineError where the system refuses memory or a thread."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        no_memory = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
+        if no_memory or _REFUSED.search(str(error)):
+            what, limits = "memory", "ulimit -v, cgroup"
+        elif "can't start new thread" in str(error):
+            what, limits = "threads", "ulimit -u, ulimit -v, cgroup"
+        else:
+            raise
+        told = MachineError(
+            f"the machine refuses more {what}; give a smaller --tile-size or --batch-size or fewer "
+            f"--workers, or raise the limit ({limits})"
+        )
+        for note in getattr(error, "__notes__", ()):
+            told.add_note(note)
+        raise told from error
 
 
 class HeapState(ctypes.Structure):

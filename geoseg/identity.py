@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +15,107 @@ from geoseg.geo.scene import Scene
 from geoseg.model.inference import TileModel
 from geoseg.request import Reading, Request, Tiling
 
+BESIDE = (".aux.xml", ".ovr")
+"""Suffixes of files that viewers put beside a scene, which then is as it was."""
+_AROUND = {"cli", "configs", "render", "train"}
+"""Folders of the package that do not decide on results."""
+
+
+@cache
+def build() -> str:
+    """The version and a hash of the sources at work, "0.1.0+1a2b3c4d".
+
+    Two checkouts of one version differ. C sources are not in an installed package, so they do not
+    count.
+    """
+    return f"{__version__}+{sources_hash(Path(__file__).parent)[:8]}"
+
+
+def sources_hash(folder: Path) -> str:
+    """SHA-256 of the Python sources in `folder` that decide on results."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        place = path.relative_to(folder)
+        if place.parts[0] not in _AROUND:
+            digest.update(place.as_posix().encode() + b"\0")
+            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
 
 def identity(
-    scene: Scene, model: TileModel, reading: Reading, tiling: Tiling, request: Request
+    scene: Scene,
+    model: TileModel,
+    reading: Reading,
+    tiling: Tiling,
+    request: Request,
 ) -> dict[str, Any]:
-    """As JSON. Of a scene on a server only its address and grid are told."""
-    files = [Path(name) for name in scene.files]
-    if reading.aoi is not None:
-        files.append(Path(reading.aoi))
+    """What results depend on that can be known without a look at pixels, and with whom they are
+    computed, as JSON; not the folder in which the files lie.
+
+    Of a scene on a server only its address and grid are told.
+    """
+    files = [Path(name) for name in scene.files if not name.endswith(BESIDE)]
+    aoi = reading.aoi
+    if aoi is not None and Path(aoi).is_file():
+        files.append(Path(aoi))
+        aoi = Path(aoi).name
     options = {
         **{key: value for key, value in model.options.items() if key != "batch_size"},
         **asdict(reading),
         **asdict(tiling),
+        "aoi": aoi,
         "confidence": request.confidence,
         "logits": request.logits,
         "min_area": request.min_area,
     }
     # Nobody's business but the scheduler's.
     del options["workers"], options["scheduler"]
-    return {
-        "geoseg": __version__,
-        "scene": scene.path,
+    local = Path(scene.path)
+    run = {
+        "geoseg": build(),
+        "scene": local.name if local.exists() else scene.path,
         "grid": [scene.geobox.width, scene.geobox.height, *scene.geobox.transform],
-        "files": {str(path): state(path) for path in files if path.is_file()},
+        "files": digest(files),
         "weights": model.weights_hash,
         **options,
     }
+    as_json: dict[str, Any] = json.loads(json.dumps(run))
+    return as_json
+
+
+def blocks_identity(
+    run: dict[str, Any], scene: Scene, computing: Mapping[str, object]
+) -> dict[str, Any]:
+    """What finished blocks depend on: `run`, from `identity`, and what only pixels tell.
+
+    Args:
+        computing: `TileModel.options`, of those who compute.
+    """
+    stretch = scene.rescale
+    return run | {
+        **{key: value for key, value in computing.items() if key != "batch_size"},
+        # Both are found by looking, which may go another way while parts cannot be read.
+        "stretch": stretch and [*map(float, stretch.low), *map(float, stretch.high)],
+        "collars": [hashlib.sha256(one.cells.tobytes()).hexdigest()[:8] for one in scene.collars],
+    }
+
+
+def results_identity(run: dict[str, Any], request: Request) -> dict[str, Any]:
+    """What results depend on: `run`, from `identity`, without how it is computed, and the rest of
+    what is asked for."""
+    kept = {
+        key: value
+        for key, value in run.items()
+        if key not in ("geoseg", "device", "tiles_per_block")
+    }
+    asked = {"simplify": request.simplify, "smooth": request.smooth}
+    return kept | asked | {"formats": sorted(set(request.formats))}
+
+
+def digest(files: Iterable[Path]) -> str:
+    """One line that changes when one of the files does."""
+    states = sorted([path.name, *state(path)] for path in files if path.is_file())
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
 def state(path: Path) -> list[Any]:

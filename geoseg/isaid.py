@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from geoseg.classes import ISAID
+from geoseg.classes import ISAID, ISAID_MASK_COLORS
 from geoseg.errors import DataError
 from geoseg.grid import Window
 from geoseg.patches import (
+    SPLIT_COLUMNS,
     Patch,
     Patching,
     Prepared,
+    read_table,
     refuse,
     write_classes,
     write_patch,
@@ -32,6 +34,7 @@ from geoseg.patches import (
 
 MASK_SUFFIX = "_instance_color_RGB"
 SPLITS = ("train", "val")
+GROUP = "isaid"
 STRIP = 1024
 """Rows of a mask that are translated at once."""
 
@@ -67,9 +70,15 @@ def prepare_isaid(
 
     Raises:
         DataError: no images, or images that cannot be used: unreadable, without a partner, of
-            another size than their mask, or with a colour that is not iSAID's.
+            another size than their mask, or with a colour that is not iSAID's; or `target` holds
+            patches of something else.
         OutputError: `target` cannot be written.
     """
+    if others := other_groups(target):
+        raise DataError(
+            f"{target} holds patches of other images ({others[0]}); iSAID has class ids of its "
+            "own, so choose another folder"
+        )
     pairs, problems = find_pairs(source)
     if not pairs:
         detail = f": {problems[0]}" if problems else ""
@@ -110,6 +119,13 @@ def prepare_isaid(
     )
 
 
+def other_groups(target: Path) -> list[str]:
+    """Groups in `target` that are not iSAID's."""
+    if not (table := target / "split.csv").is_file():
+        return []
+    return sorted({row["group"] for row in read_table(table, SPLIT_COLUMNS)} - {GROUP})
+
+
 def find_pairs(source: Path) -> tuple[list[Pair], list[str]]:
     """Images with their masks, and a sentence for every one without a partner."""
     pairs, problems = [], []
@@ -145,7 +161,7 @@ def cut(pair: Pair, target: Path, patching: Patching) -> tuple[list[Patch], NDAr
                 f"{mask.width}×{mask.height}"
             )
         places = {
-            Patch("isaid", patch_name(pair.name, window), pair.split): window
+            Patch(GROUP, patch_name(pair.name, window), pair.split): window
             for window in patching.windows(*image.size)
         }
         newest = max(path.stat().st_mtime for path in (pair.image, pair.mask))
@@ -190,7 +206,7 @@ def decoded(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
 
 def ids_of_colors(colors: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
     """(H,W) class ids of iSAID's colours (H,W,3), exact; any other colour is an error."""
-    known = np.array([packed(np.array(c.color, np.uint8)) for c in ISAID])
+    known = packed(np.array(list(ISAID_MASK_COLORS.values()), np.uint8))
     order = np.argsort(known)
     ids = np.empty(colors.shape[:2], np.uint8)
     for top in range(0, len(colors), STRIP):

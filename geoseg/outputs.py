@@ -1,12 +1,14 @@
-"""The files of one prediction: planned and checked first, complete or absent in the end."""
+"""The files of one prediction: planned and checked first, then written."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +20,7 @@ from geoseg.classes import IGNORE, LabelClass
 from geoseg.clock import Clock
 from geoseg.errors import OutputError
 from geoseg.geo.export import FORMATS, write_format
-from geoseg.geo.features import features, tables
+from geoseg.geo.features import features, no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.flat import Polygons
 from geoseg.geo.geobox import GeoBox
@@ -29,6 +31,7 @@ from geoseg.geo.raster import RasterWriter
 from geoseg.grid import Window
 from geoseg.heap import return_free_memory
 from geoseg.request import Request
+from geoseg.store import kept_files
 from geoseg.summary import ClassTotal
 from geoseg.tasks import BlockResult, Plan
 
@@ -37,54 +40,51 @@ TOLERANCE = 0.5
 BYTES_PER_PIXEL = 0.4
 """Of results and unfinished blocks together: what busy scenes took, and a half more."""
 BYTES_CONFIDENCE, BYTES_LOGITS = 1.5, 1.0
-"""The same for confidence and logits; each is on disk twice before the end."""
+"""The same for confidence and logits, which are among the unfinished blocks, too."""
 
 
-def planned_paths(request: Request, stem: str) -> dict[str, Path]:
-    """Results by kind, in the order in which they are completed."""
+def planned_names(request: Request, stem: str, *, mosaic: bool = False) -> dict[str, str]:
+    """Files by kind, in the order in which they are completed, without those of each class."""
     wanted = {
         "classes": f"{stem}.classes.tif",
+        "mosaic": f"{stem}.vrt" if mosaic else None,
         "confidence": f"{stem}.confidence.tif" if request.confidence else None,
         "logits": f"{stem}.logits.zarr" if request.logits else None,
         **{kind: f"{stem}.gpkg" for kind in request.formats if kind == "gpkg"},
+        **{
+            kind: f"{stem}{FORMATS[kind].suffix}"
+            for kind in request.formats
+            if kind in FORMATS and not FORMATS[kind].per_class
+        },
     }
-    return {kind: request.folder / name for kind, name in wanted.items() if name}
+    return {kind: name for kind, name in wanted.items() if name}
 
 
-def prepare_folder(request: Request, pixels: int) -> None:
-    """Make the folder of the results, and see that they will fit.
-
-    Raises OutputError.
-    """
+def refuse_shortage(request: Request, pixels: int, working: Path) -> None:
+    """Raises OutputError where results will not fit on the disk, beside what is there of them."""
     folder = request.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".geoseg-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror}; choose another folder (-o)"
-        ) from error
     each = BYTES_PER_PIXEL + request.confidence * BYTES_CONFIDENCE + request.logits * BYTES_LOGITS
-    needed, free = pixels * each, shutil.disk_usage(folder).free
+    kept = sum(path.stat().st_size for path in kept_files(working))
+    needed, free = pixels * each - kept, shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{folder} has {free / 1e9:.1f} GB free, but {pixels / 1e6:.0f} Mpx take about "
-            f"{needed / 1e9:.1f} GB; choose another folder (-o), or a part of the scene (--aoi)"
+            f"{folder} has {size(free)} free, but {pixels / 1e6:.0f} Mpx take about "
+            f"{size(needed)}; choose another folder (-o), or a part of the scene (--aoi)"
         )
 
 
-def refuse_existing(request: Request, stem: str) -> None:
-    """Raises OutputError where a result exists that may not be replaced."""
-    paths = list(planned_paths(request, stem).values())
-    for kind in request.formats:
-        if kind in FORMATS:
-            suffix = FORMATS[kind].suffix
-            name = f"{stem}_*{suffix}" if FORMATS[kind].per_class else f"{stem}{suffix}"
-            paths += request.folder.glob(name)
-    if there := [path for path in paths if path.exists()]:
-        raise OutputError(f"{there[0]} exists; give --overwrite or another folder (-o)")
+def refuse_clashes(new: Path, folder: Path) -> None:
+    """Raises OutputError where results would replace something: names of classes, say, that were
+    not foreseen, or a file that came meanwhile."""
+    for path in sorted(new.iterdir()):
+        if os.path.lexists(folder / path.name):
+            raise OutputError(
+                f"{folder / path.name} exists; give --overwrite or another folder (-o)"
+            )
+
+
+def size(of: float) -> str:
+    return f"{of / 1e9:.1f} GB" if of >= 1e8 else f"{of / 1e6:.1f} MB"
 
 
 def file_key(kind: str, stem: str, path: Path) -> str:
@@ -105,10 +105,10 @@ def whole_table(
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a prediction left on disk."""
+    """What a prediction leaves on disk."""
 
-    paths: dict[str, Path]
-    """By kind; where a format has a file of each class, by kind and class, `shapefile:ship`."""
+    names: dict[str, str]
+    """Files by kind; where a format has one for each class, by kind and class: `shapefile:ship`."""
     totals: dict[str, ClassTotal]
     """By class, that with the largest objects first."""
     valid_pixels: int
@@ -119,15 +119,22 @@ class Written:
 class Outputs:
     """Takes finished blocks in any order and writes what the request asks for.
 
-    A context: when it is left by an error, nothing is at the final paths that was not there.
-    Rasters cover the area of interest only, on the scene's grid.
+    A context. Everything goes into one folder, from which it takes its place when it is complete;
+    see `Staging`. Rasters cover the area of interest only, on the scene's grid.
     """
 
-    def __init__(self, plan: Plan, classes: tuple[LabelClass, ...], request: Request) -> None:
+    def __init__(
+        self, plan: Plan, classes: tuple[LabelClass, ...], request: Request, folder: Path, stem: str
+    ) -> None:
+        """Args:
+        folder: where to write, in place of the request's.
+        stem: with which the files' names begin.
+        """
         self.plan, self.classes, self.request = plan, classes, request
+        self.folder, self.stem = folder, stem
         scene = plan.view.scene
         self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
-        self.stem, self.paths = scene.stem, planned_paths(request, scene.stem)
+        self.names = planned_names(request, stem)
         pixel = scene.geobox.gsd or 1.0
         tolerance = TOLERANCE if request.simplify is None else request.simplify / pixel
         self.finishing = Finish(plan.min_pixels, tolerance=tolerance, smooth=request.smooth)
@@ -142,18 +149,27 @@ class Outputs:
         geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
-                RasterWriter.of_classes(self.paths["classes"], geobox, self.classes)
+                RasterWriter.of_classes(
+                    self.path("classes"),
+                    geobox,
+                    self.classes,
+                    model_gsd=self.plan.view.geobox.gsd,
+                )
             )
             if self.request.confidence:
                 self.confidence_raster = opening.enter_context(
-                    RasterWriter.of_confidence(self.paths["confidence"], geobox)
+                    RasterWriter.of_confidence(self.path("confidence"), geobox)
                 )
             if self.request.logits:
-                self.logits_store = opening.enter_context(
-                    LogitsWriter(self.paths["logits"], self.plan.view.geobox, self.classes)
+                view = self.plan.view
+                self.logits_store = LogitsWriter(
+                    self.path("logits"), view.geobox, self.classes, seen(self.extent, view.step)
                 )
             self.closing = opening.pop_all()
         return self
+
+    def path(self, kind: str) -> Path:
+        return self.folder / self.names[kind]
 
     def settle(self, result: BlockResult) -> tuple[BlockResult, Finished]:
         """Finish those polygons of a block that can be; it keeps the others. For any thread."""
@@ -194,11 +210,14 @@ class Outputs:
         """A part of the table after the other; formats that want it whole get it whole."""
         scene, request = self.plan.view.scene, self.request
         others = [kind for kind in request.formats if kind != "gpkg"]
-        paths, totals, kept = dict(self.paths), dict[str, ClassTotal](), []
+        names, totals, kept = dict(self.names), dict[str, ClassTotal](), []
         with ExitStack() as stack:
             layers = None
             if "gpkg" in request.formats:
-                layers = stack.enter_context(Layers(paths["gpkg"], self.classes, metadata))
+                nothing = no_features(scene.geobox)
+                layers = stack.enter_context(
+                    Layers(self.path("gpkg"), self.classes, nothing, metadata)
+                )
             for part in tables(polygons, scene.geobox, self.classes):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))
@@ -208,12 +227,12 @@ class Outputs:
                     layers.append(part)
                 if others:
                     kept.append(part)
-            rasters.result()  # without them no layers appear
+            rasters.result()
         for kind in others:
             table = whole_table(kept, polygons, scene.geobox, self.classes)
-            files = write_format(table, request.folder, self.stem, kind, overwrite=True)
-            paths |= {file_key(kind, self.stem, file): file for file in files}
-        return Written(paths, totals, self.valid_pixels, tuple(self.damaged))
+            files = write_format(table, self.folder, self.stem, kind)
+            names |= {file_key(kind, self.stem, file): file.name for file in files}
+        return Written(names, totals, self.valid_pixels, tuple(self.damaged))
 
     def __exit__(
         self,
@@ -222,3 +241,10 @@ class Outputs:
         trace: TracebackType | None,
     ) -> None:
         self.closing.__exit__(kind, error, trace)
+
+
+def seen(window: Window, step: tuple[float, float]) -> Window:
+    """The pixels that the model sees of a window of the scene; `step` of a `View`."""
+    left, top = floor(window.col_off / step[0]), floor(window.row_off / step[1])
+    right, bottom = ceil(window.col_end / step[0]), ceil(window.row_end / step[1])
+    return Window(left, top, right - left, bottom - top)

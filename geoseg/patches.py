@@ -90,6 +90,8 @@ class Prepared:
     """By class name."""
     skipped: tuple[str, ...]
     """What could not be used, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was made."""
 
     @property
     def absent(self) -> list[str]:
@@ -121,7 +123,11 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file that has at least `columns`."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
+            head = file.readline()
+            file.seek(0)
+            # Spreadsheets of many countries write semicolons.
+            separator = max(",;\t", key=head.count)
+            reader = csv.DictReader(file, restval="", delimiter=separator)
             rows = list(reader)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,48 +1,64 @@
-"""Scene in, polygons and class raster out: the one module that builds the dask graph.
+"""Scene in, polygons and class raster out.
 
 A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
-of it) and *decode* (blend, decode, polygonize). A fourth, *done*, hands the block to the outputs
-where the graph runs in this process; from a cluster the blocks are fetched and written here.
+of it) and *decode* (blend, decode, polygonize). In this process a fourth, *done*, hands the block
+to the outputs; from a cluster the blocks are fetched (`geoseg.cluster`) and written here.
 """
 
 from __future__ import annotations
 
-import uuid
+import shutil
+import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.threaded
 
-from geoseg.blocks import REACH, contributors
+from geoseg.atomic import Staging, WorkingFolder
 from geoseg.clock import Clock
 from geoseg.decode import cells_around
-from geoseg.errors import OptionError, SceneError
-from geoseg.geo.aoi import read_aoi
-from geoseg.geo.export import FORMATS
+from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
+from geoseg.geo.inputs import files_of
+from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
-from geoseg.geo.view import View, suitable_gsd
-from geoseg.grid import Block, Grid, Window
-from geoseg.identity import identity
+from geoseg.geo.view import suitable_gsd
+from geoseg.grid import Block
+from geoseg.heap import refused_memory
+from geoseg.identity import blocks_identity, identity, results_identity
+from geoseg.interrupts import interruptible, threads
 from geoseg.model.inference import TileModel
-from geoseg.model.metadata import Metadata
-from geoseg.outputs import Outputs, prepare_folder, refuse_existing
+from geoseg.naming import refuse_inputs, scene_stem
+from geoseg.order import Order
+from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage
+from geoseg.plan import (
+    damage_error,
+    description,
+    emptiness_error,
+    make_plan,
+    open_scene,
+)
+from geoseg.record import Record
 from geoseg.request import Reading, Request, Tiling
-from geoseg.stitch import Partial
-from geoseg.store import SUFFIX, Store
+from geoseg.store import Store
 from geoseg.summary import Summary, summarize
-from geoseg.tasks import BlockResult, Inferred, Plan, decode_block, halo, infer_block
+from geoseg.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
+
+if TYPE_CHECKING:
+    from geoseg.cluster import Cluster, ClusterRun
 
 Graph = dict[Any, Any]
 
 
+@refused_memory()
 def predict(
     path: str | Path,
     model: TileModel,
@@ -50,119 +66,126 @@ def predict(
     tiling: Tiling | None = None,
     reading: Reading | None = None,
     *,
+    parts: Sequence[str] = (),
+    inputs: Iterable[str | Path] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Find the objects of one scene and write what `request` asks for.
 
-    Nothing appears at a final path before it is complete. The results depend on tile size and
-    overlap, not on blocks, workers or the scheduler. A run that was killed leaves its finished
-    blocks (see `Store`), and the next one with the same arguments goes on from there.
+    Results appear together, when all are complete. They depend on tile size and overlap, not on
+    workers or the scheduler. Where they are there already, of the same scene, weights and options,
+    nothing is done (see `Record`). A run that was killed leaves its finished blocks (see `Store`),
+    and the next one with the same arguments goes on from there.
 
     Args:
+        parts: files of a mosaic, which is to be called `path`.
+        inputs: further files that no result may replace.
         progress: called with pixels done and in all, after every block.
+        cluster: a connection to `tiling.scheduler`, for several scenes; None = one of its own.
 
     Raises:
         SceneError: the scene cannot be opened, or parts of it could not be read.
+        ClusterError: no scheduler or worker is there, or one is not fit.
+        MachineError: the machine has too little memory.
         OutputError: an output exists already or cannot be written.
         OptionError: options that contradict each other or the machine.
     """
     tiling, reading = tiling or Tiling(), reading or Reading()
     if tiling.tiles_per_block is None:
         tiling = replace(tiling, tiles_per_block=model.tiles_at_once)
-    scene = Scene.open(
-        str(path),
-        bands=reading.bands,
-        collar=reading.collar,
-        rescale=reading.rescale,
-        skip_damage=True,  # what is lost is told in the end, when the rest is done
-    )
-    if reading.gsd is None:
-        seen = suitable_gsd(scene.geobox.gsd, model.metadata.gsd_range)
-        reading = replace(reading, gsd=seen)
-    clock = Clock()
-    with clock.stage("total"):
-        plan = make_plan(scene, model.metadata, request, tiling, reading)
-        extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
-        prepare_folder(request, extent.width * extent.height)
-        run = identity(scene, model, reading, tiling, request)
-        with Store(request.folder / f"{scene.stem}{SUFFIX}", run) as store:
-            if not (store.resumed or request.overwrite):
-                refuse_existing(request, scene.stem)
-            with Outputs(plan, model.metadata.classes, request) as outputs:
-                compute(plan, model, tiling, store, outputs, clock, progress)
-                if outputs.damaged and not request.keep_going:
-                    raise damage_error(scene.path, tuple(outputs.damaged))
-                written = outputs.finish(clock, description(scene.path, run))
-    scene.close()
-    return summarize(plan, written, clock, model, (reading, tiling, request))
+    stem = scene_stem(path)
+    with WorkingFolder(request.folder, stem) as working, ExitStack() as stack:
+        opened = str(path)
+        if parts:
+            opened = str(working.path / f"{stem}.vrt")
+            stack.callback(Path(opened).unlink, missing_ok=True)
+            write_mosaic(parts, Path(opened), overwrite=True)
+        header = interruptible(partial(open_scene, opened, reading, look=False))
+        stack.enter_context(closing(header))
+        if reading.gsd is None:
+            seen = suitable_gsd(header.geobox.gsd, model.metadata.gsd_range)
+            reading = replace(reading, gsd=seen)
+        run = identity(header, model, reading, tiling, request)
+        earlier = Earlier.find(request, stem, model.metadata.classes, mosaic=bool(parts))
+        files = [*files_of(opened), *inputs, *([reading.aoi] if reading.aoi else [])]
+        refuse_inputs(earlier.possible, files)
+        asked = results_identity(run, request)
+        if (told := earlier.summary(str(path), request, asked)) is not None:
+            return told
+        scene = interruptible(partial(open_scene, opened, reading))
+        stack.enter_context(closing(scene))
+        job = Job(str(path), scene, model, request, tiling, reading, run)
+        return job.carry_out(working, earlier, progress, cluster)
 
 
-def make_plan(
-    scene: Scene, metadata: Metadata, request: Request, tiling: Tiling, reading: Reading
-) -> Plan:
-    """Raises SceneError and OptionError for what cannot be."""
-    geobox = scene.geobox
-    for kind in request.formats:
-        if geobox.crs is None and kind in FORMATS and FORMATS[kind].wgs84:
-            raise OptionError(
-                f"--format {kind} is in WGS 84, but {scene.path} has no CRS; choose another"
-            )
-    view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
-    width, height = view.geobox.width, view.geobox.height
-    assert tiling.tiles_per_block is not None
-    pixel = geobox.gsd or 1.0
-    return Plan(
-        view=view,
-        grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
-        aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
-        min_pixels=request.min_area / pixel**2,
-        confidence=request.confidence,
-        logits=request.logits,
-    )
+def connection(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
+    """`cluster`, which stays open, or one of its own."""
+    from geoseg.cluster import Cluster
 
-
-def damage_error(path: str, damaged: Sequence[Window]) -> SceneError:
-    shown = ", ".join(f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged[:5])
-    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-    return SceneError(
-        f"{path}: blocks of the file that cannot be read: {shown}{more} (-v says why); repair it, "
-        "or leave them as nodata: --keep-going"
-    )
-
-
-def description(path: str, run: dict[str, Any]) -> dict[str, str]:
-    """What the layers say of how they were made."""
-    told = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
-    return {**told, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    return Cluster(address) if cluster is None else nullcontext(cluster)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The blocks of a plan, and what each of them needs."""
+class Job:
+    """One prediction, of which nothing is done yet."""
 
-    blocks: dict[int, Block]
-    """By number; those that decide on wanted pixels, or that such blocks need."""
-    sources: dict[int, list[int]]
-    """Per block to be decoded, those whose logits it needs, itself included."""
+    path: str
+    """Of the scene, as given."""
+    scene: Scene
+    model: TileModel
+    request: Request
+    tiling: Tiling
+    reading: Reading
+    run: dict[str, Any]
+    """See `identity`."""
 
-    @classmethod
-    def of(cls, plan: Plan) -> Order:
-        blocks = dict(enumerate(plan.grid.blocks()))
-        wanted = {block: i for i, block in blocks.items() if plan.target(block) is not None}
-        # Of a huge scene, an area of interest needs a few blocks: only these are worth a look.
-        rows = {block.row + step for block in wanted for step in REACH}
-        columns = {block.col + step for block in wanted for step in REACH}
-        near = {b: i for i, b in blocks.items() if b.row in rows and b.col in columns}
-        found = contributors(list(near), plan.grid)
-        sources = {i: [near[source] for source in found[block]] for block, i in wanted.items()}
-        used = {i for needed in sources.values() for i in needed}
-        return cls({i: blocks[i] for i in sorted(used)}, sources)
-
-    def without(self, finished: Collection[int]) -> Order:
-        """What is left to do."""
-        sources = {i: needed for i, needed in self.sources.items() if i not in finished}
-        used = {i for needed in sources.values() for i in needed}
-        return Order({i: block for i, block in self.blocks.items() if i in used}, sources)
+    def carry_out(
+        self,
+        working: WorkingFolder,
+        earlier: Earlier,
+        progress: Callable[[int, int], None],
+        cluster: Cluster | None,
+    ) -> Summary:
+        """Compute and write everything, in place of what is there of earlier runs."""
+        scene, model, request, tiling = self.scene, self.model, self.request, self.tiling
+        clock, stem, classes = Clock(), scene_stem(self.path), model.metadata.classes
+        with ExitStack() as stack:
+            total = stack.enter_context(ExitStack())
+            total.enter_context(clock.stage("total"))
+            plan = make_plan(scene, model.metadata, request, tiling, self.reading)
+            remote, computing = None, model.options
+            if tiling.scheduler is not None:
+                connected = stack.enter_context(connection(cluster, tiling.scheduler))
+                remote = connected.open(plan, model)
+                computing = {**computing, **remote.computing}
+            run = blocks_identity(self.run, scene, computing)
+            store = stack.enter_context(Store(working.path, run))
+            staging = stack.enter_context(
+                Staging(request.folder, stem, earlier.paths, within=working)
+            )
+            extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
+            refuse_shortage(request, extent.width * extent.height, working.path)
+            with Outputs(plan, classes, request, staging.new, stem) as outputs:
+                compute(plan, model, tiling, store, outputs, clock, progress, remote)
+                if outputs.damaged and not (request.keep_going and outputs.valid_pixels):
+                    raise damage_error(self.path, scene, tuple(outputs.damaged))
+                if not outputs.valid_pixels:
+                    store.discard()
+                    raise emptiness_error(scene, in_aoi=plan.aoi is not None)
+                written = outputs.finish(clock, description(self.path, run))
+            total.close()
+            if earlier.mosaic:
+                name = f"{stem}.vrt"
+                shutil.copyfile(scene.path, staging.new / name)
+                written = replace(written, names=written.names | {"mosaic": name})
+            if not request.overwrite:
+                refuse_clashes(staging.new, request.folder)
+            asked = self.reading, tiling, request
+            summary = summarize(self.path, plan, written, clock, model, asked, computing)
+            record = Record(results_identity(self.run, request), written.names, summary.as_dict())
+            record.write(staging.new / written.names["classes"])
+        return summary
 
 
 def compute(
@@ -173,6 +196,7 @@ def compute(
     outputs: Outputs,
     clock: Clock,
     progress: Callable[[int, int], None],
+    cluster: ClusterRun | None,
 ) -> None:
     """Hand every wanted block to the outputs: those that the store has, then the others."""
     order = Order.of(plan)
@@ -187,41 +211,62 @@ def compute(
         done += result.class_ids.size
         progress(done, total)
 
-    kept = []
+    kept, suspect = [], store.damaged()
+    for i, needed in order.sources.items():
+        if suspect.intersection(needed):  # the file may be whole again
+            store.drop(i)
     for i in order.sources:
         if (result := store.result(i, order.blocks[i])) is not None:
             kept.append(i)
             write(*outputs.settle(result))
     order = order.without(kept)
-    if tiling.scheduler is not None:
-        # Threads of other machines are not counted here, so blocks do not wait for their turn.
-        graph, decoded, _ = build_graph(
-            plan, order, model, tiling.threads, infer_block, decode_block, forget, in_turn=False
-        )
-        for result in run_on_cluster(graph, decoded, tiling.scheduler):
-            store.keep_result(result)
+    if cluster is not None:
+        for result in cluster.results(order):
+            if result.whole:
+                store.keep_result(result)
             write(*outputs.settle(result))
-        return
+    else:
+        compute_here(plan, order, model, tiling, store, outputs, write)
 
+
+def compute_here(
+    plan: Plan,
+    order: Order,
+    model: TileModel,
+    tiling: Tiling,
+    store: Store,
+    outputs: Outputs,
+    write: Callable[[BlockResult, Finished], None],
+) -> None:
+    """All blocks of `order`, by threads of this process."""
     uses = Counter(source for needed in order.sources.values() for source in needed)
-    to_infer = list(order.blocks)
+    to_infer, ended = list(order.blocks), threading.Event()
+
+    def refuse_late() -> None:
+        """Of a run that was given up, threads that hung must leave the store alone."""
+        if ended.is_set():
+            raise CancelledError
 
     def infer_once(
         plan: Plan, number: int, block: Block, model: TileModel, *after: object
     ) -> Inferred:
         if (inferred := store.inferred(number)) is None:
             inferred = infer_block(plan, number, block, model, *after)
-            store.keep_inferred(number, inferred)
+            refuse_late()
+            if not inferred.damaged:
+                store.keep_inferred(number, inferred)
         to_infer.remove(number)
         if not to_infer:  # the last blocks are decoded in this memory
             model.release_memory()
         return inferred
 
     def decode_once(
-        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Partial]
+        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
     ) -> tuple[BlockResult, Finished]:
         result = decode_block(plan, number, block, inferred, pieces)
-        store.keep_result(result)
+        refuse_late()
+        if result.whole:
+            store.keep_result(result)
         return outputs.settle(result)
 
     def finish(settled: tuple[BlockResult, Finished], *after: None) -> None:
@@ -233,37 +278,33 @@ def compute(
             if uses[source] == 0:
                 store.drop_inferred(source)
 
-    graph, _, done_keys = build_graph(
-        plan, order, model, tiling.threads, infer_once, decode_once, finish, in_turn=True
+    graph, done_keys = build_graph(
+        plan, order, model, tiling.threads, infer_once, decode_once, finish
     )
-    with ThreadPoolExecutor(tiling.threads) as pool, model.cancelled_on_error():
-        dask.threaded.get(graph, done_keys, pool=pool)
-
-
-def forget(result: BlockResult, *after: None) -> None:
-    """In place of writing, where the result is fetched from elsewhere."""
+    try:
+        with threads(tiling.threads) as pool, model.cancelled_on_error():
+            dask.threaded.get(graph, done_keys, pool=pool)
+    finally:
+        ended.set()
 
 
 def build_graph(
     plan: Plan,
     order: Order,
     model: TileModel,
-    threads: int,
+    ahead: int,
     infer: Callable[..., Inferred],
     decode: Callable[..., object],
     finish: Callable[..., None],
-    *,
-    in_turn: bool,
-) -> tuple[Graph, list[Any], list[Any]]:
-    """The dask graph, the keys of its decoded blocks, and of `finish` called on them.
+) -> tuple[Graph, list[Any]]:
+    """The dask graph, and the keys of `finish` called on its blocks.
 
     Args:
-        in_turn: a block is begun once that `threads` places before it is inferred.
+        ahead: threads, which are that many blocks ahead of each other.
     """
-    run = uuid.uuid4().hex[:12]  # a cluster may run several graphs at once
 
     def key(name: str, *where: int) -> tuple[Any, ...]:
-        return (f"{name}-{run}", *where)
+        return (name, *where)
 
     plan_key, model_key = key("plan"), key("model")
     graph: Graph = {plan_key: plan, model_key: model}
@@ -274,11 +315,11 @@ def build_graph(
     ready = list(needs)  # block wanted[k] can be finished once block ready[k] is inferred
     numbers = list(order.blocks)
     for place, (i, block) in enumerate(order.blocks.items()):
-        latest = bisect_left(ready, i) - 1 - 2 * threads
+        latest = bisect_left(ready, i) - 1 - 2 * ahead
         after = [key("done", wanted[latest])] if latest >= 0 else []
-        if in_turn and place >= threads:
+        if place >= ahead:
             # Left to dask, a block that many wait for may come late, and threads wait with it.
-            after.append(key("infer", numbers[place - threads]))
+            after.append(key("infer", numbers[place - ahead]))
         graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
     for i in wanted:
         cells = cells_around(order.blocks[i].core, plan.grid.extent)
@@ -292,30 +333,4 @@ def build_graph(
     for k, i in enumerate(wanted):
         after = [key("done", wanted[k - 1])] if k else []
         graph[key("done", i)] = (finish, key("decode", i), *after)
-    decoded, done = ([key(name, i) for i in wanted] for name in ("decode", "done"))
-    return graph, decoded, done
-
-
-def run_on_cluster(graph: Graph, keys: list[Any], address: str) -> Iterator[BlockResult]:
-    """The values of `keys` as they are finished on a dask.distributed cluster.
-
-    Raises:
-        OptionError: dask.distributed is not installed, or nothing answers at `address`.
-    """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise OptionError(
-            "--scheduler needs dask.distributed; install it: pip install 'geoseg[cluster]'"
-        ) from error
-    try:
-        client = Client(address, timeout=30)
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"--scheduler {address} does not answer ({error}); start `dask scheduler` there, or "
-            "leave the option out to compute on this machine"
-        ) from error
-    with client:
-        for future in as_completed(client.get(graph, keys, sync=False)):
-            yield future.result()
-            future.release()
+    return graph, [key("done", i) for i in wanted]

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from geoseg.address import refuse_address
 from geoseg.errors import OptionError
 from geoseg.geo.export import FORMATS
 from geoseg.grid import ALIGN, OVERLAP, TILE_SIZE
+
+
+def cores() -> int:
+    """Those that this process may use, which a scheduler of jobs may have bound to a few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Tiling:
     @property
     def threads(self) -> int:
         # While each core computes a tile, the next one is read.
-        return self.workers or min(8, max(2, os.cpu_count() or 2)) + 1
+        return self.workers or min(8, max(2, cores())) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +94,12 @@ class Request:
     """Tolerance of the outlines, metres; None = half a pixel."""
     smooth: bool = True
     """Cut the corners of pixels before simplifying."""
-    min_area: float = 0.0
-    """Smaller regions take the class around them, m²."""
+    min_area: float | None = None
+    """Smaller regions take the class around them, m²; None = SPECK pixels of those that the model
+    saw, or of the scene's where these are larger."""
 
     def __post_init__(self) -> None:
+        refuse_address(self.folder)
         if unknown := [name for name in self.formats if name not in ("gpkg", *FORMATS)]:
             raise OptionError(
                 f"--format {unknown[0]} is not known; choose from gpkg, {', '.join(FORMATS)}"

@@ -2,32 +2,32 @@
 
 The folder `<stem>.unfinished` beside the results holds, as NumPy archives of plain arrays,
 
-- `run.json`: what the run's results depend on; another run must not use its blocks,
+- `run.json`: what the run's results depend on,
 - `<n>.result.npz`: block n, finished: well below 0.5 byte a pixel,
 - `<n>.inferred.npz`: its logits, about a byte a pixel, until the last neighbour has used them:
   of the scene, about one row of blocks.
 
 Files appear under their names when they are complete, and an archive knows its checksums. So one
-that a power cut tore is told from a whole one, and its block is computed again.
+that a power cut tore is told from a whole one, and its block is computed again. Each block carries
+the digest of its run: without `run.json`, too, no other run uses it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
-import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from geoseg.archive import (
     Arrays,
@@ -36,12 +36,11 @@ from geoseg.archive import (
     unpacked_inferred,
     unpacked_result,
 )
+from geoseg.atomic import RUN, sync
 from geoseg.errors import OutputError
 from geoseg.grid import Block
 from geoseg.tasks import BlockResult, Inferred
 
-SUFFIX = ".unfinished"
-_RUN = "run.json"
 _OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")
 _TORN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -49,32 +48,33 @@ _TORN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
 
 
 class Store:
-    """The working folder of one prediction. A context; only one process may be in it at a time.
+    """The blocks in a working folder, which no other process is in. A context.
 
-    Left in peace it is removed; left by an error it stays, if it holds anything.
+    Left without an error, blocks are removed, and nothing else; left by an error, they stay.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
-        """`run` is what the results depend on, as JSON."""
+        """Args:
+        folder: exists; see `WorkingFolder`.
+        run: what the results depend on, as JSON.
+        """
         self.folder = folder
         self.run = json.loads(json.dumps(run))
-        self.lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-        self.resumed = False
-        self.closing = ExitStack()
+        content = json.dumps(self.run, sort_keys=True).encode()
+        self._digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
     def __enter__(self) -> Store:
-        with ExitStack() as opening:
+        before = self._read_run()
+        if before is not None and before != self.run:
+            if any(self._blocks()):
+                _LOG.warning("%s: %s; starting afresh", self.folder, difference(before, self.run))
+            self._clear()
+        if before != self.run:
             try:
-                opening.enter_context(self.lock)
-                opening.callback(Path(self.lock.lock_file).unlink, missing_ok=True)
-                self._open()
-            except Timeout as error:
-                raise OutputError(
-                    f"{self.folder} is in use by another run; wait for it, or choose another (-o)"
-                ) from error
+                self._write_run()
             except OSError as error:
+                self._clear()
                 raise self._failed(error) from error
-            self.closing = opening.pop_all()
         return self
 
     def __exit__(
@@ -83,13 +83,12 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or not any(self.folder.glob("*.npz")):
-            shutil.rmtree(self.folder, ignore_errors=True)  # it holds nothing but what is ours
+        if error is None or not any(self._blocks()):
+            self._clear()
         else:
             error.add_note(
                 f"finished blocks are kept in {self.folder}: the same command goes on from there"
             )
-        self.closing.close()
 
     def result(self, number: int, block: Block) -> BlockResult | None:
         """A finished block, if there is one."""
@@ -113,63 +112,89 @@ class Store:
         """Nobody needs the logits any more."""
         (self.folder / f"{number}.inferred.npz").unlink(missing_ok=True)
 
-    def _open(self) -> None:
-        before = self._read_run()
-        if self.folder.exists() and before != self.run:
-            self._clear(difference(before, self.run))
-        self.resumed = self.folder.exists()
-        if not self.resumed:
-            self.folder.mkdir(mode=0o700)  # unfinished results are nobody else's business
-            self._write(_RUN, json.dumps(self.run, indent=1).encode())
+    def damaged(self) -> set[int]:
+        """Blocks that were kept although parts of the scene could not be read for them."""
+        found = set()
+        for path in self._blocks():
+            arrays = self._load(path.name, only="damaged")
+            if arrays is not None and len(arrays["damaged"]):
+                found.add(int(path.name.partition(".")[0]))
+        return found
 
-    def _clear(self, reason: str) -> None:
-        """Remove the folder, unless it holds what no run of ours has put there."""
-        foreign = [path for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)]
-        if foreign:
-            raise OutputError(
-                f"{foreign[0]} is none of geoseg's files, but {self.folder} is where unfinished "
-                "blocks go; move it away, or choose another folder (-o)"
-            )
-        _LOG.warning("%s: %s; starting afresh", self.folder, reason)
-        shutil.rmtree(self.folder)
+    def discard(self) -> None:
+        """Remove the blocks: another run would end in the same way."""
+        for path in list(self._blocks()):
+            path.unlink()
+
+    def drop(self, number: int) -> None:
+        """Forget a block."""
+        for kind in ("result", "inferred"):
+            (self.folder / f"{number}.{kind}.npz").unlink(missing_ok=True)
+
+    def _blocks(self) -> Iterator[Path]:
+        return (path for path in kept_files(self.folder) if path.suffix == ".npz")
+
+    def _clear(self) -> None:
+        for path in list(kept_files(self.folder)):
+            with suppress(OSError):  # then it stays, and the folder with it
+                path.unlink()
 
     def _read_run(self) -> Any:
+        """None where there is nothing, or where it is torn."""
         try:
-            return json.loads((self.folder / _RUN).read_text("utf-8"))
-        except (OSError, ValueError):
+            content = json.loads((self.folder / RUN).read_text("utf-8"))
+            run, checksum = content["run"], content["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
+        return run if checksum == _checksum(run) else None
 
-    def _load(self, name: str) -> Arrays | None:
+    def _write_run(self) -> None:
+        content = {"sha256": _checksum(self.run), "run": self.run}
+        temporary = self.folder / f"{RUN}.tmp"
+        temporary.write_text(json.dumps(content, indent=1), "utf-8")
+        sync(temporary)
+        temporary.replace(self.folder / RUN)
+
+    def _load(self, name: str, only: str | None = None) -> Arrays | None:
+        """The arrays of a file, or `only` one of them; None where it is torn or of another run."""
         path = self.folder / name
         if not path.exists():
             return None
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
+                if np.array_equal(archive["run"], self._digest):
+                    return {only: archive[only]} if only else dict(archive)
         except _TORN:
-            path.unlink()
-            return None
+            _LOG.debug("%s is torn", path)
+        path.unlink()
+        return None
 
     def _save(self, name: str, arrays: Arrays) -> None:
         temporary = self.folder / f"{name}.tmp"
         try:
             with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+                np.savez(file, allow_pickle=False, run=self._digest, **arrays)
             temporary.replace(self.folder / name)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()  # on a full disk it is in the way of all else
             raise self._failed(error) from error
-
-    def _write(self, name: str, content: bytes) -> None:
-        temporary = self.folder / f"{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(self.folder / name)
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"{self.folder} cannot be written: {os.strerror(error.errno or 0)}")
 
 
+def kept_files(folder: Path) -> Iterator[Path]:
+    """Those in a working folder that are of a store."""
+    return (path for path in folder.glob("*") if _OURS.fullmatch(path.name))
+
+
+def _checksum(run: Any) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+
+
 def difference(before: Any, now: Mapping[str, Any]) -> str:
-    """What kept blocks were made with, in comparison to what is asked for."""
+    """What earlier results were made with, in comparison to what is asked for."""
     if not isinstance(before, dict):
         return "does not say what it was made with"
     changed = [key for key in now if before.get(key) != now[key]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from geoseg.geo.view import suitable_gsd
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from geoseg.clock import Clock
     from geoseg.model.inference import TileModel
     from geoseg.outputs import Written
+    from geoseg.record import Record
     from geoseg.request import Reading, Request, Tiling
     from geoseg.tasks import Plan
 
@@ -50,6 +53,8 @@ class Summary:
     options: dict[str, Any]
     notes: tuple[str, ...]
     """What the user should know about how the scene was read."""
+    state: Literal["done", "skipped"] = "done"
+    """Skipped: it was done before, and this tells of then."""
 
     @property
     def pixels(self) -> int:
@@ -73,19 +78,39 @@ class Summary:
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
 
+    @classmethod
+    def of_earlier(cls, record: Record, folder: Path, scene: str) -> Summary | None:
+        """Of a run that is done, whose results are in `folder` now; None where another version of
+        geoseg told other things."""
+        told: dict[str, Any] = {each.name: record.summary.get(each.name) for each in fields(cls)}
+        told |= {"scene": scene, "state": "skipped"}
+        told["outputs"] = {kind: str(folder / name) for kind, name in record.outputs.items()}
+        try:
+            told["classes"] = {name: ClassTotal(**each) for name, each in told["classes"].items()}
+            told["notes"] = tuple(told["notes"])
+        except (AttributeError, TypeError):
+            return None
+        return cls(**told)
+
 
 def summarize(
+    path: str,
     plan: Plan,
     written: Written,
     clock: Clock,
     model: TileModel,
     asked: tuple[Reading, Tiling, Request],
+    computing: Mapping[str, object],
 ) -> Summary:
-    """Of a prediction that has just ended."""
+    """Of a prediction that has just ended, of the scene at `path`.
+
+    Args:
+        computing: `TileModel.options`, of those who computed.
+    """
     scene, metadata = plan.view.scene, model.metadata
     geobox, (reading, tiling, request) = scene.geobox, asked
     return Summary(
-        scene=scene.path,
+        scene=path,
         width=geobox.width,
         height=geobox.height,
         crs=geobox.crs.to_string() if geobox.crs else None,
@@ -94,7 +119,7 @@ def summarize(
         damaged=[asdict(window) for window in written.damaged],
         seconds=dict(clock.seconds),
         classes=written.totals,
-        outputs={kind: str(path) for kind, path in written.paths.items()},
+        outputs={kind: str(request.folder / name) for kind, name in written.names.items()},
         weights={
             "variant": metadata.variant,
             "provenance": metadata.provenance,
@@ -106,7 +131,7 @@ def summarize(
             **asdict(tiling),
             **asdict(request),
             "folder": str(request.folder),
-            **model.options,
+            **computing,
         },
         notes=scene.notes + gsd_notes(geobox.gsd, reading.gsd, metadata.gsd_range),
     )

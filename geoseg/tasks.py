@@ -58,6 +58,15 @@ class Inferred:
 
 
 @dataclass(frozen=True, slots=True)
+class Halo:
+    """What *halo* cuts out of a block for another one."""
+
+    partial: Partial
+    whole: bool
+    """Nothing of the block was damaged."""
+
+
+@dataclass(frozen=True, slots=True)
 class BlockResult:
     """A finished block."""
 
@@ -76,6 +85,9 @@ class BlockResult:
     damaged: tuple[Window, ...]
     """Parts of the scene that could not be read."""
     clock: Clock
+    whole: bool = True
+    """Nothing was damaged of what it is made of, be it a neighbour's; else it is not for keeping,
+    for what could not be read now may be read the next time."""
 
 
 def infer_block(
@@ -100,20 +112,20 @@ def infer_block(
     return Inferred(partial, np.packbits(valid), pixels.damaged, clock)
 
 
-def halo(inferred: Inferred, cells: Window) -> Partial:
+def halo(inferred: Inferred, cells: Window) -> Halo:
     """The cells of a block that decoding another one needs."""
-    return inferred.partial.crop(cells)
+    return Halo(inferred.partial.crop(cells), not inferred.damaged)
 
 
 def decode_block(
-    plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Partial]
+    plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
 ) -> BlockResult:
     """Blend, decode and polygonize what a block decides on."""
     clock, window = Clock(inferred.clock.seconds.copy()), plan.target(block)
     assert window is not None, "a block that decides on nothing is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
     with clock.stage("stitch"):
-        logits = blend(cells, [inferred.partial, *pieces])
+        logits = blend(cells, [inferred.partial, *(piece.partial for piece in pieces)])
     with clock.stage("decode"):
         wanted: Literal["all", "objects"] = "all" if plan.confidence else "objects"
         decoded = decode(logits, cells, window, step=plan.view.step, confidence=wanted)
@@ -132,10 +144,11 @@ def decode_block(
         window=window,
         class_ids=class_ids,
         confidence=per_cent(probability, valid) if plan.confidence else None,
-        logits=own_cells(block, cells, logits) if plan.logits else None,
+        logits=own_cells(plan, block, cells, logits, valid) if plan.logits else None,
         polygons=polygons,
         damaged=inferred.damaged,
         clock=clock,
+        whole=not inferred.damaged and all(piece.whole for piece in pieces),
     )
 
 
@@ -143,10 +156,31 @@ def per_cent(probability: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDAr
     return np.where(valid, np.rint(probability * 100).astype(np.uint8), np.uint8(IGNORE))
 
 
-def own_cells(block: Block, cells: Window, logits: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Of the logits of `cells`, those that the block's core owns."""
-    core = block.core
+def own_cells(
+    plan: Plan, block: Block, cells: Window, logits: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> NDArray[np.float16]:
+    """Of the logits of `cells`, those that the block's core owns; NaN without a wanted pixel.
+
+    Args:
+        valid: (H,W) of the pixels that the block decides on: they hold data and are wanted.
+    """
+    core, window, step = block.core, plan.target(block), plan.view.step
+    assert window is not None
     left, top = core.col_off // CELL, core.row_off // CELL
     right, bottom = -(-core.col_end // CELL), -(-core.row_end // CELL)
     own = Window(left, top, right - left, bottom - top)
-    return logits[own.relative_to(cells).slices].astype(np.float16)
+    rows = cell_of_each(window.row_off, window.row_end, step[1]) - top
+    columns = cell_of_each(window.col_off, window.col_end, step[0]) - left
+    # The first pixel of each cell, along both axes.
+    down, across = (np.flatnonzero(np.diff(each, prepend=-1)) for each in (rows, columns))
+    some = np.logical_or.reduceat(np.logical_or.reduceat(valid, down, axis=0), across, axis=1)
+    wanted = np.zeros((own.height, own.width), bool)
+    wanted[np.ix_(rows[down], columns[across])] = some
+    found = logits[own.relative_to(cells).slices].astype(np.float16)
+    found[~wanted] = np.nan
+    return found
+
+
+def cell_of_each(start: int, end: int, step: float) -> NDArray[np.intp]:
+    """The cells in which the centres of a scene's pixels lie, along one axis."""
+    return ((np.arange(start, end) + 0.5) / (CELL * step)).astype(np.intp)

@@ -15,6 +15,9 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from qgis.core import (
     QgsApplication,
     QgsCoordinateTransformContext,
+    QgsExpression,
+    QgsExpressionContext,
+    QgsExpressionContextUtils,
     QgsMapRendererSequentialJob,
     QgsMapSettings,
     QgsProviderRegistry,
@@ -22,7 +25,29 @@ from qgis.core import (
     QgsRectangle,
     QgsRenderContext,
 )
+from qgis.gui import QgsGui
 from qgis.PyQt.QtCore import QSize
+
+
+def shown(layer):
+    """The first feature as the table of attributes shows it."""
+    feature = next(layer.getFeatures())
+    texts = {}
+    for index, field in enumerate(layer.fields()):
+        setup = QgsGui.editorWidgetRegistry().findBest(layer, field.name())
+        formatter = QgsApplication.fieldFormatterRegistry().fieldFormatter(setup.type())
+        value = feature[field.name()]
+        texts[field.name()] = formatter.representValue(layer, index, setup.config(), None, value)
+    return texts
+
+
+def tip(layer):
+    """What QGIS says when the mouse rests on the first feature, and what it calls it."""
+    context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
+    feature = next(layer.getFeatures())
+    context.setFeature(feature)
+    name = QgsExpression(layer.displayExpression()).evaluate(context)
+    return [name, QgsExpression.replaceExpressionText(layer.mapTipTemplate(), context)]
 
 
 def main(path, picture):
@@ -45,7 +70,11 @@ def main(path, picture):
                 symbol.color().getRgb()[:3]
                 for symbol in layer.renderer().symbols(QgsRenderContext())
             ],
+            "renderer": layer.renderer().type(),
             "legend": [item.label() for item in layer.renderer().legendSymbolItems()],
+            "fields": {field.name(): field.displayName() for field in layer.fields()},
+            "shown": shown(layer),
+            "tip": tip(layer),
         }
         for layer, styled in layers
     ]

@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], me
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     paths = cut(tmp_path, picture(), QUARTERS)
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file.a\.vrt cannot be written"):
+    with pytest.raises(OutputError, match="file cannot be written"):
         write_mosaic(paths, tmp_path / "file" / "a.vrt")
 
 

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from click.testing import CliRunner
 from PIL import Image
 from rasterio.features import rasterize
 from rasterio.transform import from_origin
 
-from geoseg.classes import IGNORE, ISAID
+from geoseg.classes import IGNORE, ISAID, ISAID_MASK_COLORS
+from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.prepare import prepare_labels
 from geoseg.isaid import ids_of_colors, packed, prepare_isaid
-from geoseg.patches import Patching, read_table
+from geoseg.patches import Patching, Prepared, read_table
 from geoseg.train.folder import LabelledFolder, inspect
 
-PALETTE = np.array([c.color for c in ISAID], dtype=np.uint8)
+PALETTE = np.array(list(ISAID_MASK_COLORS.values()), dtype=np.uint8)
 SMALL = Patching(64, 16)
 
 
@@ -78,7 +80,7 @@ def test_isaid_patches_hold_the_ids_of_the_colors(isaid, tmp_path):
     for item in folder.split("train") + folder.split("val"):
         with Image.open(item.mask) as mask:
             assert mask.mode == "L"
-        image, ids = item.load()
+        image, ids, _ = item.load()
         name, top, bottom, left, right = item.name.split("_")
         place = slice(int(top), int(bottom)), slice(int(left), int(right))
         assert (ids == some_ids(*sources[name])[place]).all()
@@ -187,7 +189,7 @@ def mosaic(out: Path, split: str) -> np.ndarray:
     """The masks of one split, put back together."""
     whole = np.full((200, 300), IGNORE, np.uint8)
     for item in LabelledFolder.open(out).split(split):
-        image, mask = item.load()
+        image, mask, _ = item.load()
         top, bottom, left, right = (int(n) for n in item.name.split("_")[1:])
         part = whole[top:bottom, left:right]
         both = (part != IGNORE) & (mask != IGNORE)
@@ -247,6 +249,96 @@ def test_scenes_are_added_to_a_folder_and_ids_stay(town):
     rows = read_table(out / "split.csv", ["name"])
     assert {row["group"] for row in rows} == {"town", "city"}
     assert len({row["name"] for row in rows}) == len(rows)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file by its path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_scenes_of_one_name_are_kept_apart_and_replaced_whole(town):
+    out, labels = town / "out", town / "labels.gpkg"
+    for year in ("2023", "2024", "a/2024"):
+        (town / year).mkdir(parents=True)
+        shutil.copy(town / "town.tif", town / year / "town.tif")
+    shutil.copy(town / "town.tif", town / "town_2.tif")
+
+    def prepare(scene: str, size: int = 64) -> Prepared:
+        return prepare_labels(
+            str(town / scene),
+            labels,
+            out,
+            field="kind",
+            area_path=town / "area.gpkg",
+            patching=Patching(size, 0),
+        )
+
+    scenes = ["2023/town.tif", "2024/town.tif", "a/2024/town.tif", "town_2.tif"]
+    notes = [prepare(scene).notes for scene in scenes]
+    groups = [row["group"] for row in read_table(out / "scenes.csv", ["group"])]
+    assert len(groups) == 4
+    assert {"town", "2024_town", "town_2"} < set(groups)
+    assert [any("kept apart" in note for note in found) for found in notes] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    before = content(out)
+    per_scene = sum(name.startswith("images/") for name in before) // 4
+    for scene in scenes:
+        prepare(scene)
+    assert content(out) == before
+    prepare("2023/town.tif", 128)
+    after = content(out)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    own = {name for name in changed if name.endswith(".png")}
+    assert changed - own == {"split.csv"}
+    assert {name.rpartition("/")[2].rsplit("_", 4)[0] for name in own} == {"town"}
+    assert sum(name in before for name in own if name.startswith("images/")) == per_scene
+    listed = read_table(out / "split.csv", ["image", "mask"])
+    paths = {row[kind] for row in listed for kind in ("image", "mask")}
+    assert paths == {name for name in after if name.endswith(".png")}
+
+
+def test_a_preparation_that_fails_changes_nothing(town, monkeypatch):
+    out, arguments = town / "out", (str(town / "town.tif"), town / "labels.gpkg")
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_labels(*arguments, out, field="kind", patching=Patching(64, 0), progress=stop)
+    assert not out.exists()
+    prepare_labels(*arguments, out, field="kind", patching=Patching(64, 0))
+    before = content(out)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_labels(*arguments, out, field="kind", patching=Patching(32, 0), progress=stop)
+    assert content(out) == before
+    with pytest.raises(DataError, match="holds patches of other images"):
+        prepare_isaid(town, out, SMALL)
+    assert content(out) == before
+
+
+def test_colors_and_ids_of_a_folder_stay(town):
+    out = town / "out"
+    out.mkdir()
+    (out / "classes.csv").write_text("id;name;color\n1;roof;#112233\n0;background;\n")
+    prepare_labels(str(town / "town.tif"), town / "labels.gpkg", out, field="kind", val_share=0)
+    known = LabelledFolder.open(out).classes
+    assert [item.name for item in known] == ["background", "roof", "court", "field"]
+    assert known[1].color == (0x11, 0x22, 0x33)
+
+
+def test_labels_without_background_are_told(town):
+    arguments = [str(town / name) for name in ("town.tif", "labels.gpkg", "out")]
+    command = ["prepare", "labels", *arguments, "--field", "kind", "--patch", "64"]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert "Warning: no pixel is background" in result.output
+    command += ["--area", str(town / "area.gpkg")]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert "Warning" not in result.output
 
 
 @pytest.mark.parametrize(

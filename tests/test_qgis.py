@@ -13,11 +13,12 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from geoseg.classes import ISAID
+from geoseg.classes import IGNORE, ISAID
 from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import write_layers
 from geoseg.geo.polygons import polygonize
+from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
 from geoseg.grid import Window
 
@@ -75,6 +76,46 @@ def test_qgis_shows_layers_in_the_colours_of_the_classes(layers_file, tmp_path):
         assert layer["features"] == 1
         assert layer["crs"] == "EPSG:32633"
         assert layer["colors"] == [colors[layer["name"]]]
-        assert layer["legend"] == [layer["name"]]
+        assert layer["renderer"] == "singleSymbol"  # a rule would repeat the name in the legend
+        assert layer["fields"]["area_m2"] == "Area (m²)"
+        assert layer["fields"]["angle_deg"] == "Angle (°)"
+        area = layer["shown"]["area_m2"]
+        assert len(area.replace(",", ".").rpartition(".")[2]) == 2, area
+        name, tip = layer["tip"]
+        assert name.startswith(layer["name"])
+        assert "m²" in tip
+        assert "%" not in tip
     drawn = {color for _, color in Image.open(picture).convert("RGB").getcolors(2**20)}
     assert {tuple(colors[layer["name"]]) for layer in described} <= drawn  # the outlines
+
+
+@pytest.mark.parametrize("beside", [[".qml", ".tif.aux.xml"], [".tif.aux.xml"]])
+def test_qgis_shows_a_class_raster_without_its_background(tmp_path, beside):
+    class_ids = np.zeros((200, 200), np.uint8)
+    class_ids[60:140, 60:140] = 9
+    class_ids[:, 180:] = IGNORE
+    geobox = GeoBox(200, 200, Affine(0.1, 0, 4e5, 0, -0.1, 5.5e6), CRS.from_epsg(32633))
+    path, picture = tmp_path / "scene.classes.tif", tmp_path / "scene.png"
+    with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+        raster.write(Window(0, 0, 200, 200), class_ids)
+    for suffix in (".qml", ".tif.aux.xml"):
+        if suffix not in beside:
+            path.with_name(f"scene.classes{suffix}").unlink()
+    output = system_python(
+        "qgis.core",
+        "python3-qgis",
+        str(SCRIPT.with_name("qgis_raster.py")),
+        str(path),
+        str(picture),
+    )
+    described = json.loads(output)
+    assert described["renderer"] == "paletted"
+    colors = [[item.name, item.id, [*item.color, 255 if item.id else 0]] for item in ISAID]
+    if ".qml" in beside:
+        assert described["legend"] == colors
+    else:
+        assert [row[1:] for row in described["legend"]] == [row[1:] for row in colors]
+    drawn = np.asarray(Image.open(picture).convert("RGB"))
+    assert (drawn[70:130, 70:130] == ISAID[9].color).all()
+    for background in (drawn[:50], drawn[:, 185:]):
+        assert (background == (255, 0, 255)).all()

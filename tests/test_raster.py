@@ -15,6 +15,7 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
+from geoseg.atomic import Staging
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
@@ -52,7 +53,7 @@ def test_what_is_written_is_read_on_the_same_grid(tmp_path: Path, place: str, sh
             list(pool.map(lambda window: raster.write(window, ids[window.slices]), windows))
         assert not path.exists()
     beside = tmp_path / f"{path.name}.aux.xml"
-    assert set(tmp_path.iterdir()) == {path, beside}
+    assert set(tmp_path.iterdir()) == {path, beside, tmp_path / "scene.classes.qml"}
     names = [item.text for item in ElementTree.parse(beside).iter("Category")]
     assert names == [item.name for item in ISAID]
     with rasterio.open(path) as written:
@@ -123,7 +124,10 @@ def test_a_full_disk_leaves_nothing(
 
     def write() -> None:
         geobox = GeoBox(*ids.shape, *PLACES["pixels"])
-        with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+        with (
+            Staging(tmp_path, "a") as staging,
+            RasterWriter.of_classes(staging.new / "a.tif", geobox, ISAID) as raster,
+        ):
             for window in pieces(*ids.shape, 500):
                 raster.write(window, ids[window.slices])
 
@@ -139,8 +143,7 @@ def test_a_full_disk_leaves_nothing(
 
 def test_remains_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    for kind in ("working", "complete"):
-        (tmp_path / f".a.tif.{kind}.tif").write_bytes(b"II*\0half a file")
+    (tmp_path / ".a.tif.working.tif").write_bytes(b"II*\0half a file")
     with RasterWriter(path, GeoBox(9, 9, *PLACES["pixels"])):
         pass
     assert list(tmp_path.iterdir()) == [path]

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import geopandas
 import numpy as np
+import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyogrio.errors import DataSourceError
 from rasterio.features import rasterize
 
-from geoseg.errors import SceneError
+from geoseg.errors import DataError, SceneError
+from geoseg.geo.crs import circle, system
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.overlay import overlay
+from geoseg.geo.vector_file import read_vector_file
 from geoseg.grid import Window
 
-_DENSE = 200
-"""Straight outlines get a corner every 1/200 of their extent, for they bend when reprojected."""
+_POLYGONAL = 2
+"""Dimensions of what has an area."""
+_Drawn = tuple[NDArray[np.object_], pyproj.CRS | None]
+"""Shapes and their CRS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,16 @@ def read_aoi(text: str, geobox: GeoBox) -> Aoi:
 
     Raises SceneError for what cannot be read, holds no polygon, or does not meet the scene.
     """
-    ground = _bounds(text) if "," in text and not Path(text).exists() else _file(text, geobox)
-    to_pixels = ~geobox.transform
-    shape = shapely.transform(ground, lambda x, y: to_pixels @ (x, y), interleaved=False)
-    shape = shapely.intersection(shape, shapely.box(0, 0, geobox.width, geobox.height))
+    drawn = _bounds(text, geobox) if "," in text and not Path(text).exists() else _file(text)
+    placed = [_on_scene(text, shapes, crs, geobox) for shapes, crs in drawn]
+    shape = shapely.union_all(np.concatenate(placed))
     if shapely.area(shape) == 0:
-        asked = ", ".join(f"{value:.10g}" for value in shapely.bounds(ground))
+        asked = shapely.total_bounds(np.concatenate([shapes for shapes, _ in drawn]))
         there = ", ".join(f"{value:.10g}" for value in geobox.bounds)
+        name = next((f", in {crs.name}" for _, crs in drawn if crs is not None), "")
         raise SceneError(
-            f"--aoi {text} lies at {asked}, outside the scene ({there}, in the scene's CRS)"
+            f"--aoi {text} lies at {', '.join(f'{value:.10g}' for value in asked)}{name}; it is "
+            f"outside the scene ({there}, in the scene's CRS)"
         )
     left, top, right, bottom = shapely.bounds(shape)
     first = int(np.floor(left)), int(np.floor(top))
@@ -71,34 +76,43 @@ def read_aoi(text: str, geobox: GeoBox) -> Aoi:
     return Aoi(shape, window)
 
 
-def _bounds(text: str) -> shapely.Geometry:
+def _on_scene(
+    text: str, shapes: NDArray[np.object_], crs: pyproj.CRS | None, geobox: GeoBox
+) -> NDArray[np.object_]:
+    if crs is not None and geobox.crs is None:
+        raise SceneError(
+            f"--aoi {text} is in {crs.name}, but the scene has no CRS: give pixels "
+            "as minx,miny,maxx,maxy"
+        )
+    try:
+        return overlay(shapes, crs, geobox)
+    except DataError as error:
+        raise SceneError(f"--aoi {text} {error}") from error
+
+
+def _bounds(text: str, geobox: GeoBox) -> list[_Drawn]:
     try:
         left, bottom, right, top = map(float, text.split(","))
     except ValueError as error:
         raise SceneError(
             f"--aoi {text}: no such file, and not four numbers minx,miny,maxx,maxy"
         ) from error
+    crs = None if geobox.crs is None else system(geobox.crs)
+    turn = None if crs is None else circle(crs)
+    if turn is not None and right < left <= turn / 2 and -turn / 2 <= right:
+        right += turn  # across the 180th meridian, as GeoJSON has it
     if not (left < right and bottom < top):
         raise SceneError(f"--aoi {text}: give minx,miny,maxx,maxy, the smaller ones first")
-    return shapely.box(left, bottom, right, top)
+    return [(np.array([shapely.box(left, bottom, right, top)]), crs)]
 
 
-def _file(text: str, geobox: GeoBox) -> shapely.Geometry:
+def _file(text: str) -> list[_Drawn]:
     try:
-        frame = geopandas.read_file(text, columns=[])
-    except (DataSourceError, OSError) as error:
-        raise SceneError(f"--aoi {text} cannot be read: {error}") from error
-    polygons = frame.geometry[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
-    if polygons.empty:
-        kinds = ", ".join(sorted(set(frame.geom_type.dropna()))) or "nothing"
-        raise SceneError(f"--aoi {text} holds {kinds}; give a file with polygons")
-    if polygons.crs is not None and geobox.crs is None:
-        raise SceneError(
-            f"--aoi {text} is in {polygons.crs.name}, but the scene has no CRS: give pixels "
-            "as minx,miny,maxx,maxy"
-        )
-    if polygons.crs is not None and geobox.crs is not None:
-        left, bottom, right, top = polygons.total_bounds
-        polygons = polygons.segmentize(max(right - left, top - bottom) / _DENSE)
-        polygons = polygons.to_crs(geobox.crs.to_wkt())
-    return polygons.make_valid().union_all()
+        layers = list(read_vector_file(text))
+    except DataError as error:
+        raise SceneError(f"--aoi {error}") from error
+    shapes = shapely.get_parts(np.concatenate([layer.geometry for layer in layers]))
+    if not (shapely.get_dimensions(shapes) == _POLYGONAL).any():
+        kinds = sorted({shape.geom_type for shape in shapes}) or ["nothing"]
+        raise SceneError(f"--aoi {text} holds {', '.join(kinds)}; give a file with polygons")
+    return [(layer.geometry, layer.crs) for layer in layers]

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
 from geoseg.geo.sample import sample
+from geoseg.geo.validity import Validity, real_dtype
 from geoseg.grid import Window
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -20,26 +22,33 @@ _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """How to read three colours and a mask of declared validity from one file."""
+    """How to read three colors and a mask of declared validity from one file."""
 
     color: tuple[int, int, int]
-    """Red, green and blue: 1-based bands of the file, equal ones where it is grey."""
-    nodata: tuple[float | None, float | None, float | None]
-    """Value of each colour band that means "no data"."""
-    alpha: int | None
-    """Band that is 0 where there is no data."""
-    has_mask: bool
-    """The file carries a mask: internal, or in a .msk beside it."""
+    """Red, green and blue: 1-based bands of the file, equal ones where it is gray."""
+    validity: Validity
+    """Of the color bands, and what else declares pixels to be empty."""
     palette: NDArray[np.uint8] | None
     """(entries, 4) RGBA to look the values of the only band up in."""
+    levels: tuple[float, float]
+    """Slope and intercept from stored values to brightness: not (1, 0) where samples have fewer
+    than 8 bits, or 0 is white."""
     dtype: np.dtype
-    """Of the colours as `read` returns them."""
+    """Of the colors as `read` returns them."""
 
     @property
     def may_be_invalid(self) -> bool:
         """False where no pixel can be declared empty: the file has no way to say so."""
-        declared = self.alpha or self.has_mask or self.palette is not None or self.dtype.kind == "f"
-        return bool(declared) or any(value is not None for value in self.nodata)
+        return not (self.validity.is_total and self.palette is None and self.dtype.kind != "f")
+
+    def __str__(self) -> str:
+        """What declares pixels to be empty, for messages."""
+        parts = [
+            str(self.validity),
+            "" if self.palette is None else "palette",
+            "not-a-number pixels" if self.dtype.kind == "f" else "",
+        ]
+        return " and ".join(filter(None, parts))
 
     def read(
         self,
@@ -48,42 +57,55 @@ class Bands:
         shape: tuple[int, int] | None = None,
         resampling: Resampling = Resampling.nearest,
     ) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Colours (3, H, W) as stored, and validity (H, W) as declared, under `window`.
+        """Colors (3, H, W) as stored, and validity (H, W) as declared, under `window`.
 
-        `shape` asks for a decimated picture. Raises what rasterio raises.
+        Palettes are looked up, and brightness grows with the values, see `levels`. `shape` asks
+        for a decimated picture. Raises what rasterio raises.
         """
         shape = shape or (window.height, window.width)
         resampling = Resampling.nearest if self.palette is not None else resampling
         area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
-        wanted = [*dict.fromkeys(self.color), *([self.alpha] if self.alpha else [])]
-        planes = dataset.read(
-            wanted, window=area, out_shape=(len(wanted), *shape), resampling=resampling
-        )
-        if wanted[:3] == [*self.color]:
+        alpha, distinct = self.validity.alpha, [*dict.fromkeys(self.color)]
+        wanted = [*distinct, *([alpha] if alpha else [])]
+        planes = _read_planes(dataset, wanted, area, shape, resampling)
+        stored, mask = [*planes[: len(distinct)]], planes[-1] if alpha else None
+        valid = self.validity.read(dataset, stored, area, mask)
+        places = [distinct.index(band) for band in self.color]
+        if isinstance(planes, np.ndarray) and places == [0, 1, 2]:
             color = planes[:3]  # no copy
         else:
-            color = planes[[wanted.index(band) for band in self.color]]
-        valid = ~self._is_nodata(color)
-        if self.alpha:
-            valid &= planes[-1] > 0
-        if self.has_mask:
-            valid &= dataset.read_masks(self.color[0], window=area, out_shape=shape) > 0
+            color = np.stack([planes[place] for place in places])
         if self.palette is not None:
-            known = color[0] < len(self.palette)
+            known = (color[0] >= 0) & (color[0] < len(self.palette))
             rgba = self.palette[np.where(known, color[0], 0)]
             valid &= known & (rgba[..., 3] > 0)
             color = np.ascontiguousarray(np.moveaxis(rgba[..., :3], -1, 0))
-        return color, valid
+        return self._brightness(color), valid
 
-    def _is_nodata(self, color: NDArray) -> NDArray[np.bool_]:
-        """No data: every band says so, as in GDAL's dataset mask; or any is not a number."""
-        if None in self.nodata:
-            empty = np.zeros(color.shape[1:], bool)
-        else:
-            empty = np.all([p == v for p, v in zip(color, self.nodata, strict=True)], axis=0)
-        if np.issubdtype(color.dtype, np.floating):
-            empty |= ~np.isfinite(color).all(axis=0)
-        return empty
+    def _brightness(self, color: NDArray) -> NDArray:
+        slope, intercept = self.levels
+        if (slope, intercept) == (1, 0):
+            return color
+        if color.dtype == np.uint8:
+            table = np.rint(np.arange(256) * slope + intercept).clip(0, 255).astype(np.uint8)
+            return table[color]
+        return color.dtype.type(intercept) - color  # wider samples are turned round only
+
+
+def _read_planes(
+    dataset: DatasetReader,
+    bands: list[int],
+    area: RasterioWindow,
+    shape: tuple[int, int],
+    resampling: Resampling,
+) -> NDArray | list[NDArray]:
+    """Each band (H, W) in its own dtype; one array where they have one."""
+    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
+        size = (len(bands), *shape)
+        return dataset.read(bands, window=area, out_shape=size, resampling=resampling)
+    return [
+        dataset.read(band, window=area, out_shape=shape, resampling=resampling) for band in bands
+    ]
 
 
 def choose_bands(
@@ -91,7 +113,7 @@ def choose_bands(
 ) -> tuple[Bands, tuple[str, ...]]:
     """The bands to use, and notes on choices that the user may want to overrule.
 
-    Colour interpretation decides, then the order 1, 2, 3; one or two bands are grey.
+    Color interpretation decides, then the order 1, 2, 3; one or two bands are gray.
     An alpha band counts as a mask only where it holds two values, for NAIP and others flag their
     near-infrared band as alpha. Raises SceneError for bands that are not there.
     """
@@ -105,25 +127,59 @@ def choose_bands(
             notes = (f"band {alpha} is flagged as alpha but holds a picture: not used as a mask",)
             alpha = None
     color = _explicit(path, dataset, wanted) if wanted else _automatic(dataset)
-    flags = dataset.mask_flag_enums[color[0] - 1]
-    palette = None
-    if not wanted and dataset.colorinterp[color[0] - 1] == ColorInterp.palette:
-        table = dataset.colormap(color[0])
-        palette = np.zeros((max(table) + 1, 4), np.uint8)
-        palette[list(table)] = list(table.values())
-    dtypes = {np.dtype(dataset.dtypes[band - 1]) for band in color}
-    if any(dtype.kind not in "uif" for dtype in dtypes):
-        raise SceneError(f"{path}: pixels are {dataset.dtypes[0]}; choose real-valued bands")
-    stored = np.result_type(*dtypes)
+    stored = np.result_type(*(real_dtype(path, dataset, band) for band in color))
+    palette = _palette(dataset, color[0]) if len({*color}) == 1 else None
     bands = Bands(
         color=color,
-        nodata=_nodata(dataset, color, stored),
-        alpha=alpha,
-        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        validity=Validity.of(dataset, [*dict.fromkeys(color)], alpha),
         palette=palette,
+        levels=(1, 0) if palette is not None else _levels(dataset, color, stored),
         dtype=stored if palette is None else np.dtype(np.uint8),
     )
     return bands, notes
+
+
+def _palette(dataset: DatasetReader, band: int) -> NDArray[np.uint8] | None:
+    """(entries, 4) RGBA, if the band has a palette."""
+    if dataset.colorinterp[band - 1] != ColorInterp.palette:
+        return None
+    try:
+        table = dataset.colormap(band)
+    except ValueError:  # rasterio's way to say that there is none
+        return None
+    palette = np.zeros((max(table) + 1, 4), np.uint8)
+    palette[list(table)] = list(table.values())
+    return palette
+
+
+def _levels(
+    dataset: DatasetReader, color: tuple[int, int, int], dtype: np.dtype
+) -> tuple[float, float]:
+    """See `Bands.levels`. Only whole numbers without a sign can have 0 for white."""
+    if dtype.kind != "u":
+        return 1, 0
+    bits, is_inverted = sample_bits(dataset, color[0]), is_min_white(dataset)
+    top = 2**bits - 1
+    if dtype.itemsize > 1:
+        return (-1, top) if is_inverted else (1, 0)
+    slope = 255 / top
+    return (-slope, 255) if is_inverted else (slope, 0)
+
+
+def sample_bits(dataset: DatasetReader, band: int) -> int:
+    """Bits of a sample that may be used, of those it takes."""
+    told = _file_under(dataset).tags(band, ns="IMAGE_STRUCTURE").get("NBITS")
+    return int(told) if told else 8 * np.dtype(dataset.dtypes[band - 1]).itemsize
+
+
+def is_min_white(dataset: DatasetReader) -> bool:
+    """Whether 0 is white (TIFF's MINISWHITE): GDAL says so and leaves the pixels as they are."""
+    return _file_under(dataset).tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+
+
+def _file_under(dataset: DatasetReader) -> DatasetReader:
+    """A warped view does not say how the pixels under it are stored."""
+    return dataset.src_dataset if isinstance(dataset, WarpedVRT) else dataset
 
 
 def _explicit(path: str, dataset: DatasetReader, wanted: Sequence[int]) -> tuple[int, int, int]:
@@ -145,24 +201,6 @@ def _automatic(dataset: DatasetReader) -> tuple[int, int, int]:
     if len(pictures) < 3:
         return (pictures or [1])[0], (pictures or [1])[0], (pictures or [1])[0]
     return pictures[0], pictures[1], pictures[2]
-
-
-def _nodata(
-    dataset: DatasetReader, color: tuple[int, int, int], dtype: np.dtype
-) -> tuple[float | None, float | None, float | None]:
-    """Declared values, rounded as the pixels are; those that no pixel can hold mean nothing."""
-
-    def stored(band: int) -> float | None:
-        value = dataset.nodatavals[band - 1]
-        if value is None or np.isnan(value):
-            return None
-        if dtype.kind == "f":
-            return dtype.type(value).item()
-        info = np.iinfo(dtype)
-        return int(value) if info.min <= value <= info.max and value == int(value) else None
-
-    red, green, blue = map(stored, color)
-    return red, green, blue
 
 
 def _is_two_valued(dataset: DatasetReader, band: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
@@ -16,6 +18,7 @@ from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.legend import declared_classes
 from geoseg.geo.source import Source
+from geoseg.geo.validity import Validity, real_dtype
 from geoseg.grid import Window
 
 _SCAN_ROWS = 1024
@@ -27,6 +30,10 @@ class ClassRaster:
 
     source: Source
     geobox: GeoBox
+    band: int
+    """The one that holds the classes; another may be an alpha band."""
+    validity: Validity
+    """Pixels that the file declares to be empty have no class."""
     classes: tuple[LabelClass, ...]
     """Ids are values of the raster, which may be larger than 255. Not all need occur."""
     values: NDArray[np.int64]
@@ -35,6 +42,8 @@ class ClassRaster:
     """Codes that are no class, beside IGNORE."""
     direct: bool
     """The raster's values are the codes."""
+    model_gsd: float | None
+    """Meters a pixel at which a model saw what became this raster; None = not told."""
 
     @classmethod
     def open(
@@ -46,41 +55,43 @@ class ClassRaster:
         """Learn which values are classes: of 8 bits from the header, of more by reading them.
 
         Args:
-            skip: values that are no class, beside the file's nodata value.
-            classes: names and colours; None = see `declared_classes`.
+            skip: values that are no class, beside what the file declares to be empty.
+            classes: names and colors; None = see `declared_classes`.
 
         Raises:
-            SceneError: not readable, not one band of whole numbers, or of more than 255 classes.
+            SceneError: not readable, not one band of whole numbers, of more than 255 classes, or
+                with a value beyond 64 bits with a sign.
         """
         source = Source(str(path))
         with source.dataset() as dataset:
-            dtype = np.dtype(dataset.dtypes[0])
-            if dataset.count != 1 or dtype.kind not in "ui":
-                raise SceneError(
-                    f"{path}: {dataset.count} band(s) of {dtype}; give a raster of one band of "
-                    "whole numbers, each of them a class"
-                )
-            geobox = GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs)
-            nothing = {*skip} | ({int(dataset.nodata)} if dataset.nodata is not None else set())
+            band, alpha = _class_band(str(path), dataset)
+            dtype = real_dtype(str(path), dataset, band)
+            validity = Validity.of(dataset, [band], alpha)
+            nothing = {*skip, *_whole(validity.nodata)}
             direct = dtype == np.uint8 and IGNORE in nothing
             if direct:
                 values = np.arange(IGNORE)
             elif dtype == np.uint8 and nothing & {*range(256)}:
                 values = np.setdiff1d(np.arange(256), [*nothing])
             else:
-                values = np.setdiff1d(_distinct(dataset), [*nothing])
+                found = _distinct(str(path), dataset, band, validity)
+                values = np.array(sorted(found - nothing), np.int64)
             if len(values) > IGNORE:
                 raise SceneError(
-                    f"{path}: {len(values)} different values; give a raster of at most 255 classes"
+                    f"{path}: more than 255 different values; give a raster of at most 255 classes"
                 )
             known = declared_classes(dataset) if classes is None else classes
+            told = re.fullmatch(r"\d+(\.\d+)?", dataset.tags().get("MODEL_GSD", ""))
         return cls(
             source=source,
-            geobox=geobox,
+            geobox=GeoBox.of(dataset),
+            band=band,
+            validity=validity,
             classes=known,
             values=values.astype(np.int64),
             skip=tuple(value for value in sorted(nothing) if 0 <= value < IGNORE) if direct else (),
             direct=direct,
+            model_gsd=float(told[0]) if told else None,
         )
 
     def read(self, window: Window) -> NDArray[np.uint8]:
@@ -90,25 +101,65 @@ class ClassRaster:
         """
         area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
         with self.source.dataset("read") as dataset:
-            stored = dataset.read(1, window=area)
+            stored = dataset.read(self.band, window=area)
+            if self.direct and not self.validity.has_mask:
+                return stored  # the nodata value is among those to be skipped
+            valid = self.validity.read(dataset, [stored], area)
+        return np.where(valid, self._codes(stored), np.uint8(IGNORE))
+
+    def _codes(self, stored: NDArray) -> NDArray[np.uint8]:
         if self.direct:
             return stored
         if stored.dtype == np.uint8:
             table = np.full(256, IGNORE, np.uint8)
             table[self.values] = np.arange(len(self.values))
             return table[stored]
-        code = np.searchsorted(self.values, stored)
-        padded = np.append(self.values, 0)
-        known = (code < len(self.values)) & (padded[code] == stored)
+        values = self.values.astype(stored.dtype)  # each was found in pixels of that dtype
+        code = np.searchsorted(values, stored)
+        known = (code < len(values)) & (np.append(values, values.dtype.type(0))[code] == stored)
         return np.where(known, code, IGNORE).astype(np.uint8)
 
 
-def _distinct(dataset: DatasetReader) -> NDArray[np.int64]:
+def _class_band(path: str, dataset: DatasetReader) -> tuple[int, int | None]:
+    """The band of classes and the alpha band, from 1."""
+    kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
+    alphas = [band for band, kind in kinds.items() if kind == ColorInterp.alpha]
+    others = [band for band in kinds if band not in alphas]
+    if len(others) != 1 or len(alphas) > 1:
+        raise SceneError(
+            f"{path}: {dataset.count} bands; give a raster of one band of whole numbers, each of "
+            "them a class (gdal_translate -b takes one out)"
+        )
+    return others[0], alphas[0] if alphas else None
+
+
+def _whole(nodata: tuple[float | None, ...]) -> set[int]:
+    return {int(value) for value in nodata if value is not None and float(value).is_integer()}
+
+
+def _distinct(path: str, dataset: DatasetReader, band: int, validity: Validity) -> set[int]:
+    """Values of pixels that are not empty, or enough of them to see that they are too many."""
     found: set[int] = set()
     for top in range(0, dataset.height, _SCAN_ROWS):
         rows = min(_SCAN_ROWS, dataset.height - top)
-        part = dataset.read(1, window=RasterioWindow(0, top, dataset.width, rows))
-        found.update(np.unique(part).tolist())
+        area = RasterioWindow(0, top, dataset.width, rows)
+        stored = dataset.read(band, window=area)
+        values = np.unique(stored[validity.read(dataset, [stored], area)])
+        if stored.dtype.kind == "f" and (values != np.rint(values)).any():
+            fraction = values[values != np.rint(values)][0]
+            raise SceneError(
+                f"{path}: holds {fraction:g}, but classes are whole numbers; round it first "
+                f"(gdal_calc.py --calc='rint(A)' --type=Int32), or give the class raster "
+                "that belongs to it"
+            )
+        limits = np.iinfo(np.int64)
+        for value in map(int, values[: 2 * 256]):
+            if not limits.min <= value <= limits.max:
+                raise SceneError(
+                    f"{path}: the value {value} needs more than 63 bits, which fields of layers "
+                    "do not have; number the classes anew (gdal_calc.py)"
+                )
+            found.add(value)
         if len(found) > 2 * 256:
-            break  # enough to refuse
-    return np.array(sorted(found), np.int64)
+            break
+    return found

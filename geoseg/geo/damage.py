@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,9 @@ def read_around_damage(
         assert piece is not None
         rows, columns = piece.relative_to(window).slices
         try:
-            with source.dataset(f"read {piece}") as dataset:
-                color[:, rows, columns], valid[rows, columns] = bands.read(dataset, piece)
+            color[:, rows, columns], valid[rows, columns] = source.read(
+                f"read {piece}", partial(bands.read, window=piece)
+            )
         except SceneError as error:
             _LOG.info("%s", error)
             damaged.append(block)

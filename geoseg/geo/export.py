@@ -1,22 +1,39 @@
-"""Layers of a GeoPackage in the formats that other programs ask for."""
+"""Polygons in the formats that other programs ask for, from a GeoPackage or from a prediction."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-import pyproj
+import numpy as np
+import pyogrio
 import shapely
 from geopandas import GeoDataFrame
+from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.crs import CRS
 
+from geoseg.atomic import Staging, companions
+from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError, OutputError
-from geoseg.geo.layers import read_layers, write_polygons
+from geoseg.geo.edited import FIELDS, Color, layer_names, read_edited
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.gdal_settings import READING, vector_settings
+from geoseg.geo.kml import paint
+from geoseg.geo.layers import NO_OBJECTS, write_polygons
+from geoseg.geo.measure import measure
+from geoseg.geo.names import LayerNames, clean, distinct
+from geoseg.geo.paths import check_outputs, vector_path
+from geoseg.geo.reproject import check_target, in_wanted_crs
+from geoseg.geo.styles import layer_qml
+from geoseg.hues import hue
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
+_DBF_TEXT = 254
+"""Bytes of a text in a shapefile, at most."""
 _WGS84 = "EPSG:4326"
 _LOG = logging.getLogger("geoseg")
 
@@ -32,19 +49,45 @@ class Format:
     """A file of each class instead of one of all."""
     wgs84: bool = False
     """Longitude and latitude by its standard, whatever the scene's CRS."""
-    sidecars: tuple[str, ...] = ()
-    """Suffixes of further files that belong to it."""
+    misfits: Callable[[GeoDataFrame], list[str]] = lambda frame: []
+    """What of the features it has no place for, one sentence each."""
+    paint: Callable[[Path, Sequence[Color]], None] | None = None
+    """Gives the features of a finished file, in its order, their colors."""
 
 
-def _by_gdal(driver: str, **options: str) -> Callable[[GeoDataFrame, Path, str], None]:
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which layer each of N features belongs to, and how the layers look."""
+
+    layers: NDArray[np.object_]
+    """(N,) names, distinct and fit for files."""
+    colors: Mapping[str, Color]
+    """By layer."""
+
+    @classmethod
+    def by_class(cls, frame: GeoDataFrame, classes: Sequence[LabelClass]) -> Grouping:
+        """As `Layers` groups them in a GeoPackage."""
+        names, known = LayerNames(classes), {label.id: label.color for label in classes}
+        pairs = frame[["class_id", "class"]].drop_duplicates().itertuples(index=False, name=None)
+        layer_of = {int(i): names.of(int(i), name) for i, name in pairs}
+        layers = np.array([layer_of[int(i)] for i in frame["class_id"]], dtype=object)
+        return cls(layers, {name: known.get(i, hue(i)) for i, name in layer_of.items()})
+
+
+def _by_gdal(driver: str, **options: Any) -> Callable[[GeoDataFrame, Path, str], None]:
     return lambda frame, path, layer: write_polygons(frame, path, layer, driver, **options)
 
 
+def _flatgeobuf(frame: GeoDataFrame, path: Path, layer: str) -> None:
+    """Of one type of geometry: if there is one multipolygon, all become that."""
+    kinds = shapely.get_type_id(frame.geometry.array)
+    some = bool((kinds == shapely.GeometryType.MULTIPOLYGON).any())
+    kind = "MultiPolygon" if some else "Polygon"
+    write_polygons(frame, path, layer, "FlatGeobuf", geometry_type=kind, promote_to_multi=some)
+
+
 def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
-    names = short_names(frame.columns.drop(frame.geometry.name))
-    if changed := [f"{name} = {short}" for name, short in names.items() if name != short]:
-        _LOG.warning("%s: fields are called %s", path.name, ", ".join(changed))
-    frame = frame.rename(columns=names)
+    frame = frame.rename(columns=short_names(frame.columns.drop(frame.geometry.name)))
     size = shapefile_size(frame)
     if size > _SHAPEFILE_LIMIT * 0.9:
         _LOG.warning(
@@ -52,18 +95,32 @@ def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
             path.name,
             size / 1024**3,
         )
-    write_polygons(frame, path, layer, "ESRI Shapefile", ENCODING="UTF-8")
+    plain = path.with_name("shapes.shp")  # several files of one stem: see `vector_path`
+    write_polygons(frame, plain, plain.stem, "ESRI Shapefile", ENCODING="UTF-8")
+    for part in [each for each in path.parent.iterdir() if each.stem == plain.stem]:
+        part.rename(path.with_name(path.stem + part.suffix))
+
+
+def _shapefile_misfits(frame: GeoDataFrame) -> list[str]:
+    table = frame.drop(columns=frame.geometry.name)
+    changed = [f"{name} → {short}" for name, short in short_names(table).items() if name != short]
+    notes = [f"field names shortened: {', '.join(changed)}"] if changed else []
+    for name in table.select_dtypes(["object", "string"]):
+        texts = (each for each in table[name] if isinstance(each, str))
+        if any(len(each.encode()) > _DBF_TEXT for each in texts):
+            notes.append(f"texts of field {name} end after {_DBF_TEXT} bytes")
+    return notes
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Names of fields in shapefiles, which have ten bytes for them.
 
     All that geoseg writes stay as they are. Of longer ones the first ten count; where another
-    field is called so, the first seven and _2, _3 and so on.
+    field is called so, the first six and _2, _3 and so on.
     """
     short: dict[str, str] = {}
     for name in names:
-        tries = [_cut(name, 10), *(f"{_cut(name, 7)}_{number}" for number in range(2, 100))]
+        tries = [_cut(name, 10), *(f"{_cut(name, 6)}_{number}" for number in range(2, 1000))]
         taken = {each.lower() for each in short.values()}
         short[name] = next(each for each in tries if each.lower() not in taken)
     return short
@@ -82,7 +139,8 @@ def shapefile_size(frame: GeoDataFrame) -> int:
 
 def _geoparquet(frame: GeoDataFrame, path: Path, layer: str) -> None:
     try:
-        frame.to_parquet(path, schema_version="1.1.0", write_covering_bbox=True, index=False)
+        with path.open("wb") as file:
+            frame.to_parquet(file, schema_version="1.1.0", write_covering_bbox=True, index=False)
     except ImportError as error:
         raise OptionError(
             "--format geoparquet needs pyarrow; install it: pip install 'geoseg[parquet]'"
@@ -91,29 +149,48 @@ def _geoparquet(frame: GeoDataFrame, path: Path, layer: str) -> None:
 
 def _kml(frame: GeoDataFrame, path: Path, layer: str) -> None:
     # What Google Earth writes beside an object is the field Name.
-    write_polygons(frame.assign(Name=frame["class"]), path, layer, "LIBKML")
+    fields = {field.lower(): field for field in frame.columns}
+    own = frame[fields.get("name", "class")].astype("str")
+    named = frame.drop(columns=fields.get("name", []))
+    named = named.assign(Name=own.where(own.notna() & (own.str.strip() != ""), frame["class"]))
+    texts = named.select_dtypes(["object", "string"]).columns.drop(named.geometry.name, "ignore")
+    # XML has no place for control characters.
+    named = named.assign(
+        **{
+            field: named[field]
+            .astype("str")
+            .where(named[field].notna())
+            .str.replace(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", " ", regex=True)
+            for field in texts
+        }
+    )
+    write_polygons(named, path, layer, "LIBKML")
 
 
 def _csv(frame: GeoDataFrame, path: Path, layer: str) -> None:
+    shapes = frame.geometry.array
+    # Under the name WKT, GDAL and QGIS find the geometry.
+    ours = {"x": None, "y": None, "WKT": shapely.to_wkt(shapes, rounding_precision=-1)}
+    points = shapely.point_on_surface(shapes)
+    ours |= {"x": shapely.get_x(points), "y": shapely.get_y(points)}
     table = frame.drop(columns=frame.geometry.name)
-    # Under this name GDAL and QGIS find the geometry.
-    table.insert(0, "WKT", shapely.to_wkt(frame.geometry.array, rounding_precision=-1))
-    table.to_csv(path, index=False, encoding="utf-8")
+    clashes = {name: f"{name}_2" for name in table.columns if name.lower() in ("x", "y", "wkt")}
+    if clashes:
+        _LOG.warning("%s: fields renamed: %s", path.name, ", ".join(clashes))
+    table.rename(columns=clashes).assign(**ours).to_csv(path, index=False, encoding="utf-8")
 
 
 FORMATS = {
-    "shapefile": Format(
-        ".shp", _shapefile, per_class=True, sidecars=(".dbf", ".shx", ".prj", ".cpg")
-    ),
-    "flatgeobuf": Format(".fgb", _by_gdal("FlatGeobuf")),
+    "shapefile": Format(".shp", _shapefile, per_class=True, misfits=_shapefile_misfits),
+    "flatgeobuf": Format(".fgb", _flatgeobuf),
     "geojson": Format(
         ".geojson", _by_gdal("GeoJSON", RFC7946="YES", COORDINATE_PRECISION="9"), wgs84=True
     ),
     "geoparquet": Format(".parquet", _geoparquet),
-    "kml": Format(".kml", _kml, wgs84=True),
+    "kml": Format(".kml", _kml, wgs84=True, paint=paint),
     "csv": Format(".csv", _csv),
 }
-"""By name. csv holds the geometry as WKT in a column WKT."""
+"""By name. csv holds a point on each surface as x and y, and the geometry as WKT."""
 
 
 def export(
@@ -127,21 +204,62 @@ def export(
 ) -> list[Path]:
     """Write the features of a GeoPackage, all or those of some `layers`, in another format.
 
-    Returns the files, without sidecars; see `write_format`.
+    The file may have been edited, or be somebody else's: see `read_edited`. Sizes are measured
+    again. Files take their places together; where all layers are written, files of an earlier run
+    for layers that are gone now go. Returns the files, without sidecars; see `write_format`.
 
     Raises:
-        DataError: no such file or layer. OptionError: CRS and format do not go together.
-        OutputError: a file exists already or cannot be written.
+        DataError: the file has no such layer, or none with polygons.
+        OptionError: CRS and format do not go together.
+        OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
-    frame = read_layers(path)
-    if layers:
-        known = {*frame["class"]}
-        if missing := [layer for layer in layers if layer not in known]:
-            raise DataError(
-                f"{path} has no layer {missing[0]}; it has {', '.join(sorted(known)) or 'none'}"
+    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
+    names = layer_names(path)
+    if not names:
+        raise DataError(f"{path} has no layer of polygons")
+    files = dict(zip(names, distinct(names), strict=True))
+    chosen = [files[name] for name in names if not layers or name in layers]
+    planned = planned_files(folder, path.stem, kind, chosen)
+    earlier = [] if layers else earlier_files(folder, path.stem, kind, chosen)
+    inputs = [path, *companions(path)]
+    check_outputs(planned, inputs, overwrite=overwrite, obsolete=earlier)
+    edited = read_edited(path, layers)
+    for note in edited.notes:
+        _LOG.warning("%s", note)
+    frame = measured(edited.features, str(path))
+    if frame.empty:
+        _LOG.warning("%s has no polygons%s", path, " in these layers" if layers else "")
+    grouping = Grouping(
+        np.array([files[name] for name in edited.layers], dtype=object),
+        {files[name]: color for name, color in edited.colors.items()},
+    )
+    style = FORMATS[kind]
+    if style.per_class:  # the class may have been looked for by its spelling
+        planned = planned_files(folder, path.stem, kind, [*dict.fromkeys(grouping.layers)])
+        check_outputs(planned, inputs, overwrite=overwrite)
+    gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
+    with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
+        with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
+            frame = in_wanted_crs(
+                frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
             )
-        frame = frame[frame["class"].isin(list(layers))]
-    return write_format(frame, folder, path.stem, kind, target_crs=target_crs, overwrite=overwrite)
+        done = _write(frame, grouping, staging.new, path.stem, style)
+    return [folder / file.name for file in done]
+
+
+def measured(frame: GeoDataFrame, what: str) -> GeoDataFrame:
+    """`frame` with sizes of its polygons as they are now.
+
+    Raises DataError, beginning with `what`.
+    """
+    if frame.empty:
+        return frame
+    with vector_errors(f"{what}: the polygons cannot be measured", DataError):
+        crs = None if frame.crs is None else CRS.from_wkt(frame.crs.to_wkt())
+        sizes = measure(np.asarray(frame.geometry.values, dtype=object), crs)
+    return frame.assign(
+        area_m2=sizes.area, length_m=sizes.length, width_m=sizes.width, angle_deg=sizes.angle
+    )
 
 
 def write_format(
@@ -152,43 +270,94 @@ def write_format(
     *,
     target_crs: str | None = None,
     overwrite: bool = False,
+    classes: Sequence[LabelClass] = (),
 ) -> list[Path]:
-    """Write features as `<stem>.<suffix>`, or as `<stem>_<class>.<suffix>` for each class.
+    """Write features as `<stem>.<suffix>`, or as `<stem>_<layer>.<suffix>` for each class.
 
-    Files appear once they are complete. Raises as `export` does.
+    Layers are called as in a GeoPackage of these `classes`. The files take their places together.
+    Raises as `export` does.
+    """
+    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
+    style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
+    with vector_errors(f"{stem} cannot go to {target_crs or _WGS84}", DataError):
+        frame = in_wanted_crs(
+            frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
+        )
+    planned = planned_files(folder, stem, kind, [*dict.fromkeys(grouping.layers)])
+    check_outputs(planned, (), overwrite=overwrite)
+    with Staging(folder, f"{stem}{style.suffix}") as staging:
+        done = _write(frame, grouping, staging.new, stem, style)
+    return [folder / file.name for file in done]
+
+
+def planned_files(folder: Path, stem: str, kind: str, layers: Iterable[str]) -> list[Path]:
+    """The files, without sidecars, that layers of these names become."""
+    style = FORMATS[kind]
+    if style.per_class:
+        return [folder / f"{stem}_{layer}{style.suffix}" for layer in layers]
+    return [folder / f"{stem}{style.suffix}"]
+
+
+def earlier_files(folder: Path, stem: str, kind: str, layers: Collection[str]) -> list[Path]:
+    """Files of classes that an earlier run with this `stem` had, and `layers` have not.
+
+    Known by their content: geoseg's fields, and a first feature of the class that the file is
+    called by. So neither `tile_2_ship.shp` of a scene tile_2 belongs to a scene called tile, nor
+    a user's own `tile_roads.shp`.
     """
     style = FORMATS[kind]
-    frame = _projected(frame, kind, style, target_crs)
-    groups = dict(tuple(frame.groupby("class"))) if style.per_class else {stem: frame}
-    names = {f"{stem}_{key}" if style.per_class else stem: rows for key, rows in groups.items()}
-    paths = [folder / f"{name}{style.suffix}" for name in names]
-    if not overwrite and (there := [path for path in paths if path.exists()]):
-        raise OutputError(f"{there[0]} exists; give --overwrite or another folder (-o)")
+    if not (style.per_class and folder.is_dir()):
+        return []
+    planned = {*planned_files(folder, stem, kind, layers)}
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix == style.suffix and path.name.startswith(f"{stem}_")
+    ]
+    return [
+        path
+        for path in found
+        if path not in planned and _class_within(path) == path.stem[len(stem) + 1 :]
+    ]
+
+
+def _class_within(path: Path) -> str | None:
+    """The class of the first feature, as a layer is called; None of files that are not geoseg's."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=f".{stem}.") as working:
-            for (name, rows), path in zip(names.items(), paths, strict=True):
-                style.write(rows, Path(working) / path.name, name)
-                for suffix in (*style.sidecars, style.suffix):
-                    part = Path(working) / f"{name}{suffix}"
-                    if part.exists():  # without a CRS there is no .prj
-                        part.replace(folder / part.name)
-    except (OSError, DataSourceError, DataLayerError) as error:
-        raise OutputError(f"{folder} cannot be written: {error}") from error
+        with vector_settings(READING):
+            source = vector_path(path)
+            if not {*FIELDS} <= {*pyogrio.read_info(source)["fields"]}:
+                return None
+            first = pyogrio.read_dataframe(
+                source, columns=["class"], max_features=1, read_geometry=False
+            )
+    except (OSError, DataSourceError, DataLayerError):
+        return None  # not readable, so not known to be geoseg's
+    return clean(str(first["class"].iloc[0])) if len(first) else None
+
+
+def _write(
+    frame: GeoDataFrame, grouping: Grouping, folder: Path, stem: str, style: Format
+) -> list[Path]:
+    """Write the files into `folder`, where none of them is."""
+    for note in style.misfits(frame):
+        _LOG.warning("%s: %s", stem, note)
+    every = np.ones(len(frame), bool)
+    groups: dict[str, NDArray[np.bool_]] = {stem: every}
+    looks: dict[str, str] = {}
+    if style.per_class:
+        names = [*dict.fromkeys(grouping.layers)] or [NO_OBJECTS]
+        groups = {f"{stem}_{name}": grouping.layers == name for name in names}
+        unit = "px" if frame.crs is None else "m"
+        looks = {f"{stem}_{n}": layer_qml(c, unit=unit) for n, c in grouping.colors.items()}
+    paths = []
+    for name, rows in groups.items():
+        path = folder / f"{name}{style.suffix}"
+        with vector_errors(f"{path.name} cannot be written", OutputError):
+            style.write(frame[rows], path, clean(name))
+            if style.paint is not None:
+                style.paint(path, [grouping.colors[layer] for layer in grouping.layers[rows]])
+            if name in looks:  # where QGIS looks for it
+                path.with_name(f"{name}.qml").write_text(looks[name], encoding="utf-8")
+        paths.append(path)
     return paths
-
-
-def _projected(
-    frame: GeoDataFrame, kind: str, style: Format, target_crs: str | None
-) -> GeoDataFrame:
-    if style.wgs84 and target_crs and pyproj.CRS(target_crs) != pyproj.CRS(_WGS84):
-        raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
-    wanted = target_crs or (_WGS84 if style.wgs84 else None)
-    if wanted is None:
-        return frame
-    if frame.crs is None:
-        raise OptionError(
-            f"the layers have no CRS, so they cannot go to {wanted}; choose another --format "
-            "than geojson and kml, without --t-srs"
-        )
-    return frame.to_crs(wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import geopandas
 import numpy as np
@@ -11,12 +11,31 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
+from geoseg.geo.crs import spelled_out, system
 from geoseg.geo.flat import Polygons, sum_runs
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.measure import measure
 
 _BATCH = 500_000
 """Corners that exist as geometry at a time."""
+_TYPICAL_AREA = {
+    "ground_track_field": 12_000.0,
+    "harbor": 8_000.0,
+    "soccer_ball_field": 6_000.0,
+    "baseball_diamond": 4_000.0,
+    "bridge": 3_000.0,
+    "roundabout": 1_500.0,
+    "plane": 600.0,
+    "storage_tank": 450.0,
+    "basketball_court": 420.0,
+    "tennis_court": 260.0,
+    "ship": 150.0,
+    "helicopter": 80.0,
+    "swimming_pool": 40.0,
+    "large_vehicle": 30.0,
+    "small_vehicle": 9.0,
+}
+"""m². Layers come in this order in every file, whatever the sizes in a scene."""
 
 
 def tables(
@@ -25,7 +44,7 @@ def tables(
     classes: tuple[LabelClass, ...],
     apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
 ) -> Iterator[geopandas.GeoDataFrame]:
-    """Tables of bounded size, each of one class, from that with the largest objects on.
+    """Tables of bounded size, each of one class, in `drawing_order`.
 
     Together they are what `features` makes of the polygons' own geometry.
 
@@ -39,13 +58,31 @@ def tables(
         return frame.assign(object_id=places + 1)
 
     ids, kind = np.unique(polygons.class_id, return_inverse=True)
-    sizes = [np.median(polygons.pixels[kind == i]) for i in range(len(ids))]
-    rank = np.argsort(np.argsort(sizes, kind="stable")[::-1])
+    names = {label.id: label.name for label in classes}
+    pixel = (geobox.gsd or 1.0) ** 2
+    sizes = [float(np.median(polygons.pixels[kind == i])) * pixel for i in range(len(ids))]
+    rank = np.argsort(drawing_order([names.get(int(i), "") for i in ids], sizes))
     order = np.argsort(rank[kind], kind="stable")
     corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
     batch = np.cumsum(corners[order]) // _BATCH
     for frame in apply(table, np.split(order, np.flatnonzero(np.diff(batch)) + 1)):
         yield from (part for _, part in frame.groupby("class_id", sort=False))
+
+
+def drawing_order(names: Sequence[str], areas: Sequence[float]) -> NDArray[np.intp]:
+    """Places of classes in the order of their layers: large objects first, small ones over them.
+
+    Args:
+        areas: typical ones in this scene, m²; they decide on classes that are not built in.
+    """
+    typical = [_TYPICAL_AREA.get(name, area) for name, area in zip(names, areas, strict=True)]
+    return np.argsort(-np.array(typical, float), kind="stable")
+
+
+def no_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
+    """The table of no polygons: its columns, and the CRS."""
+    nothing = Polygons.concatenate([])
+    return features(nothing, nothing.geometry, geobox, ())
 
 
 def features(
@@ -72,7 +109,7 @@ def features(
     table = pd.DataFrame(
         {
             "object_id": np.arange(1, len(ids) + 1),
-            "class_id": ids.astype(np.int32),
+            "class_id": _narrowed(ids),
             "class": pd.Series(names[kind], dtype="str"),
             "area_m2": sizes.area,
             "confidence": np.full(len(ids), np.nan) if confidence is None else confidence,
@@ -81,5 +118,12 @@ def features(
             "angle_deg": sizes.angle,
         }
     )
-    crs = None if geobox.crs is None else geobox.crs.to_wkt()
+    crs = None if geobox.crs is None else spelled_out(system(geobox.crs))
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
+
+
+def _narrowed(ids: NDArray[np.integer]) -> NDArray[np.integer]:
+    """As int32, unless a value is larger."""
+    limits = np.iinfo(np.int32)
+    fits = not len(ids) or (limits.min <= ids.min() and ids.max() <= limits.max)
+    return ids.astype(np.int32 if fits else np.int64)

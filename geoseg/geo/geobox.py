@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyproj
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.io import DatasetReader
 
+from geoseg.errors import DataError, SceneError
+from geoseg.geo.crs import Ground, flat, system
 from geoseg.grid import Window
+
+Floats = NDArray[np.float64]
+
+_UNPLACED = Affine.scale(1, -1)
+_STEP = 100.0
+"""Metres over which pixels are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,27 @@ class GeoBox:
     transform: Affine
     """(column, row) in pixels to (x, y) in CRS units; may rotate, shear or flip."""
     crs: CRS | None
-    """None: nothing is known of the ground, coordinates are pixels or arbitrary."""
+    """Without heights. None: nothing is known of the ground, coordinates may be pixels."""
+
+    @classmethod
+    def of(cls, dataset: DatasetReader) -> GeoBox:
+        """The grid of an open raster, in the horizontal part of its CRS.
+
+        Without a place on the ground, y is minus the row: GIS programs hang such pictures below
+        the x axis, and so polygons lie on them. Raises SceneError where PROJ refuses the CRS.
+        """
+        try:
+            crs, transform = flat(dataset.crs or None), dataset.transform
+        except DataError as error:
+            raise SceneError(f"{dataset.name}: {error}; give it another (gdal_edit)") from error
+        if crs is None and transform.is_identity:
+            transform = _UNPLACED
+        return cls(dataset.height, dataset.width, transform, crs)
+
+    @property
+    def is_unplaced(self) -> bool:
+        """Coordinates are pixels: x = column, y = minus the row."""
+        return self.crs is None and self.transform == _UNPLACED
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -35,11 +66,6 @@ class GeoBox:
         return Window(0, 0, self.width, self.height)
 
     @property
-    def is_geographic(self) -> bool:
-        """Coordinates are longitude and latitude in degrees."""
-        return self.crs is not None and bool(self.crs.is_geographic)
-
-    @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(left, bottom, right, top) of all four corners, in CRS units."""
         corners = [
@@ -47,6 +73,11 @@ class GeoBox:
         ]
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
+
+    def place(self, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
+        """x and y of points in pixels, (N,) each."""
+        t = self.transform
+        return t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f
 
     def crop(self, window: Window) -> GeoBox:
         """The part of the grid under `window`."""
@@ -68,24 +99,30 @@ class GeoBox:
         """
         if self.crs is None:
             return None
-        # A step of several pixels stays above the rounding errors of inverse projections.
-        steps = max(1, min(self.width, self.height, 64))
-        column, row = self.width / 2, self.height / 2
-        points = ((column, row), (column + steps, row), (column, row + steps))
-        xs, ys = zip(*(self.transform @ point for point in points), strict=True)
-        crs = pyproj.CRS.from_wkt(self.crs.to_wkt())
-        ellipsoid = crs.get_geod()
-        if crs.geodetic_crs is None or ellipsoid is None:
+        crs = system(self.crs)
+        if (ground := Ground.of(crs)) is None:
             # An engineering CRS, say a building site: its units are all there is.
-            unit = crs.axis_info[0].unit_conversion_factor
-            metres = tuple(math.hypot(xs[i] - xs[0], ys[i] - ys[0]) * unit for i in (1, 2))
+            t, metres = self.transform, crs.axis_info[0].unit_conversion_factor
+            sizes = np.hypot(t.a, t.d) * metres, np.hypot(t.b, t.e) * metres
         else:
-            to_ground = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-            lons, lats = to_ground.transform(xs, ys)
-            _, _, metres = ellipsoid.inv([lons[0]] * 2, [lats[0]] * 2, lons[1:3], lats[1:3])
-        if not all(math.isfinite(m) and m > 0 for m in metres):
+            # A step of many pixels stays above the rounding errors of inverse projections.
+            rough = self._on_ellipsoid(ground, (1.0, 1.0))
+            steps = [_STEP / size if size > 0 else 1.0 for size in rough]
+            sizes = self._on_ellipsoid(ground, steps)
+        if not all(math.isfinite(size) and size > 0 for size in sizes):
             return None  # off the globe, or a unit of 0
-        return metres[0] / steps, metres[1] / steps
+        return float(sizes[0]), float(sizes[1])
+
+    def _on_ellipsoid(self, ground: Ground, steps: Sequence[float]) -> tuple[float, float]:
+        """Metres a pixel along rows and columns, over `steps` pixels about the centre; or NaN."""
+        column, row = self.width / 2, self.height / 2
+        columns = column + np.array([-0.5, 0.5, 0, 0]) * steps[0]
+        rows = row + np.array([0, 0, -0.5, 0.5]) * steps[1]
+        lons, lats = ground.lonlat(*self.place(columns, rows))
+        if not np.isfinite([lons, lats]).all():
+            return math.nan, math.nan
+        _, _, metres = ground.ellipsoid.inv(lons[::2], lats[::2], lons[1::2], lats[1::2])
+        return metres[0] / steps[0], metres[1] / steps[1]
 
     @property
     def gsd(self) -> float | None:

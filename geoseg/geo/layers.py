@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyogrio
 from geopandas import GeoDataFrame
-from pyogrio.errors import DataLayerError, DataSourceError
 
-from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.styles import TABLE, qml
+from geoseg.geo.edited import read_edited
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.features import drawing_order
+from geoseg.geo.gdal_settings import WRITING, vector_settings
+from geoseg.geo.names import LayerNames
+from geoseg.geo.paths import vector_path
+from geoseg.geo.styles import TABLE, layer_qml
 
-_GREY = (128, 128, 128)
+NO_OBJECTS = "objects"
+"""The layer of a file without a feature."""
+_LOG = logging.getLogger("geoseg")
+_GRAY = (128, 128, 128)
 
 
 def write_layers(
@@ -32,76 +38,95 @@ def write_layers(
 ) -> dict[str, int]:
     """Write `frame`, from `features`, as one GeoPackage; see `Layers`.
 
-    The layer with the largest objects comes first. Returns the features in each layer.
+    Layers come in `drawing_order`. Returns the features in each layer.
     """
-    typical = frame.groupby("class")["area_m2"].median().sort_values(ascending=False, kind="stable")
-    with Layers(path, classes, metadata) as layers:
-        for name in typical.index:
+    typical = frame.groupby("class")["area_m2"].median()
+    with Layers(path, classes, frame.iloc[:0], metadata) as layers:
+        for name in typical.index[drawing_order(list(typical.index), list(typical))]:
             layers.append(frame[frame["class"] == name])
         return layers.counts
 
 
 def read_layers(path: Path) -> GeoDataFrame:
-    """The features of all layers that `write_layers` wrote, in its order of object_id.
+    """The features of all layers of a GeoPackage, in the order of object_id; see `read_edited`.
 
-    Raises OutputError where there is no such file.
+    Raises what `read_edited` raises.
     """
-    try:
-        names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        frames = [pyogrio.read_dataframe(path, layer=name) for name in names]
-    except DataSourceError as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
-    frames = [frame for frame in frames if len(frame)] or frames[:1]
-    together = pd.concat(frames, ignore_index=True)
-    return together.sort_values("object_id", ignore_index=True) if len(together) else together
+    return read_edited(path).features
 
 
 def write_polygons(
-    frame: GeoDataFrame, path: Path, layer: str, driver: str, **options: Any
+    frame: GeoDataFrame,
+    path: Path,
+    layer: str,
+    driver: str,
+    *,
+    geometry_type: str = "Polygon",
+    promote_to_multi: bool = False,
+    **options: Any,
 ) -> None:
-    """Hand features to GDAL. Raises what pyogrio raises."""
-    with warnings.catch_warnings():
-        # A picture without a place on the ground has no CRS, and the user knows.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
+    """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
+    # What was cut at the edge of a map has several parts.
+    several = promote_to_multi or bool((frame.geom_type == "MultiPolygon").any())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         pyogrio.write_dataframe(
             frame,
-            path,
+            vector_path(path),
             layer=layer,
             driver=driver,
-            geometry_type="Polygon",
-            promote_to_multi=False,
+            geometry_type="MultiPolygon" if several else geometry_type,
+            promote_to_multi=several,
             **options,
         )
+    for said in dict.fromkeys(str(each.message) for each in caught):
+        if "'crs' was not provided" not in said:  # of a picture without a place on the ground
+            _LOG.warning("%s: %s", path.name, said)
 
 
 class Layers:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
-    A table layer_styles gives QGIS the classes' colours. Used as a context: the file appears at
-    `path` once the context is left in peace, in place of one that was there. Raises OutputError
-    where it cannot be written.
+    A table layer_styles gives QGIS the classes' colors, and names and units of fields. A context:
+    once it is left without an error, the file at `path` is whole; see `Staging` for one that is to
+    be whole or absent. Raises OutputError where it cannot be written.
     """
 
     def __init__(
         self,
         path: Path,
         classes: tuple[LabelClass, ...],
+        nothing: GeoDataFrame,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """`metadata` goes to the file's gpkg_metadata, and to that of each layer."""
+        """`metadata` goes to the file's gpkg_metadata, and to that of each layer.
+
+        `nothing` has the fields and the CRS, and becomes a layer where no feature comes.
+        """
         self.path = path
         self.counts: dict[str, int] = {}
-        self._partial = path.with_name(f".{path.name}.partial.gpkg")
-        self._colors = {label.name: label.color for label in classes}
+        self._nothing = nothing
+        self._classes = {label.id: label for label in classes}
+        self._names = LayerNames(classes)
+        self._shown: dict[str, tuple[str, tuple[int, int, int]]] = {}
+        """By layer: its class, in the class's own spelling, and color."""
         self._metadata = dict(metadata or {})
 
     def append(self, frame: GeoDataFrame) -> None:
         """Add features, all of one class."""
-        layer = frame["class"].iloc[0]
-        with self._failures(), _without_waiting():
+        class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
+        layer = self._names.of(class_id, name)
+        known = self._classes.get(class_id)
+        self._shown[layer] = name, _GRAY if known is None else known.color
+        with self._failures():
+            self._write(frame, layer)
+        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
+
+    def _write(self, frame: GeoDataFrame, layer: str) -> None:
+        with vector_settings(WRITING):
             write_polygons(
                 frame,
-                self._partial,
+                self.path,
                 layer,
                 "GPKG",
                 append=bool(self.counts),
@@ -109,11 +134,10 @@ class Layers:
                 dataset_metadata=self._metadata,
                 layer_metadata=self._metadata,
             )
-        self.counts[layer] = self.counts.get(layer, 0) + len(frame)
 
     def __enter__(self) -> Layers:
         with self._failures():
-            self._partial.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         return self
 
     def __exit__(
@@ -122,50 +146,41 @@ class Layers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._failures():
-            try:
-                if kind is None:
-                    if not self.counts:
-                        self._write_nothing()
-                    colors = [(name, self._colors.get(name, _GREY)) for name in self.counts]
-                    _add_styles(self._partial, colors)
-                    replace(self._partial, self.path)
-            finally:
-                self._partial.unlink(missing_ok=True)
+        if kind is None:
+            with self._failures():
+                if not self.counts:  # a GeoPackage needs a layer to be one
+                    self._write(self._nothing, NO_OBJECTS)
+                    self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
+                unit = "px" if self._nothing.crs is None else "m"
+                styles = {
+                    layer: (name, layer_qml(color, unit=unit))
+                    for layer, (name, color) in self._shown.items()
+                }
+                _add_styles(self.path, styles)
+                _verify(self.path, self.counts)
 
-    def _write_nothing(self) -> None:
-        """A GeoPackage needs a layer to be one."""
-        pyogrio.write_dataframe(
-            GeoDataFrame({"class": np.zeros(0, str)}, geometry=[], crs="EPSG:4326"),
-            self._partial,
-            layer="objects",
-            driver="GPKG",
-            geometry_type="Polygon",
-            dataset_metadata=self._metadata,
-        )
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error, DataSourceError, DataLayerError) as error:
-            raise OutputError(f"{self.path} cannot be written: {error}") from error
+    def _failures(self) -> AbstractContextManager[None]:
+        return vector_errors(f"{self.path} cannot be written", OutputError)
 
 
-@contextmanager
-def _without_waiting() -> Iterator[None]:
-    """Let GDAL neither wait for the disk at every step, for `replace` does in the end, nor be
-    ready to take steps back: a file that was not completed is removed."""
-    options = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
-    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
-    pyogrio.set_gdal_config_options(options)
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options(before)
+def _verify(path: Path, counts: Mapping[str, int]) -> None:
+    """On a full disk GDAL closes a file without a word: see that all is there.
+
+    Raises sqlite3.Error.
+    """
+    with closing(sqlite3.connect(path)) as file:
+        (told,) = file.execute("PRAGMA quick_check(1)").fetchone()
+        for name, count in counts.items():
+            quoted = name.replace('"', '""')
+            (there,) = file.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+            if told == "ok" and there != count:
+                told = f"{there} of {count} features of {name} arrived"
+    if told != "ok":
+        raise sqlite3.DatabaseError(told)
 
 
-def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> None:
+def _add_styles(path: Path, styles: Mapping[str, tuple[str, str]]) -> None:
+    """Class and QML of layers by name."""
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)
@@ -177,5 +192,5 @@ def _add_styles(path: Path, layers: list[tuple[str, tuple[int, int, int]]]) -> N
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '')",
-            [(name, name, qml(name, color), f"geoseg: {name}") for name, color in layers],
+            [(layer, layer, style, f"geoseg: {name}") for layer, (name, style) in styles.items()],
         )

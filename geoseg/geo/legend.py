@@ -10,11 +10,9 @@ from xml.etree import ElementTree
 
 from rasterio.io import DatasetReader
 
-from geoseg.classes import LabelClass
+from geoseg.classes import LabelClass, display_color
 from geoseg.errors import DataError, SceneError
-from geoseg.hues import hue
-
-Color = tuple[int, int, int]
+from geoseg.hues import Color, hue
 
 _NAME, _MIN, _VALUE, _RGB = "2", "3", "5", ("6", "7", "8")
 """What columns of an attribute table are for: GDALRATFieldUsage."""
@@ -37,7 +35,7 @@ def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
         colors |= own
     if names:
         return tuple(
-            LabelClass(value, name or f"class_{value}", colors.get(value) or hue(value))
+            LabelClass(value, name or f"class_{value}", _color(value, name, colors))
             for value, name in sorted(names.items())
         )
     return tuple(
@@ -47,12 +45,16 @@ def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
     )
 
 
+def _color(value: int, name: str, colors: dict[int, Color]) -> Color:
+    return display_color(name, colors[value]) if value in colors else hue(value)
+
+
 def _tagged(dataset: DatasetReader) -> dict[int, str]:
     tags = dataset.tags() | dataset.tags(1)
     return {
         int(match[1]): name
         for key, name in tags.items()
-        if (match := re.match(r"CLASS_(\d+)$", key))
+        if (match := re.match(r"CLASS_(-?\d+)$", key))
     }
 
 

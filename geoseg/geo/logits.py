@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from affine import Affine
@@ -21,56 +19,65 @@ CHUNK = 256
 
 
 class LogitsWriter:
-    """Writes `(H/8, W/8, C)` float16 logits; the store appears at `path` when it is complete.
+    """Writes `(h, w, C)` float16 logits of a window; NaN where nothing was computed.
 
     Its attributes hold `crs` (WKT), `transform` (of the cells, GDAL order) and `classes`, so
     that the array can be opened with xarray or decoded again without the scene.
+
+    Raises OutputError where the store cannot be written.
     """
 
-    def __init__(self, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> None:
+    def __init__(
+        self, path: Path, geobox: GeoBox, classes: Sequence[LabelClass], extent: Window
+    ) -> None:
+        """Args:
+        geobox: of the pixels that the model sees.
+        extent: the part of them that is wanted; whole cells are kept.
+        """
         import zarr  # an eighth of a second that most predictions can do without
 
         self.path = path
-        self.temporary = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        height, width = -(-geobox.height // CELL), -(-geobox.width // CELL)
-        cells = geobox.transform @ Affine.scale(CELL)
+        self.cells = cells_of(extent)
+        corner = Affine.translation(self.cells.col_off, self.cells.row_off)
+        transform = geobox.transform @ Affine.scale(CELL) @ corner
+        height, width = self.cells.height, self.cells.width
         try:
             self.array = zarr.create_array(
-                self.temporary,
+                path,
                 shape=(height, width, len(classes)),
                 chunks=(min(CHUNK, height), min(CHUNK, width), len(classes)),
                 dtype="float16",
+                fill_value=np.nan,
                 attributes={
                     "crs": geobox.crs.to_wkt() if geobox.crs else None,
-                    "transform": list(cells.to_gdal()),
+                    "transform": list(transform.to_gdal()),
                     "classes": [item.name for item in classes],
                 },
             )
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
 
     def write(self, core: Window, logits: NDArray[np.float16]) -> None:
         """Store `logits` (h,w,C) of a block whose `core` (px) begins on the cells' grid.
 
         Not for several threads at once.
         """
-        top, left = core.row_off // CELL, core.col_off // CELL
-        height, width, _ = logits.shape
-        self.array[top : top + height, left : left + width] = logits
+        cells = cells_of(core)
+        part = cells.intersection(self.cells)
+        if part is None:
+            return
+        place = part.relative_to(self.cells).slices
+        try:
+            self.array[place] = logits[part.relative_to(cells).slices]
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
 
-    def __enter__(self) -> LogitsWriter:
-        return self
+    def _failed(self, error: Exception) -> OutputError:
+        return OutputError(f"{self.path} cannot be written: {getattr(error, 'strerror', error)}")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.temporary.rename(self.path)
-        else:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+
+def cells_of(window: Window) -> Window:
+    """The cells that share a pixel with `window`."""
+    left, top = window.col_off // CELL, window.row_off // CELL
+    right, bottom = -(-window.col_end // CELL), -(-window.row_end // CELL)
+    return Window(left, top, right - left, bottom - top)

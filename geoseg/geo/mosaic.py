@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,15 +9,20 @@ from math import ceil, floor
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 
-from geoseg.atomic import replace
+from geoseg.atomic import Staging
 from geoseg.errors import OutputError, SceneError
-from geoseg.geo.bands import choose_bands
+from geoseg.geo.bands import choose_bands, is_min_white, sample_bits
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.paths import check_outputs
 from geoseg.geo.source import Source
+from geoseg.geo.validity import is_beyond_double
+from geoseg.interrupts import interruptible
 
 _GDAL_TYPES = {
     "uint8": "Byte",
@@ -27,6 +31,9 @@ _GDAL_TYPES = {
     "int16": "Int16",
     "uint32": "UInt32",
     "int32": "Int32",
+    "uint64": "UInt64",
+    "int64": "Int64",
+    "float16": "Float16",
     "float32": "Float32",
     "float64": "Float64",
 }
@@ -51,6 +58,12 @@ class _Part:
     nodata: float | None
     masked: bool
     """A mask or an alpha band says where the file is empty."""
+    files: tuple[str, ...]
+    """All that GDAL reads of it: those beside it, and those that a VRT names."""
+    bits: int
+    """Of a sample."""
+    is_min_white: bool
+    """0 is white."""
 
 
 def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False) -> None:
@@ -58,10 +71,11 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
 
     Emptiness stays what each file declares, and there is none of it where no file is.
     Raises SceneError, naming the file, where one differs from the first in CRS, pixel size, bands,
-    dtype or nodata value, and OutputError where the VRT cannot be written, or another one is
-    there already and not to be replaced.
+    dtype or nodata value, and OutputError where the VRT cannot be written, is one of the files
+    that it is made of, or another one is there already and not to be replaced.
     """
-    parts = [_part(path) for path in paths]
+    parts = interruptible(lambda: [_part(path) for path in paths])
+    check_outputs([target], (file for part in parts for file in part.files), overwrite=True)
     first = parts[0]
     for part in parts[1:]:
         _must_fit(part, first)
@@ -73,31 +87,40 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
     origin = first.transform @ Affine.translation(left, top)
 
     vrt = Element("VRTDataset", rasterXSize=str(right - left), rasterYSize=str(bottom - top))
+    if first.is_min_white:
+        _add_structure(vrt, "MINISWHITE", "YES")
     if first.crs is not None:
         SubElement(vrt, "SRS").text = first.crs.to_wkt()
     SubElement(vrt, "GeoTransform").text = ", ".join(map(repr, origin.to_gdal()))
     places = [(column - left, row - top) for column, row in zip(columns, rows, strict=True)]
     for number, color in enumerate(first.colors, start=1):
         band = SubElement(vrt, "VRTRasterBand", dataType=_GDAL_TYPES[first.dtype], band=str(number))
+        _add_structure(band, "NBITS", str(first.bits))
         SubElement(band, "ColorInterp").text = color.capitalize()
         if first.nodata is not None:
             SubElement(band, "NoDataValue").text = repr(first.nodata)
         for part, place in zip(parts, places, strict=True):
             _add_pixels(band, part, place, number)
-    if first.nodata is None:
+    if first.nodata is None or any(part.masked for part in parts):
         mask = SubElement(SubElement(vrt, "MaskBand"), "VRTRasterBand", dataType="Byte")
         for part, place in zip(parts, places, strict=True):
             _add_mask(mask, part, place)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     content = tostring(vrt, encoding="utf-8")
+    if _holds(target, content):
+        return
+    check_outputs([target], (), overwrite=overwrite)
+    with (
+        Staging(target.parent, target.name) as staging,
+        vector_errors(f"{target} cannot be written", OutputError),
+    ):
+        (staging.new / target.name).write_bytes(content)
+
+
+def _holds(path: Path, content: bytes) -> bool:
     try:
-        if target.exists() and not overwrite and target.read_bytes() != content:
-            raise OutputError(f"{target} exists; give --overwrite or another folder (-o)")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        replace(temporary, target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _part(path: str) -> _Part:
@@ -109,9 +132,19 @@ def _part(path: str) -> _Part:
         if len(set(dataset.dtypes)) > 1 or len(set(dataset.nodatavals)) > 1:
             raise SceneError(f"{path}: its bands differ in dtype or nodata value")
         bands, _ = choose_bands(path, dataset, None)
+        validity, nodata = bands.validity, dataset.nodatavals[0]
+        if len(validity.masks) > 1:
+            raise SceneError(
+                f"{path}: each band has a mask of its own; give it one (gdal_translate)"
+            )
+        if validity.alpha and (validity.masks or nodata is not None):
+            other = "a mask" if validity.masks else f"the nodata value {nodata:g}"
+            raise SceneError(
+                f"{path}: has both an alpha band and {other}; take one of them out (gdal_translate)"
+            )
         colors = [color.name for color in dataset.colorinterp]
-        if bands.alpha:
-            del colors[bands.alpha - 1]
+        if validity.alpha:
+            del colors[validity.alpha - 1]
         return _Part(
             path=path,
             name=source.gdal_name,
@@ -121,8 +154,11 @@ def _part(path: str) -> _Part:
             crs=dataset.crs,
             dtype=dataset.dtypes[0],
             colors=tuple(colors),
-            nodata=dataset.nodatavals[0],
-            masked=bool(bands.alpha) or bands.has_mask,
+            nodata=None if is_beyond_double(np.dtype(dataset.dtypes[0])) else nodata,
+            masked=validity.has_mask,
+            files=tuple(dataset.files),
+            bits=sample_bits(dataset, 1),
+            is_min_white=is_min_white(dataset),
         )
 
 
@@ -134,6 +170,8 @@ def _must_fit(part: _Part, first: _Part) -> None:
         ("bands", part.colors, first.colors),
         ("dtype", part.dtype, first.dtype),
         ("nodata value", part.nodata, first.nodata),
+        ("bits a sample", part.bits, first.bits),
+        ("MINISWHITE", part.is_min_white, first.is_min_white),
     ):
         if ours != theirs and repr(ours) != repr(theirs):  # not-a-number is not itself
             raise SceneError(
@@ -156,7 +194,7 @@ def _add_pixels(band: Element, part: _Part, place: tuple[float, float], number: 
     source = _add_source(band, part, place, str(number))
     if part.nodata is not None:
         SubElement(source, "NODATA").text = repr(part.nodata)
-    elif part.masked:
+    if part.masked:
         SubElement(source, "UseMaskBand").text = "true"
 
 
@@ -167,6 +205,12 @@ def _add_mask(band: Element, part: _Part, place: tuple[float, float]) -> None:
     else:  # full wherever the file is, whatever it holds
         SubElement(source, "ScaleOffset").text = "255"
         SubElement(source, "ScaleRatio").text = "0"
+
+
+def _add_structure(element: Element, key: str, value: str) -> None:
+    """What GDAL says of how pixels are stored."""
+    metadata = SubElement(element, "Metadata", domain="IMAGE_STRUCTURE")
+    SubElement(metadata, "MDI", key=key).text = value
 
 
 def _add_source(band: Element, part: _Part, place: tuple[float, float], which: str) -> Element:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterioWindow
 from shapely import STRtree
 
 from geoseg.errors import DataError, SceneError
+from geoseg.geo.class_raster import ClassRaster
+from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
+from geoseg.geo.paths import vector_path
 from geoseg.geo.polygons import polygonize
 from geoseg.geo.seams import merge
 from geoseg.grid import Window
@@ -81,7 +82,8 @@ def score_objects(
         DataError: the truth cannot be read, or has none of the raster's classes.
     """
     names, geobox, shapes, class_ids = read_objects(scene)
-    labels = read_labels(truth, geobox, field=field, layer=layer)
+    with vector_settings(READING):
+        labels = read_labels(vector_path(truth), geobox, field=field, layer=layer)
     known = set(names.values())
     if not known & set(labels.names):
         seen = ", ".join(sorted(set(labels.names))) or "nothing"
@@ -89,13 +91,12 @@ def score_objects(
             f"{truth} has no polygon of a class of {scene} on it; found {seen}, "
             f"known are {', '.join(sorted(known))}"
         )
-    extent = shapely.box(0, 0, geobox.width, geobox.height)
-    expected = shapely.intersection(labels.geometry, extent)
     order = [*names.values(), *sorted(set(labels.names) - known)]
     id_of = {name: class_id for class_id, name in names.items()}
     scores = []
     for name in order:
-        found, there = shapes[class_ids == id_of.get(name, -1)], expected[labels.names == name]
+        found = shapes[class_ids == id_of.get(name, -1)]
+        there = labels.geometry[labels.names == name]
         if id_of.get(name) != 0 and (len(found) or len(there)):
             matched = count_matches(found, there, min_iou)
             scores.append(ObjectScore(name, len(there), len(found), matched))
@@ -106,24 +107,17 @@ def read_objects(
     path: Path,
 ) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.integer]]:
     """Class names by id, the grid, and polygons in pixel coordinates with their class ids."""
-    try:
-        with rasterio.open(path) as file:
-            tags, geobox = file.tags(1), GeoBox(file.height, file.width, file.transform, file.crs)
-            names = {
-                int(key.removeprefix("CLASS_")): value
-                for key, value in tags.items()
-                if key.startswith("CLASS_")
-            }
-            if not names or file.dtypes[0] != "uint8":
-                raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
-            blocks = [
-                polygonize(file.read(1, window=RasterioWindow(*place)), Window(*place))
-                for place in squares(geobox.width, geobox.height)
-            ]
-    except RasterioError as error:
-        raise SceneError(f"{path} cannot be read: {error}") from error
+    raster = ClassRaster.open(path)
+    names = {item.id: item.name for item in raster.classes}
+    geobox = raster.geobox
+    with closing(raster.source):
+        if not names:
+            raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
+        windows = [Window(*place) for place in squares(geobox.width, geobox.height)]
+        blocks = [polygonize(raster.read(place), place, skip=raster.skip) for place in windows]
     polygons = merge(blocks)
-    return dict(sorted(names.items())), geobox, polygons.geometry, polygons.class_id
+    class_ids = raster.values[polygons.class_id]
+    return dict(sorted(names.items())), geobox, polygons.geometry, class_ids
 
 
 def squares(width: int, height: int) -> list[tuple[int, int, int, int]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,15 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely import STRtree
 
+from geoseg.class_list import fault_of_name, read_class_list
 from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
+from geoseg.collection import Addition
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.labels import Labels, read_labels
 from geoseg.geo.scene import Scene
 from geoseg.grid import Window
 from geoseg.hues import hue
-from geoseg.patches import (
-    CLASS_COLUMNS,
-    SPLIT_COLUMNS,
-    Patch,
-    Patching,
-    Prepared,
-    read_table,
-    refuse,
-    write_classes,
-    write_patch,
-    write_table,
-)
+from geoseg.patches import Patch, Patching, Prepared, refuse, write_patch
 
 BACKGROUND = "background"
 Cell = tuple[int, int]
@@ -53,7 +45,7 @@ class Painter:
 
     @classmethod
     def of(cls, labels: Labels, ids: dict[str, int], area: Labels | None) -> Painter:
-        order = np.argsort(-shapely.area(labels.geometry), kind="stable")
+        order = np.argsort(-labels.area, kind="stable")
         shapes = labels.geometry[order]
         class_ids = np.array([ids[name] for name in labels.names[order]], dtype=np.int64)
         surroundings = area.geometry if area is not None else np.array([], dtype=object)
@@ -96,6 +88,7 @@ def prepare_labels(
     `target` has them if another scene was prepared into it before. What no polygon covers is
     IGNORE, except within the polygons of `area_path`, where it is background. Squares of patch
     size go to `val`, so that every class is in both splits where possible; no pixel is in both.
+    A scene that was prepared into `target` before is replaced whole, see `Addition`.
 
     Raises:
         DataError: labels that cannot be used, or none on the scene.
@@ -123,44 +116,49 @@ def prepare_labels(
         for window in patching.windows(scene.geobox.width, scene.geobox.height)
         if painter.classes_in(window)
     ]
-
-    def make(window: Window) -> tuple[Patch, NDArray[np.int64]] | None:
-        return cut(scene, painter, window, target, patching.size, validation)
-
-    patches, counts = [], np.zeros(256, np.int64)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, made in enumerate(pool.map(make, windows), start=1):
-            if made is not None:
-                patches.append(made[0])
-                counts += made[1]
-            progress(done, len(windows))
-    if not patches:
-        raise DataError(f"no pixel of {scene.path} is labelled: the polygons miss its valid pixels")
-    write_classes(target, classes)
-    add_to_split(target, scene.stem, patches)
+    with Addition(target, scene.path, scene.stem) as addition:
+        patches, counts = [], np.zeros(256, np.int64)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            make = partial(cut, scene, painter, addition, patching.size, validation)
+            for done, made in enumerate(pool.map(make, windows), start=1):
+                if made is not None:
+                    patches.append(made[0])
+                    counts += made[1]
+                progress(done, len(windows))
+        if not patches:
+            raise DataError(
+                f"no pixel of {scene.path} is labelled: the polygons miss its valid pixels"
+            )
+        addition.complete(classes, patches)
     return Prepared(
         classes=classes,
         patches={split: sum(p.split == split for p in patches) for split in ("train", "val")},
         pixels={c.name: int(counts[c.id]) for c in classes},
         skipped=labels.problems,
+        notes=(*scene.notes, *([addition.note] if addition.note else [])),
     )
 
 
 def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
-    """Background, the classes that `target` has already, then new ones in alphabetical order."""
-    known = [BACKGROUND]
+    """Background, the classes that `target` has already, then new ones in alphabetical order.
+
+    Raises DataError for names that no class can have.
+    """
+    classes = [LabelClass(0, BACKGROUND, (0, 0, 0))]
     if (table := target / "classes.csv").is_file():
-        known = [row["name"] for row in read_table(table, CLASS_COLUMNS)]
+        classes = [*read_class_list(table)]
+    known = [item.name for item in classes]
     known += sorted(set(names) - set(known))
     for name in known:
         if not CLASS_NAME.fullmatch(name):
-            raise DataError(f"class {name!r} cannot name a layer; use letters, digits and .,()&+-")
+            raise DataError(f"class {name!r} cannot name a layer: it {fault_of_name(name)}")
     folded = [name.casefold() for name in known]
     if twins := [name for name in known if folded.count(name.casefold()) > 1]:
         raise DataError(f"classes {twins[0]!r} and {twins[1]!r} differ by case only; rename one")
     if len(known) > IGNORE:
         raise DataError(f"{len(known)} classes; at most {IGNORE} are possible: is the field right?")
-    return tuple(LabelClass(i, name, hue(i) if i else (0, 0, 0)) for i, name in enumerate(known))
+    new = [LabelClass(i, known[i], hue(i)) for i in range(len(classes), len(known))]
+    return (*classes, *new)
 
 
 def choose_cells(scene: Scene, painter: Painter, side: int, share: float) -> frozenset[Cell]:
@@ -196,10 +194,10 @@ def choose_cells(scene: Scene, painter: Painter, side: int, share: float) -> fro
 def cut(
     scene: Scene,
     painter: Painter,
-    window: Window,
-    target: Path,
+    addition: Addition,
     side: int,
     validation: frozenset[Cell],
+    window: Window,
 ) -> tuple[Patch, NDArray[np.int64]] | None:
     """Write one patch and count its pixels by class; None where none of them is labelled."""
     pixels, mask = scene.read(window), painter.paint(window)
@@ -213,18 +211,12 @@ def cut(
     if counts[IGNORE] == mask.size:
         return None
     place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
-    patch = Patch(scene.stem, f"{scene.stem}_{place}", "val" if is_val else "train")
-    write_patch(target, patch, np.ascontiguousarray(pixels.image.transpose(1, 2, 0)), mask)
+    group = addition.group
+    patch = Patch(group, f"{group}_{place}", "val" if is_val else "train")
+    write_patch(
+        addition.staging, patch, np.ascontiguousarray(pixels.image.transpose(1, 2, 0)), mask
+    )
     return patch, counts
-
-
-def add_to_split(target: Path, group: str, patches: Sequence[Patch]) -> None:
-    """Complete the folder; patches of other scenes stay listed."""
-    rows: list[tuple[str, ...]] = []
-    if (table := target / "split.csv").is_file():
-        found = read_table(table, SPLIT_COLUMNS)
-        rows = [tuple(row[c] for c in SPLIT_COLUMNS) for row in found if row["group"] != group]
-    write_table(table, SPLIT_COLUMNS, [*rows, *(patch.row for patch in patches)])
 
 
 def box(window: Window) -> shapely.Polygon:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,23 +10,28 @@ import shapely
 from geopandas import GeoDataFrame
 from PIL import Image, ImageDraw, ImageFont
 
-from geoseg.atomic import replace
+from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
+from geoseg.errors import OutputError
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.paths import check_outputs
 from geoseg.geo.scene import Scene
-from geoseg.hues import hue
+from geoseg.hues import Color, hue
 
 SIDE = 1600
 """Longest side of the view, px."""
 LINE = 26
 """Height of a line of the legend, px."""
 
-Color = tuple[int, int, int]
-
 
 def write_preview(
     path: Path, scene: Scene, features: GeoDataFrame, classes: Sequence[LabelClass]
 ) -> None:
-    """Draw `features` (in the scene's CRS, with `class_id`) over a reduced view, as PNG."""
+    """Draw `features` (in the scene's CRS, with `class_id`) over a reduced view, as PNG.
+
+    Raises OutputError where it cannot be written.
+    """
+    check_outputs([path], [scene.path], overwrite=True)
     pixels = scene.overview(SIDE)
     height, width = pixels.valid.shape
     view = Image.fromarray(np.ascontiguousarray(pixels.image.transpose(1, 2, 0)))
@@ -38,21 +42,24 @@ def write_preview(
     overlay = Image.new("RGBA", view.size)
     canvas = ImageDraw.Draw(overlay)
     class_ids = features["class_id"].to_numpy()
+    colors = {item.id: item.color for item in classes}
     parts, owner = shapely.get_parts(shapes, return_index=True)
     for part, class_id in zip(parts, class_ids[owner], strict=True):
-        color = hue(int(class_id))
+        color = colors.get(int(class_id)) or hue(int(class_id))
         shell = [tuple(point) for point in part.exterior.coords]
         canvas.polygon(shell, fill=(*color, 80))
         canvas.line(shell, fill=(*color, 255), width=2)
     view = Image.alpha_composite(view.convert("RGBA"), overlay).convert("RGB")
     entries = [
-        (hue(item.id), f"{item.name.replace('_', ' ')}  {count}")
+        (item.color, f"{item.name.replace('_', ' ')}  {count}")
         for item in classes
         if (count := int((class_ids == item.id).sum()))
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-    beside_legend(view, entries).save(temporary)
-    replace(temporary, path)
+    with (
+        Staging(path.parent, path.name) as staging,
+        vector_errors(f"{path} cannot be written", OutputError),
+    ):
+        beside_legend(view, entries).save(staging.new / path.name, format="PNG")
 
 
 def beside_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:

@@ -12,15 +12,19 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg.atomic import replace
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
+from geoseg.geo.crs import axis_order, flat, system
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.styles import opacity, raster_qml
 from geoseg.grid import Window
 
 _FAILURES = (RasterioError, OSError, CPLE_BaseError)
@@ -54,40 +58,64 @@ _FINAL: dict[str, Any] = {
 class RasterWriter:
     """A Cloud Optimized GeoTIFF of one uint8 band, nodata 255, under construction.
 
-    Windows arrive in any order and from any thread. Used as a context: when it is left in peace
-    the file appears at `path`, whole, and replaces what was there; when an error leaves it,
-    nothing changes there. Meanwhile temporary files lie in the same folder.
+    Windows arrive in any order and from any thread. A context: when it is left without an error,
+    the file at `path` is whole; see `Staging` for one that is to be whole or absent. Meanwhile a
+    working file lies in the same folder.
     """
 
     def __init__(self, path: Path, geobox: GeoBox) -> None:
         """Raises OutputError where the folder cannot be written."""
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
-        self._complete = path.with_name(f".{path.name}.complete.tif")
-        self._names: bytes | None = None
-        """What `<path>.aux.xml` will say."""
+        crs = flat(geobox.crs)
+        in_file = crs if crs is None or in_geotiff(crs) else None
+        self._crs = None if in_file is crs else crs
+        """A CRS that GeoTIFF has no keys for."""
+        self._beside: dict[Path, bytes] = {}
+        """Files that go with the raster."""
+        if self._crs is not None:
+            self._beside[beside(path)] = sidecar(self._crs)
         self._lock = threading.Lock()
-        place = {} if geobox.transform.is_identity else {"transform": geobox.transform}
+        # GIS programs show a raster without a place as is, and GDAL cannot store that.
+        unplaced = geobox.is_unplaced or geobox.transform.is_identity
+        place = {} if unplaced else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
         self._written = 0
         try:
-            self._discard()  # what a killed run left behind
+            self._working.unlink(missing_ok=True)  # what a killed run left behind
             self._dataset = rasterio.open(
-                self._working, "w", crs=geobox.crs, **shape, **place, **_WORKING
+                self._working, "w", crs=in_file, **shape, **place, **_WORKING
             )
         except _FAILURES as error:
             raise self._failed(error) from error
 
     @classmethod
-    def of_classes(cls, path: Path, geobox: GeoBox, classes: Sequence[LabelClass]) -> RasterWriter:
-        """Of class ids, with the classes' colours as its table and names in tags `CLASS_<id>`.
+    def of_classes(
+        cls,
+        path: Path,
+        geobox: GeoBox,
+        classes: Sequence[LabelClass],
+        *,
+        model_gsd: float | None = None,
+    ) -> RasterWriter:
+        """Of class ids, with the classes' colors as its table and names in tags `CLASS_<id>`.
 
-        The names stand in `<path>.aux.xml`, too: GeoTIFF has no place where QGIS looks for them.
+        GeoTIFF has no place for names that QGIS reads, nor for transparent colors, and its color
+        tables have 256 entries: a `.aux.xml` (for GDAL) and a `.qml` (for QGIS) beside have them.
+
+        Args:
+            model_gsd: meters a pixel at which the model saw the scene; goes to the tag MODEL_GSD.
         """
         raster = cls(path, geobox)
-        raster._dataset.write_colormap(1, {item.id: (*item.color, 255) for item in classes})
+        colors = {item.id: (*item.color, opacity(item)) for item in classes}
+        raster._dataset.write_colormap(1, colors)
         raster._dataset.update_tags(1, **{f"CLASS_{item.id}": item.name for item in classes})
-        raster._names = category_names(classes)
+        if model_gsd is not None:
+            raster._dataset.update_tags(MODEL_GSD=f"{model_gsd:.6g}")
+        raster._beside = {
+            beside(path): sidecar(raster._crs, classes),
+            path.with_suffix(".qml"): raster_qml(classes),
+        }
         return raster
 
     @classmethod
@@ -124,16 +152,14 @@ class RasterWriter:
             if kind is None:
                 with rasterio.Env(GDAL_CACHEMAX=_CACHE):
                     self._verify(self._working)
-                    rasterio.shutil.copy(self._working, self._complete, **_FINAL)
-                    self._verify(self._complete)
-                replace(self._complete, self.path)
-                if self._names is not None:
-                    self._complete.write_bytes(self._names)
-                    replace(self._complete, self.path.with_name(f"{self.path.name}.aux.xml"))
+                    rasterio.shutil.copy(self._working, self.path, **_FINAL)
+                    self._verify(self.path)
+                for path, content in self._beside.items():
+                    path.write_bytes(content)
         except _FAILURES as failure:
             raise self._failed(failure) from failure
         finally:
-            self._discard()
+            self._working.unlink(missing_ok=True)
 
     def _verify(self, path: Path) -> None:
         """GDAL closes a file without a word when its last blocks do not fit on the disk, and
@@ -147,23 +173,48 @@ class RasterWriter:
         if content != self._written:
             raise OutputError(f"{self.path} cannot be written: pixels got lost; is the disk full?")
 
-    def _discard(self) -> None:
-        self._working.unlink(missing_ok=True)
-        self._complete.unlink(missing_ok=True)
-
     def _failed(self, error: Exception) -> OutputError:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
 
 
-def category_names(classes: Sequence[LabelClass]) -> bytes:
-    """Names by value, as GDAL keeps them beside a raster (its "persistent auxiliary metadata")."""
+def beside(path: Path) -> Path:
+    """Where GDAL keeps what a raster at `path` has no place for."""
+    return path.with_name(f"{path.name}.aux.xml")
+
+
+def sidecar(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
+    """What GeoTIFF has no place for, as GDAL keeps it beside a raster (its "persistent auxiliary
+    metadata"): names and colors by value, and a CRS unless that is in the file."""
     root = ElementTree.Element("PAMDataset")
+    if crs is not None:
+        axes = ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping=axis_order(crs))
+        axes.text = system(crs).to_wkt()
+    if not classes:
+        return ElementTree.tostring(root)
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
-    names = {item.id: item.name for item in classes}
-    for value in range(max(names) + 1):
-        ElementTree.SubElement(categories, "Category").text = names.get(value, "")
+    colors = ElementTree.SubElement(band, "ColorTable")
+    known = {item.id: item for item in classes}
+    for value in range(max(known) + 1):
+        item = known.get(value)
+        ElementTree.SubElement(categories, "Category").text = item.name if item else ""
+        rgba = (*item.color, opacity(item)) if item else (0, 0, 0, 0)
+        entry = {f"c{number}": str(part) for number, part in enumerate(rgba, start=1)}
+        ElementTree.SubElement(colors, "Entry", entry)
     return ElementTree.tostring(root)
+
+
+def in_geotiff(crs: CRS) -> bool:
+    """GeoTIFF has keys for it; not for turned poles, for instance."""
+    profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    with rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
+        try:
+            with memory.open(**profile, crs=crs, transform=Affine.scale(2, -2)):
+                pass
+            with memory.open() as written:
+                return written.crs is not None
+        except _FAILURES:
+            return False
 
 
 def _content(values: NDArray[np.uint8]) -> int:

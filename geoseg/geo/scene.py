@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import partial
 from typing import Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,9 @@ from geoseg.geo.damage import look_around_damage, read_around_damage
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.rescale import Rescale, rescale_by_percentiles
 from geoseg.geo.sample import sample
-from geoseg.geo.source import Source
+from geoseg.geo.source import Source, sample_bytes
 from geoseg.grid import Window
+from geoseg.naming import scene_stem
 
 _COARSE = 2048
 """Cells a side in the picture of the whole scene on which collars are looked for."""
@@ -87,10 +87,11 @@ class Scene:
         there are no overviews. Raises SceneError, and OptionError for a range that is none.
         """
         source = Source(str(path))
-        with source.dataset() as dataset:
+
+        def look_at_all(dataset: DatasetReader) -> Scene:
             _check(source.path, dataset)
             chosen, notes = choose_bands(source.path, dataset, bands)
-            geobox = GeoBox(dataset.height, dataset.width, dataset.transform, dataset.crs or None)
+            geobox = GeoBox.of(dataset)
             if dataset.crs is None:
                 notes += ("no coordinate reference system: outputs are in pixel coordinates",)
 
@@ -112,8 +113,10 @@ class Scene:
             notes += tuple(map(str, collars))
             stretch = _stretch(dataset, chosen, collars, rescale, look)
             if stretch is not None:
-                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255",)
-        return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
+                notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255", *stretch.notes)
+            return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
+
+        return source.read("open", look_at_all)
 
     @property
     def path(self) -> str:
@@ -122,13 +125,12 @@ class Scene:
     @property
     def files(self) -> tuple[str, ...]:
         """The scene's file and all that belong to it: sidecars, and what a VRT refers to."""
-        with self.source.dataset() as dataset:
-            return tuple(dataset.files)
+        return self.source.files
 
     @property
     def stem(self) -> str:
-        """The file's name without folders and extension, for naming outputs."""
-        return PurePosixPath(urlsplit(self.path).path.replace("\\", "/")).stem
+        """What its results are called; see `scene_stem`."""
+        return scene_stem(self.path)
 
     def read(self, window: Window) -> Pixels:
         """The pixels under `window`, which lies inside the scene.
@@ -138,8 +140,9 @@ class Scene:
         needed = self._needed(window)
         damaged: tuple[Window, ...] = ()
         try:
-            with self.source.dataset(f"read {window}") as dataset:
-                color, valid = self.bands.read(dataset, needed)
+            color, valid = self.source.read(
+                f"read {window}", partial(self.bands.read, window=needed)
+            )
         except SceneError:
             if not self.skip_damage or self.source.is_remote:
                 raise
@@ -194,7 +197,7 @@ def _check(path: str, dataset: DatasetReader) -> None:
     if dataset.transform.is_degenerate:
         raise SceneError(f"{path}: its geotransform {tuple(dataset.transform)[:6]} has no area")
     block_height, block_width = dataset.block_shapes[0]
-    size = block_height * block_width * np.dtype(dataset.dtypes[0]).itemsize
+    size = block_height * block_width * sample_bytes(dataset)
     if size > _BLOCK_BYTES:
         raise SceneError(
             f"{path}: stored in blocks of {block_width} × {block_height} px, too large to decode; "
@@ -209,11 +212,11 @@ def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
     """
     if dataset.driver == "VRT":
         return True
-    if bands.alpha or bands.has_mask:
+    if bands.validity.has_mask:
         return False
     codec = dataset.compression
     lossy = codec is not None and codec.value.lower() in _LOSSY
-    return lossy or all(value is None for value in bands.nodata)
+    return lossy or bands.validity.is_total
 
 
 def _is_costly(dataset: DatasetReader) -> bool:
@@ -261,7 +264,9 @@ def _stretch(
     if wanted is not None:
         if not wanted[0] < wanted[1]:
             raise OptionError(f"--rescale {wanted[0]:g},{wanted[1]:g}: give the smaller one first")
-        return Rescale((wanted[0],) * 3, (wanted[1],) * 3)
+        slope, intercept = bands.levels
+        low, high = sorted(slope * value + intercept for value in wanted)
+        return Rescale((low,) * 3, (high,) * 3)
     if bands.dtype == np.uint8:
         return None
 

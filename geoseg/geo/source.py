@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
+from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
+from rasterio._path import _parse_path, _vsi_path
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
+from geoseg.address import absolute, is_remote, names_server
 from geoseg.errors import SceneError
+from geoseg.geo.paths import raster_path
 
 # A picture without a place on the ground is one of the things that a scene's notes say.
 warnings.filterwarnings("ignore", "Dataset has no geotransform")
@@ -43,16 +47,33 @@ _GDAL: dict[str, Any] = {
     "CPL_VSIL_CURL_CACHE_SIZE": 128 * 2**20,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIRANGE": "YES",
-    "GDAL_HTTP_MAX_RETRY": 4,
+    "GDAL_HTTP_MAX_RETRY": 3,
     "GDAL_HTTP_RETRY_DELAY": 1,
     "GDAL_HTTP_CONNECTTIMEOUT": 20,
-    "GDAL_HTTP_LOW_SPEED_TIME": 30,
+    "GDAL_HTTP_LOW_SPEED_TIME": 20,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
+    # Of an answer that ended early, GDAL keeps what came: a file opened anew is fetched anew.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
 }
 _GDAL_REMOTE: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no guessing at sidecar files over the network
 }
-_FOLDERS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
+_SERVICES = {"WMS", "WMTS", "WCS", "OGCAPI", "STACIT", "STACTA", "EEDAI", "PLMOSAIC"}
+"""Drivers that ask servers, whatever their files are called."""
+_PAUSES = 0.05, 0.2, 0.6
+"""Seconds between tries of a read from a file."""
+_PAUSES_REMOTE = 0.5, 1.0, 2.0, 4.0
+"""The same of a server, which GDAL has then asked several times."""
+_PATIENCE, _PATIENCE_REMOTE = 3.0, 60.0
+"""Seconds that reads of a scene may fail without one that mends, before each is tried but once."""
+_REFUSED = re.compile(r"HTTP response code: 4(?!08|29)")
+"""What a server will say the next time, too."""
+_LOG = logging.getLogger("geoseg")
+T = TypeVar("T")
+
+
+class ReadError(SceneError):
+    """GDAL cannot open or read; it may the next time."""
 
 
 class _Complaints(logging.Handler):
@@ -77,12 +98,20 @@ _COMPLAINTS = _Complaints()
 logging.getLogger("rasterio._err").addHandler(_COMPLAINTS)
 
 
+_POOL = {"has_threads": True}
+"""GDAL's threads do not live on in a fork, as a loader of training data is: it would wait for
+them for ever."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _POOL.update(has_threads=False))
+
+
 class Source:
     """One raster file or address, for all threads.
 
     There is one GDAL handle, which threads use in turns: it keeps the blocks that it decoded, of
     which neighbouring windows share some, and decodes those of one window side by side. Pickling
-    keeps the address only, so that a worker in another process opens a handle of its own.
+    keeps the address only, made absolute, so that a worker in another process opens a handle of its
+    own.
     """
 
     def __init__(self, path: str) -> None:
@@ -92,12 +121,17 @@ class Source:
         self._handle: DatasetReader | None = None
         self._users = 0
         """Of the handle, nested in one thread."""
+        self._owner: int | None = None
+        """That thread."""
         self._spoilt = False
         """The handle's cache may hold nonsense, of which nobody would warn again."""
-
-    @property
-    def is_remote(self) -> bool:
-        return "://" in self.path or self.path.startswith(("/vsicurl/", "/vsis3/"))
+        self._opened = False
+        """At least once."""
+        self.files: tuple[str, ...] = (path,)
+        """Once it was opened: the file and all that belong to it, as far as no server is asked."""
+        self.is_remote = is_remote(path)
+        """A server is asked, be it, once the file was opened, for what a VRT names."""
+        self._patience = _PATIENCE_REMOTE if self.is_remote else _PATIENCE
 
     @property
     def is_virtual(self) -> bool:
@@ -106,12 +140,35 @@ class Source:
     @property
     def gdal_name(self) -> str:
         """The address as GDAL spells it, absolute."""
-        for scheme, folder in _FOLDERS.items():
-            if self.path.startswith(scheme):
-                return folder + self.path.removeprefix(scheme)
-        if self.path.startswith(("http://", "https://")):
-            return f"/vsicurl/{self.path}"
-        return self.path if self.path.startswith("/") else str(Path(self.path).resolve())
+        name: str = _vsi_path(_parse_path(absolute(self.path)))
+        return name
+
+    def read(self, doing: str, action: Callable[[DatasetReader], T]) -> T:
+        """What `action` returns of a handle, tried again after a pause where GDAL fails.
+
+        Raises SceneError, "cannot `doing`".
+        """
+        failed = False
+        for pause in _PAUSES_REMOTE if self.is_remote else _PAUSES:
+            start = time.monotonic()
+            try:
+                with self.dataset(doing) as dataset:
+                    result = action(dataset)
+            except ReadError as error:
+                lasting = _REFUSED.search(str(error)) or not (self.is_remote or self._opened)
+                # Within another use the handle is the same, and so is what it holds.
+                if lasting or self._patience <= 0 or self._owner == threading.get_ident():
+                    raise
+                _LOG.info("%s; trying again", error)
+                failed = True
+                time.sleep(pause)
+                self._patience -= time.monotonic() - start
+            else:
+                if failed:  # trying again is worth it
+                    self._patience = _PATIENCE_REMOTE if self.is_remote else _PATIENCE
+                return result
+        with self.dataset(doing) as dataset:
+            return action(dataset)
 
     @contextmanager
     def dataset(self, doing: str = "open") -> Iterator[DatasetReader]:
@@ -122,35 +179,44 @@ class Source:
             with self._turn, rasterio.Env(**settings):
                 if self._handle is None:
                     self._handle = self._open()
-                self._users += 1
+                self._users, self._owner = self._users + 1, threading.get_ident()
                 _COMPLAINTS.take()
                 try:
                     yield self._handle
                     if complaint := _COMPLAINTS.take():
-                        raise SceneError(f"{self.path}: cannot {doing}: {complaint}")
+                        raise ReadError(f"{self.path}: cannot {doing}: {complaint}")
                 except (RasterioError, CPLE_BaseError, SceneError):
                     self._spoilt = True
                     raise
                 finally:
                     self._users -= 1
-                    if self._spoilt and not self._users:
-                        self.close()
+                    if not self._users:
+                        self._owner = None
+                        if self._spoilt:
+                            self.close()
         except (RasterioError, CPLE_BaseError) as error:
-            reason = str(error.__cause__ or error)
-            raise SceneError(f"{self.path}: cannot {doing}: {reason}") from error
+            cause = error.__cause__ or error
+            if isinstance(cause, CPLE_OutOfMemoryError):
+                raise MemoryError(f"{self.path}: cannot {doing}: {cause}") from error
+            raise ReadError(f"{self.path}: cannot {doing}: {cause}") from error
 
     def _open(self) -> DatasetReader:
-        handle = rasterio.open(self.path, **self._open_options)
+        handle = rasterio.open(raster_path(self.path), **self._open_options)
+        if not self._opened and not self.is_remote:
+            self.files = tuple(handle.files)
+            if handle.driver in _SERVICES or names_server(self.files):
+                self.is_remote, self._patience = True, _PATIENCE_REMOTE
+        self._opened = True
         if handle.block_shapes and handle.block_shapes[0][1] == handle.width:
-            row = handle.width * handle.count * np.dtype(handle.dtypes[0]).itemsize
+            row = handle.width * handle.count * sample_bytes(handle)
             self._cache = min(max(_CACHE[0], _ROWS * row), _CACHE[1])
         points, crs = handle.gcps
         if points and crs is not None and handle.transform.is_identity:
             # Ground control points only: the north-up grid that GDAL derives becomes the scene's.
             opaque = {"add_alpha": True} if _declares_nothing(handle) else {}
-            handle = WarpedVRT(
-                handle, src_crs=crs, crs=crs, resampling=Resampling.bilinear, **opaque
-            )
+            has_palette = ColorInterp.palette in handle.colorinterp
+            how = Resampling.nearest if has_palette else Resampling.bilinear
+            handle = WarpedVRT(handle, src_crs=crs, crs=crs, resampling=how, **opaque)
         return handle
 
     @property
@@ -160,7 +226,7 @@ class Source:
         """
         local = not (self.is_remote or self.is_virtual)
         is_geotiff = local and self.path.lower().endswith((".tif", ".tiff"))
-        return {"NUM_THREADS": "ALL_CPUS"} if is_geotiff else {}
+        return {"NUM_THREADS": "ALL_CPUS"} if is_geotiff and _POOL["has_threads"] else {}
 
     def close(self) -> None:
         """Close the handle. Call when no thread reads any more."""
@@ -169,10 +235,16 @@ class Source:
         self._handle, self._spoilt = None, False
 
     def __getstate__(self) -> str:
-        return self.path
+        return absolute(self.path)
 
     def __setstate__(self, path: str) -> None:
         self.__init__(path)  # type: ignore[misc]
+
+
+def sample_bytes(dataset: DatasetReader) -> int:
+    """Size of a sample of the first band."""
+    name = dataset.dtypes[0]
+    return 4 if name == "complex_int16" else np.dtype(name).itemsize  # NumPy lacks that one
 
 
 def _close(handle: DatasetReader) -> None:

@@ -1,8 +1,16 @@
-"""How QGIS draws a layer: its QML, and the table of a GeoPackage that QGIS looks it up in."""
+"""How QGIS draws and names what we write: QML, and the table where GeoPackages keep it."""
 
 from __future__ import annotations
 
-from xml.sax.saxutils import quoteattr
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from geoseg.classes import LabelClass
+from geoseg.hues import Color
 
 FILL_ALPHA = 96
 """Of 255: the picture under a polygon stays readable."""
@@ -18,32 +26,135 @@ CREATE TABLE layer_styles (
 """
 """As QGIS makes it itself."""
 
+_FIELDS: dict[str, tuple[str, int | None]] = {
+    "object_id": ("Object", None),
+    "class_id": ("Class number", None),
+    "class": ("Class", None),
+    "area_m2": ("Area ({unit}²)", 2),
+    "confidence": ("Confidence", 2),
+    "length_m": ("Length ({unit})", 2),
+    "width_m": ("Width ({unit})", 2),
+    "angle_deg": ("Angle (°)", 1),
+}
+"""Alias and decimals of each field; the stored values keep all of theirs."""
+_TIP = """<b>[% "class" %]</b> [% "object_id" %]<br>
+[% format_number("area_m2", 1) %] {unit}², [% format_number("length_m", 1) %] × \
+[% format_number("width_m", 1) %] {unit}\
+[% coalesce('<br>confidence ' || format_number("confidence", 2), '') %]"""
+_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
-def qml(label: str, color: tuple[int, int, int]) -> str:
-    """A QGIS style: one translucent fill with an outline, called `label` in the legend."""
-    red, green, blue = color
-    options = {
-        "color": f"{red},{green},{blue},{FILL_ALPHA}",
-        "outline_color": f"{red},{green},{blue},255",
-        "outline_style": "solid",
-        "outline_width": "0.4",
-        "outline_width_unit": "MM",
-        "joinstyle": "miter",
-        "style": "solid",
-    }
-    rows = "".join(
-        f'<Option name="{name}" type="QString" value={quoteattr(value)}/>'
-        for name, value in options.items()
+
+def layer_qml(color: Color, *, unit: str = "m") -> str:
+    """A QGIS style of a layer of polygons: one translucent fill with an outline.
+
+    Fields get names with units and as many decimals as mean something.
+
+    Args:
+        unit: of lengths; "px" where there is no CRS.
+    """
+    root = Element(
+        "qgis",
+        version="3.22.0",
+        styleCategories="Symbology|Fields|Forms|MapTips",
+        labelsEnabled="0",
     )
-    return (
-        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
-        '<qgis version="3.22.0" styleCategories="Symbology">'
-        '<renderer-v2 type="RuleRenderer" symbollevels="0" enableorderby="0">'
-        '<rules key="rules">'
-        f'<rule key="all" symbol="0" label={quoteattr(label)}/>'
-        "</rules><symbols>"
-        '<symbol name="0" type="fill" alpha="1" clip_to_extent="1" force_rhr="0">'
-        f'<layer class="SimpleFill" enabled="1" locked="0" pass="0">'
-        f'<Option type="Map">{rows}</Option></layer></symbol></symbols>'
-        "</renderer-v2></qgis>"
+    renderer = SubElement(
+        root, "renderer-v2", type="singleSymbol", symbollevels="0", enableorderby="0"
     )
+    symbol = SubElement(
+        SubElement(renderer, "symbols"),
+        "symbol",
+        {"name": "0", "type": "fill", "alpha": "1", "clip_to_extent": "1", "force_rhr": "0"},
+    )
+    fill = {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+    outline = ",".join(map(str, color))
+    _add_options(
+        SubElement(symbol, "layer", fill),
+        {
+            "color": f"{outline},{FILL_ALPHA}",
+            "outline_color": f"{outline},255",
+            "outline_style": "solid",
+            "outline_width": "0.4",
+            "outline_width_unit": "MM",
+            "joinstyle": "miter",
+            "style": "solid",
+        },
+    )
+    fields, aliases = SubElement(root, "fieldConfiguration"), SubElement(root, "aliases")
+    for name, (alias, decimals) in _FIELDS.items():
+        SubElement(aliases, "alias", field=name, name=alias.format(unit=unit))
+        if decimals is not None:
+            widget = SubElement(SubElement(fields, "field", name=name), "editWidget", type="Range")
+            _add_options(
+                SubElement(widget, "config"),
+                {"Precision": decimals, "AllowNull": True, "Style": "SpinBox"},
+            )
+    SubElement(root, "previewExpression").text = '"class" || \' \' || "object_id"'
+    SubElement(root, "mapTip").text = _TIP.format(unit=unit)
+    SubElement(root, "layerGeometryType").text = "2"  # polygons
+    return _document(root)
+
+
+def raster_qml(classes: Sequence[LabelClass]) -> bytes:
+    """A QGIS style of a class raster: a row of the legend for each class, class 0 transparent.
+
+    QGIS looks for it beside the raster, as a file with the suffix .qml in place of the raster's.
+    """
+    root = Element("qgis", version="3.22.0", styleCategories="Symbology")
+    drawing = {"type": "paletted", "band": "1", "opacity": "1", "alphaBand": "-1"}
+    renderer = SubElement(SubElement(root, "pipe"), "rasterrenderer", drawing)
+    palette = SubElement(renderer, "colorPalette")
+    for item in classes:
+        SubElement(
+            palette,
+            "paletteEntry",
+            value=str(item.id),
+            label=item.name,
+            color="#" + bytes(item.color).hex(),
+            alpha=str(opacity(item)),
+        )
+    return _document(root).encode()
+
+
+def opacity(item: LabelClass) -> int:
+    """0-255, in rasters: background hides nothing."""
+    return 255 if item.id else 0
+
+
+def layer_styles(classes: Sequence[LabelClass], *, unit: str = "m") -> dict[str, bytes]:
+    """`layer_qml` of each class, by name."""
+    return {item.name: layer_qml(item.color, unit=unit).encode() for item in classes}
+
+
+def outline_color(qml: bytes) -> Color | None:
+    """The color that a style of a layer draws its outlines in; None if it has several or none."""
+    try:
+        options = ElementTree.fromstring(qml).iterfind(".//Option[@name='outline_color']")
+        found = {tuple(map(int, item.get("value", "").split(",")[:3])) for item in options}
+    except (ElementTree.ParseError, ValueError):  # of a newer QGIS, or edited by hand
+        return None
+    colors = [(item[0], item[1], item[2]) for item in found if len(item) == 3]
+    return colors[0] if len(colors) == 1 else None
+
+
+def stored_qml(path: Path) -> dict[str, bytes]:
+    """The styles that a GeoPackage holds, by layer, among them what QGIS saved into it; none of a
+    file that holds no table of styles."""
+    query = "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault ORDER BY id"
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
+            return {name: text.encode() for name, text in file.execute(query) if text}
+    except sqlite3.Error:  # no such table, no SQLite at all, or another program holds it
+        return {}
+
+
+def _add_options(parent: Element, options: Mapping[str, str | int | bool]) -> None:
+    rows = SubElement(parent, "Option", type="Map")
+    for name, value in options.items():
+        kind = {str: "QString", bool: "bool", int: "int"}[type(value)]
+        text = str(value).lower() if kind == "bool" else str(value)
+        SubElement(rows, "Option", name=name, type=kind, value=text)
+
+
+def _document(root: Element) -> str:
+    return _DOCTYPE + tostring(root, encoding="unicode")

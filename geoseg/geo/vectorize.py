@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from geoseg import __version__
+from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
-from geoseg.errors import OptionError, OutputError
+from geoseg.errors import OptionError
 from geoseg.geo.class_raster import ClassRaster
-from geoseg.geo.features import tables
+from geoseg.geo.export import FORMATS
+from geoseg.geo.features import no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
+from geoseg.geo.paths import check_outputs, printable
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.grid import Window
 
@@ -29,7 +32,8 @@ BLOCK = 2048
 TOLERANCE = 0.5
 """Of outlines, by default: pixels."""
 SPECK = 9.0
-"""Smaller regions are specks, by default: pixels."""
+"""Smaller regions are specks, by default: pixels of the raster, or of what the model saw where
+these are larger."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -65,13 +69,14 @@ def vectorize(
 ) -> Vectorized:
     """Write the regions of a class raster as a GeoPackage with a layer per class.
 
+    The file takes its place when it is complete; one that is part of the raster never goes.
     Memory grows with the corners that are written (some 30 bytes each), not with the raster.
 
     Args:
         simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
             0 = the pixels' outlines, None = TOLERANCE pixels.
         smooth: without the steps of pixels, see `thinned`.
-        min_area: regions smaller than this many m² (pixels) are specks; None = SPECK pixels.
+        min_area: regions smaller than this many m² (pixels) are specks; None = see SPECK.
         fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
         classes: names and colours; None = as the raster declares.
@@ -83,32 +88,29 @@ def vectorize(
         OptionError: a negative size.
     """
     start = time.perf_counter()
-    for flag, size in (("--simplify", simplify), ("--min-area", min_area)):
-        if size is not None and not size >= 0:
-            raise OptionError(f"{flag} is {size}; give 0 or more")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists; give --overwrite or another name (-o)")
+    _check_options(output, simplify, min_area)
+    check_outputs([output], [path], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
+    with raster.source.dataset() as dataset:
+        check_outputs([output], dataset.files, overwrite=overwrite)
     geobox = raster.geobox
     pixel = geobox.gsd or 1.0
     threads = workers or min(8, max(2, os.cpu_count() or 2))
     tolerance = TOLERANCE if simplify is None else simplify / pixel
-    min_pixels = SPECK if min_area is None else min_area / pixel**2
-    metadata = {
-        "geoseg": __version__,
-        "source": str(path),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "simplify_px": f"{tolerance:g}",
-        "smooth": str(smooth),
-        "min_area_px": f"{min_pixels:g}",
-        "specks": "fill" if fill else "drop",
-    }
+    seen = max(1.0, (raster.model_gsd or 0.0) / pixel)  # a side, in pixels of the raster
+    min_pixels = round(SPECK * seen**2, 2) if min_area is None else min_area / pixel**2
     finish = Finish(min_pixels, fill, tolerance, smooth)
-    with closing(raster.source), ThreadPoolExecutor(threads) as pool:
+    metadata = _description(path, finish)
+    with (
+        Staging(output.parent, output.name) as staging,
+        closing(raster.source),
+        ThreadPoolExecutor(threads) as pool,
+    ):
         blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
         polygons = finish.unite(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        with Layers(output, raster.classes, metadata) as layers:
+        nothing = no_features(geobox)
+        with Layers(staging.new / output.name, raster.classes, nothing, metadata) as layers:
             for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
                 layers.append(table)
     return Vectorized(
@@ -120,6 +122,30 @@ def vectorize(
         min_pixels=min_pixels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _description(path: str | Path, finish: Finish) -> dict[str, str]:
+    """What the layers say of how they were made."""
+    return {
+        "geoseg": __version__,
+        "source": printable(path),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "simplify_px": f"{finish.tolerance:g}",
+        "smooth": str(finish.smooth),
+        "min_area_px": f"{finish.min_pixels:g}",
+        "specks": "fill" if finish.fill else "drop",
+    }
+
+
+def _check_options(output: Path, simplify: float | None, min_area: float | None) -> None:
+    for flag, size in (("--simplify", simplify), ("--min-area", min_area)):
+        if size is not None and not size >= 0:
+            raise OptionError(f"{flag} is {size}; give 0 or more")
+    if any(output.suffix.lower() == style.suffix for style in FORMATS.values()):
+        raise OptionError(
+            f"-o {output}: a GeoPackage is written, so give a name that ends in .gpkg; "
+            "`geoseg export` makes other formats of it"
+        )
 
 
 def _blocks(

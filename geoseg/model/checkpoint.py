@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from geoseg.atomic import replace
@@ -33,6 +33,7 @@ __all__ = [
     "read_checkpoint",
     "read_metadata",
     "save_checkpoint",
+    "stored_state",
 ]
 
 DEFAULT_WEIGHTS = "segnext_t_aerial.safetensors"
@@ -94,9 +95,36 @@ def save_checkpoint(
 ) -> None:
     """Write weights and metadata; the file appears complete or not at all.
 
+    Args:
+        dtype: see `stored_state`.
+
+    Raises:
+        CheckpointError: weights that are not finite or do not fit the metadata.
+        OutputError: the file cannot be written.
+    """
+    tensors = stored_state(model, dtype)
+    build_model(tensors, metadata)  # what could not be loaded must not be written
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # safetensors' own files are readable by their owner only, whatever the umask says.
+        temporary.write_bytes(save(tensors, metadata.to_header()))
+        replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def stored_state(
+    model: nn.Module | Mapping[str, Tensor], dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
+    """The tensors that a checkpoint of these weights holds.
+
     `dtype` (float16 or float32) is that of the convolution kernels. Biases, norms and their
     running statistics, 2 % of the bytes, stay float32: a variance does not fit into float16.
     BatchNorm's step counters are left out, evaluation does not need them.
+
+    Raises CheckpointError where a weight is not finite.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     tensors = {}
@@ -106,15 +134,7 @@ def save_checkpoint(
         stored = tensor.detach().to("cpu", dtype if tensor.ndim == 4 else torch.float32)
         tensors[key] = stored.clone(memory_format=torch.contiguous_format)
     check_finite(tensors)
-    build_model(tensors, metadata)  # what could not be loaded must not be written
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata.to_header())
-        replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        raise OutputError(f"cannot write {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    return tensors
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -38,12 +39,20 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
+class Asked(TypedDict):
+    """Options that each machine answers for itself; see `TileModel`."""
+
+    device: str
+    precision: Precision
+    batch_size: int | None
+
+
 class TileModel:
     """A segmentation network, ready to be fed with tiles from several threads.
 
     The device computes in threads of its own, for which others queue: one, but on a CPU one for
     each core, up to `MAX_STREAMS`. Tiles side by side need no barriers, as the parts of one would.
-    Picklable, so that it can be sent to workers of a cluster.
+    Picklable: where it arrives, it finds the device, precision and cores of that machine.
 
     Args:
         model: normalised pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
@@ -74,44 +83,59 @@ class TileModel:
         backend: Backend = "torch",
         use_up: bool = False,
     ) -> None:
-        keep_free_memory()
         if backend != "torch" and device == "auto":
             device = "cpu"
-        self.device = choose_device(device)
-        self.dtype = choose_dtype(precision, self.device)
-        imitated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
-        if imitated and self.device.type == "cpu" and backend == "torch":
-            LOG.warning("this processor only imitates bfloat16: float32 is many times faster")
-        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
-        self.tta = tta
+        self.asked: Asked = {"device": device, "precision": precision, "batch_size": batch_size}
+        """What was asked for; what it becomes depends on the machine."""
+        self.tta, self.backend = tta, backend
+        self._choose()
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
         self.weights_hash = weights_hash(model)
-        self.backend = backend
+        with one_thread():
+            self._settle(fold(model, use_up=use_up) if isinstance(model, SegNeXt) else model.eval())
+
+    def _choose(self) -> None:
+        """Find the device of this machine, and how it computes."""
+        keep_free_memory()
+        self.device = choose_device(self.asked["device"])
+        self.dtype = choose_dtype(self.asked["precision"], self.device)
+        on_cpu = self.device.type == "cpu"
+        imitated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
+        if imitated and on_cpu and self.backend == "torch":
+            LOG.warning("this processor only imitates bfloat16: float32 is many times faster")
+        self.batch_size = self.asked["batch_size"] or (1 if on_cpu else 8)
         self.cores = torch.get_num_threads()
-        streams = MAX_STREAMS if self.device.type == "cpu" and backend == "torch" else 1
-        self.streams = min(self.cores, streams)
+        self.streams = min(self.cores, MAX_STREAMS if on_cpu and self.backend == "torch" else 1)
         self.threads = self.cores // self.streams
         self.idle_bytes = 0
         """Heap that a call leaves idle and the next one needs again."""
-        with one_thread():
-            network = fold(model, use_up=use_up) if isinstance(model, SegNeXt) else model.eval()
-            self.network: Callable[[Tensor], Tensor] = (
-                network.to(self.device)
-                if backend == "torch"
-                else open_backend(backend, network, self.device, self.dtype, self.threads)
-            )
+
+    def _settle(self, module: nn.Module) -> None:
+        """Give the device its network."""
+        self.module = module
+        self.network: Callable[[Tensor], Tensor] = (
+            module.to(self.device)
+            if self.backend == "torch"
+            else open_backend(self.backend, module, self.device, self.dtype, self.threads)
+        )
         self.crew = Crew(self.streams, self.cores)
         self.cancelled = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "crew"}
+        """What is the same on every machine."""
+        parts = ("asked", "tta", "backend", "metadata", "weights_hash")
+        on_cpu = self.device.type == "cpu"
+        module = self.module if on_cpu else copy.deepcopy(self.module).cpu()
+        return {"module": module, **{part: getattr(self, part) for part in parts}}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        keep_free_memory()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        module = state.pop("module")
         self.__dict__.update(state)
-        self.crew = Crew(self.streams, self.cores)
+        self._choose()
+        with one_thread():
+            self._settle(module)
 
     @property
     def options(self) -> dict[str, object]:

@@ -6,16 +6,15 @@ and an error names the field.
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
-from geoseg.errors import CheckpointError
+from geoseg.class_list import read_class_list
+from geoseg.classes import CLASS_NAME, IGNORE, LabelClass, display_color
+from geoseg.errors import CheckpointError, DataError
 from geoseg.model.segnext import VARIANTS
 
 TEACHERS = ("lite0", "lite2")
@@ -119,30 +118,15 @@ def classes_from_json(rows: Any) -> tuple[LabelClass, ...]:
         check("classes", row, isinstance(row["color"], list))
     classes = tuple(LabelClass(row["id"], row["name"], tuple(row["color"])) for row in rows)
     check_classes(classes)
-    return classes
+    return tuple(replace(item, color=display_color(item.name, item.color)) for item in classes)
 
 
 def read_classes(path: Path) -> tuple[LabelClass, ...]:
-    """Label classes from a JSON list of objects or a CSV table with id, name and color.
-
-    A colour is `#rrggbb`, in JSON also `[r, g, b]`.
-    """
+    """`read_class_list` for weights: its errors are CheckpointErrors."""
     try:
-        text = path.read_text("utf-8-sig")
-        is_json = path.suffix.lower() == ".json"
-        rows = json.loads(text) if is_json else list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise CheckpointError(f"cannot read classes from {path}: {error}") from None
-    try:
-        for row in rows if isinstance(rows, list) else []:
-            check("classes", row, isinstance(row, dict))
-            if isinstance(row.get("id"), str) and row["id"].isdecimal():
-                row["id"] = int(row["id"])
-            if re.fullmatch("#[0-9a-fA-F]{6}", str(row.get("color"))):
-                row["color"] = list(bytes.fromhex(row["color"][1:]))
-        return classes_from_json(rows)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}; needed are id, name and color #rrggbb") from None
+        return read_class_list(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def check_classes(classes: tuple[LabelClass, ...]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+import torch
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 from tqdm import tqdm
 
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
@@ -45,7 +47,7 @@ class Validation(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        name, _, image, mask = batch
+        name, _, image, mask, _ = batch
         if name in self.shown:
             self.samples.append((image, mask, outputs["found"]))
 
@@ -80,6 +82,28 @@ class Validation(Callback):
                 logger.experiment.add_image(
                     "samples", np.asarray(sheet), trainer.global_step, dataformats="HWC"
                 )
+
+
+class MovingAverage(WeightAveraging):
+    """Averages the weights exponentially; validation and checkpoints take the average.
+
+    Until (1 + n) / (10 + n) exceeds `decay`, that is the decay of step n: random weights of the
+    start are forgotten in a few steps, also in runs too short for `decay` itself to forget them.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self.average)
+        self.decay = decay
+
+    @torch.no_grad()
+    def average(self, means: list[Tensor], now: list[Tensor], updates: Tensor | int) -> None:
+        """Move `means`, tensors of one device and type, towards those of now."""
+        count = int(updates)
+        decay = min(self.decay, (1 + count) / (10 + count))
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, now, 1 - decay)
+        else:
+            torch._foreach_copy_(means, now)
 
 
 class ProgressBar(Callback):

@@ -84,7 +84,7 @@ class Crops(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.recipe, self.items = recipe, list(items)
         self.boxes = boxes or {}
-        self.fill = np.asarray(metadata.mean, dtype=np.float32)
+        self.fill = metadata.mean
         self.enlarge = metadata.scale
         self.num_classes = len(metadata.classes)
         groups = {item.group for item in items}
@@ -180,7 +180,7 @@ class Crops(Dataset[dict[str, Tensor]]):
             wanted = int(rng.choice(self.num_classes, p=self.class_odds))
             odds = self.item_odds_of_class[wanted]
         item = self.items[rng.choice(len(self.items), p=odds)]
-        return *load_cached(item), (item.group, item.name), wanted
+        return *load_cached(item, self.fill), (item.group, item.name), wanted
 
     def place(
         self, rng: np.random.Generator, mask: NDArray[np.uint8], wanted: int | None, stage: Stage
@@ -206,9 +206,18 @@ def normalised(odds: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=32)
-def load_cached(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """`item.load()`; images that are drawn often stay decoded."""
-    return item.load()
+def load_cached(
+    item: Item, fill: tuple[float, float, float]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Image and mask of an item; images that are drawn often stay decoded.
+
+    Args:
+        fill: color where there is no data.
+    """
+    image, mask, valid = item.load()
+    if not valid.all():
+        image[~valid] = np.rint(fill)
+    return image, mask
 
 
 @lru_cache(maxsize=2)

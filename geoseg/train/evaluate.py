@@ -11,62 +11,107 @@ from PIL import Image
 from torch import Tensor
 
 from geoseg.blocks import predict_image
-from geoseg.classes import LabelClass
+from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import DataError
 from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.inference import TileModel
-from geoseg.train.folder import Item
-from geoseg.train.metrics import Confusion, Scores, ignore_hidden
+from geoseg.train.folder import Item, LabelledFolder
+from geoseg.train.metrics import Confusion, Evaluation, Scores, ignore_hidden
 
 
 def evaluate(
     model: TileModel,
+    data: LabelledFolder,
     items: Sequence[Item],
     *,
-    hidden: Mapping[str, Tensor],
+    hidden: Mapping[str, Tensor] | None = None,
     tile_size: int = TILE_SIZE,
     overlap: int = OVERLAP,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scores:
+) -> Evaluation:
     """Predict whole images as `geoseg predict` does, and compare with their masks.
 
+    Classes are told by name: the data may list them in another order than the weights, or only
+    some of them. Those that it does not list count as left out by its labels.
+
     Args:
-        hidden: per group, (C,) bool: classes that its labels leave out. Background of the group
-            is not held against predictions of them. A group that is not named is complete.
+        data: names the classes of the masks.
+        items: some of its images.
+        hidden: per group, bool by class of the data: classes that its labels leave out.
+            Background of the group is not held against predictions of them. A group that is not
+            named is complete.
 
     Raises:
-        DataError: an image cannot be used, or its mask holds a class that the model lacks.
+        DataError: an image cannot be used, no pixel is labelled, or the data has a class that the
+            weights do not know.
     """
     classes: tuple[LabelClass, ...] = model.metadata.classes
-    confusion = Confusion(len(classes))
+    ids = ids_by_name(data, classes)
+    listed = torch.from_numpy(ids[: len(data.classes)]).long()
+    by_group: dict[str, Confusion] = {}
     for done, item in enumerate(items, start=1):
-        image, mask = item.load()
-        if item.num_classes != len(classes):
-            raise DataError(
-                f"the data has {item.num_classes} classes, but the weights know {len(classes)}"
-            )
-        found = predict_pixels(model, image, tile_size=tile_size, overlap=overlap)
-        count(confusion, found, mask, hidden.get(item.group))
+        image, mask, valid = item.load()
+        found = predict_pixels(model, image, valid, tile_size=tile_size, overlap=overlap)
+        left_out = torch.ones(len(classes), dtype=torch.bool)
+        left_out[listed] = (hidden or {}).get(item.group, torch.tensor(False))
+        confusion = by_group.setdefault(item.group, Confusion(len(classes)))
+        count(confusion, found, ids[mask], left_out)
         progress(done, len(items))
-    return Scores.of(confusion.compute(), classes)
+    counts = {group: confusion.compute() for group, confusion in sorted(by_group.items())}
+    total = torch.stack(list(counts.values())).sum(dim=0)
+    if not total.any():
+        raise DataError(f"no pixel of these {len(items)} images in {data.root} is labelled")
+    return Evaluation(
+        scores=Scores.of(total, classes),
+        groups={group: Scores.of(part, classes).miou for group, part in counts.items()},
+        unlisted=tuple(c.name for c in classes if c.id not in ids[: len(data.classes)]),
+    )
+
+
+def ids_by_name(data: LabelledFolder, classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
+    """(256,) the weights' id of each id in the masks of the data; IGNORE stays.
+
+    Raises:
+        DataError: a class of the data is none of `classes`.
+    """
+    number = {item.name: item.id for item in classes}
+    if unknown := [item.name for item in data.classes if item.name not in number]:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        source = "classes.csv" if data.names_classes else "no classes.csv, hence iSAID's classes"
+        raise DataError(
+            f"the weights do not know {', '.join(unknown[:3])}{more} of {data.root} ({source}); "
+            f"they know {', '.join(list(number)[:8])}{', …' * (len(number) > 8)}: rename the "
+            "classes of one, or take other weights"
+        )
+    ids = np.full(256, IGNORE, np.uint8)
+    for item in data.classes:
+        ids[item.id] = number[item.name]
+    return ids
 
 
 def predict_pixels(
-    model: TileModel, image: NDArray[np.uint8], *, tile_size: int, overlap: int
+    model: TileModel,
+    image: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+    *,
+    tile_size: int,
+    overlap: int,
 ) -> NDArray[np.uint8]:
-    """Class ids (H,W) of an image (H,W,3), which is enlarged before as the weights demand."""
+    """Class ids (H,W) of an image (H,W,3), which is enlarged before as the weights demand.
+
+    Args:
+        valid: (H,W); where False the model sees the channel mean, as in prediction.
+    """
     height, width = image.shape[:2]
     scale = model.metadata.scale
-    picture = Image.fromarray(image)
     if scale != 1:
-        picture = picture.resize(
-            (round(width * scale), round(height * scale)), Image.Resampling.BILINEAR
-        )
-    pixels = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-    valid = np.ones(pixels.shape[1:], dtype=bool)
+        size = (round(width * scale), round(height * scale))
+        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        valid = np.array(Image.fromarray(valid).resize(size, Image.Resampling.NEAREST))
+    pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
     found = predict_image(pixels, valid, model, tile_size=tile_size, overlap=overlap)
     if scale != 1:
-        found = np.asarray(Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST))
+        found = np.array(Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST))
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +17,11 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,12 +34,13 @@ from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.patches import write_whole
 from geoseg.train.box_scores import read_box_table
-from geoseg.train.callbacks import ProgressBar, Validation
+from geoseg.train.callbacks import MovingAverage, ProgressBar, Validation
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.folder import Item, LabelledFolder, inspect
 from geoseg.train.module import Labelled, SegmentationModule
 from geoseg.train.recipe import Recipe, load_recipe
 from geoseg.train.start import blank_model, initial_model
+from geoseg.train.sufficient import check_classes_file, check_training, check_validation
 
 STATE = "state.ckpt"
 STATE_EVERY = 250
@@ -95,19 +99,20 @@ def fit(
     device: str = "auto",
     devices: int = 1,
     skip_bad: bool = False,
+    without_background: bool = False,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Train and return the best checkpoint's path.
 
     Args:
-        folder: the run; holds `best.safetensors` and `last.safetensors` (usable by predict),
-            `state.ckpt` (to resume from), `recipe.yaml` (every value), `samples` (predictions
-            as pictures), CSV and TensorBoard logs.
+        folder: the run: `best.safetensors` and `last.safetensors` (for predict), `state.ckpt` (to
+            resume from), `recipe.yaml` (every value), `samples` (pictures), and logs.
         resume: go on from `state.ckpt`; the loss goes on as if nothing had happened.
         pretrained: weights to start from, see `initial_model`.
         devices: GPUs that share each batch.
         skip_bad: leave out images that cannot be used.
+        without_background: train although no pixel is background: classes cover everything.
         report: called with lines for the user.
         progress: called with images read and in all, while the data is checked.
 
@@ -117,82 +122,140 @@ def fit(
         DataError: what is wrong with the data.
         CheckpointError: what is wrong with the pretrained weights.
         OptionError: the device cannot do what is asked for.
+        KeyboardInterrupt: the run was stopped; a note says how it goes on.
     """
     report = rank_zero_only(report)
     accelerator = check_device(recipe, device, devices)
     if accelerator.type == "cpu":
         keep_free_memory()
     recipe = settled(recipe, accelerator)
-    assert recipe.precision != "auto"
     check_folder(folder, recipe, resume)
     data = LabelledFolder.open(recipe.data.root)
+    check_classes_file(data, recipe, report)
+    (items, counts), (validation, val_counts) = (
+        read_split(data, name, skip_bad, report, progress) for name in ("train", "val")
+    )
+    check_training(recipe, items, counts, data.classes, without_background=without_background)
+    check_validation(val_counts, data.classes, report)
     pl.seed_everything(recipe.seed, verbose=False)
     if resume:
-        model = stored_model(folder, data, recipe)
+        model, start = stored_model(folder, data, recipe), None
     else:
         model, start = initial_model(recipe, data.classes, pretrained)
-        report(f"{model.metadata.variant} starts from {start}")
         origin = f"{recipe.provenance}\nstarted from {start}".strip()
         model.metadata = replace(model.metadata, provenance=origin)
-        write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
-        write_whole(folder / "metadata.json", model.metadata.to_header()[HEADER_KEY].encode())
-    splits = {}
-    for name in ("train", "val"):
-        items, counts, bad = inspect(data.split(name), skip_bad=skip_bad, progress=progress)
-        splits[name] = items, counts
-        for sentence in bad:
-            report(f"skipped: {sentence}")
-        if absent := [c.name for c in data.classes if not counts[:, c.id].any()]:
-            report(f"without a {name} pixel: {', '.join(absent)}")
-    validation, val_counts = splits["val"]
     boxes = read_box_table(data.root, data.classes) if recipe.loss.projection else None
-    crops = Crops(recipe, *splits["train"], model.metadata, boxes)
+    crops = Crops(recipe, items, counts, model.metadata, boxes)
     hidden = hidden_by_group(recipe, validation, len(data.classes))
     module = SegmentationModule(recipe, model, hidden, load_teacher(recipe, model.metadata))
+    if start:
+        report(f"{model.metadata.variant} starts from {start}")
+        write_start(folder, recipe, model.metadata)
     scored = Validation(folder, telling(validation, val_counts), report)
-    callbacks: list[Callback] = [scored, ProgressBar(), state_saver(folder, recipe)]
-    if recipe.optimizer.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=recipe.optimizer.ema_decay))
-    with quiet_lightning():
-        try:
-            trainer = pl.Trainer(
-                default_root_dir=folder,
-                accelerator=accelerator.type,
-                devices=devices if accelerator.index is None else [accelerator.index],
-                # Norms keep no statistics of their own on each device, so buffers stay equal.
-                strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
-                sync_batchnorm=devices > 1 and accelerator.type == "cuda",
-                precision=recipe.precision,
-                max_steps=recipe.steps,
-                val_check_interval=min(recipe.val_every, recipe.steps),
-                check_val_every_n_epoch=None,
-                gradient_clip_val=recipe.optimizer.clip_norm,
-                callbacks=callbacks,
-                # A resumed run logs beside the first part, not over it.
-                logger=[
-                    CSVLogger(folder, name="logs"),
-                    TensorBoardLogger(folder, name="", version=""),
-                ],
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-                log_every_n_steps=recipe.log_every,
-                enable_model_summary=False,
-                enable_progress_bar=False,
-            )
-            loaders = RunData(recipe, crops, validation)
-            trainer.fit(module, loaders, ckpt_path=folder / STATE if resume else None)
-            if scored.step != trainer.global_step:
-                trainer.validate(module, loaders, verbose=False)
-        except MisconfigurationException as error:
-            raise OptionError(f"--device {device} --devices {devices}: {error}") from error
-        except torch.OutOfMemoryError as error:
-            raise OptionError(
-                "the device has too little memory for this recipe; lower stages.batch or "
-                "stages.crop, share the batch among more --devices, or set precision: bf16-mixed"
-            ) from error
+    with quiet_lightning(), interruptible(folder), device_limits(device, devices):
+        trainer = trainer_of(recipe, folder, accelerator, devices, scored)
+        loaders = RunData(recipe, crops, validation)
+        trainer.fit(module, loaders, ckpt_path=folder / STATE if resume else None)
+        if scored.step != trainer.global_step:
+            trainer.validate(module, loaders, verbose=False)
     best = folder / "best.safetensors"
     report(f"best checkpoint: {best}")
     return best
+
+
+def write_start(folder: Path, recipe: Recipe, metadata: Metadata) -> None:
+    """What `--resume` needs beside the state."""
+    write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
+    write_whole(folder / "metadata.json", metadata.to_header()[HEADER_KEY].encode())
+
+
+def read_split(
+    data: LabelledFolder,
+    name: str,
+    skip_bad: bool,
+    report: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> tuple[list[Item], NDArray[np.int64]]:
+    """The images of a split that can be used, and their pixels by class; tells what is odd."""
+    items, counts, bad = inspect(
+        data.split(name),
+        skip_bad=skip_bad,
+        progress=progress,
+        report=lambda note: report(f"{name}: {note}"),
+    )
+    for sentence in bad:
+        report(f"skipped: {sentence}")
+    if absent := [c.name for c in data.classes if not counts[:, c.id].any()]:
+        report(f"without a {name} pixel: {', '.join(absent)}")
+    return items, counts
+
+
+def trainer_of(
+    recipe: Recipe, folder: Path, accelerator: torch.device, devices: int, scored: Validation
+) -> pl.Trainer:
+    """Lightning, set up for the recipe, its precision settled."""
+    assert recipe.precision != "auto"
+    callbacks: list[Callback] = [scored, ProgressBar(), state_saver(folder, recipe)]
+    if recipe.optimizer.ema_decay is not None:
+        callbacks.append(MovingAverage(recipe.optimizer.ema_decay))
+    return pl.Trainer(
+        default_root_dir=folder,
+        accelerator=accelerator.type,
+        devices=devices if accelerator.index is None else [accelerator.index],
+        # Norms keep no statistics of their own on each device, so buffers stay equal.
+        strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
+        sync_batchnorm=devices > 1 and accelerator.type == "cuda",
+        precision=recipe.precision,
+        max_steps=recipe.steps,
+        val_check_interval=min(recipe.val_every, recipe.steps),
+        check_val_every_n_epoch=None,
+        gradient_clip_val=recipe.optimizer.clip_norm,
+        callbacks=callbacks,
+        # A resumed run logs beside the first part, not over it.
+        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="", version="")],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=recipe.log_every,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+
+
+@contextmanager
+def device_limits(device: str, devices: int) -> Iterator[None]:
+    """What a device cannot do, or has no memory for, as OptionError."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise OptionError(f"--device {device} --devices {devices}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise OptionError(
+            "the device has too little memory for this recipe; lower stages.batch or "
+            "stages.crop, share the batch among more --devices, or set precision: bf16-mixed"
+        ) from error
+
+
+@contextmanager
+def interruptible(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave as KeyboardInterrupt, with a note on what was kept.
+
+    Lightning ends the process with exit code 1 for the one, and leaves the other without a word.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        stopped = isinstance(error.__context__, KeyboardInterrupt)
+        if isinstance(error, SystemExit) and not (stopped or isinstance(error, SIGTERMException)):
+            raise
+        interrupt = KeyboardInterrupt()
+        kept = f"the run is kept in {folder}: the same command with --resume goes on"
+        nothing = f"{folder} has no state yet: the same command starts the run anew"
+        interrupt.add_note(kept if (folder / STATE).is_file() else nothing)
+        raise interrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -40,8 +40,10 @@ class ClassScore:
 
     name: str
     iou: float
-    accuracy: float
-    """Recall: share of the class's true pixels that were found."""
+    precision: float
+    """Share of the pixels predicted as the class that are right."""
+    recall: float
+    """Share of the class's true pixels that were found."""
     f1: float
     pixels: int
     """True pixels."""
@@ -65,13 +67,14 @@ class Scores:
         hit, truth, found = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         iou = hit / (truth + found - hit)
         f1 = 2 * hit / (truth + found)
-        accuracy = hit / truth
+        precision, recall = hit / found, hit / truth
         present = truth > 0
         rows = tuple(
             ClassScore(
                 name=c.name,
                 iou=iou[c.id].item(),
-                accuracy=accuracy[c.id].item(),
+                precision=precision[c.id].item(),
+                recall=recall[c.id].item(),
                 f1=f1[c.id].item(),
                 pixels=int(truth[c.id]),
             )
@@ -92,7 +95,8 @@ class Scores:
             "classes": {
                 row.name: {
                     "iou": none_if_nan(row.iou),
-                    "accuracy": none_if_nan(row.accuracy),
+                    "precision": none_if_nan(row.precision),
+                    "recall": none_if_nan(row.recall),
                     "f1": none_if_nan(row.f1),
                     "pixels": row.pixels,
                 }
@@ -100,6 +104,22 @@ class Scores:
             },
             "confusion": self.confusion,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of weights on labelled images."""
+
+    scores: Scores
+    groups: dict[str, float]
+    """Mean IoU by group of images; NaN where nothing is labelled."""
+    unlisted: tuple[str, ...]
+    """Classes of the weights that the data does not list: not held against its background."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: NaN becomes None."""
+        groups = {group: none_if_nan(miou) for group, miou in self.groups.items()}
+        return {**self.scores.as_dict(), "groups": groups, "unlisted": self.unlisted}
 
 
 def none_if_nan(value: float) -> float | None:

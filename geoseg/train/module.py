@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from geoseg.classes import IGNORE
 from geoseg.grid import OVERLAP, TILE_SIZE
-from geoseg.model.inference import Precision, TileModel
+from geoseg.model.checkpoint import build_model, stored_state
+from geoseg.model.inference import TileModel
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.train.evaluate import count, predict_pixels
@@ -25,15 +26,8 @@ from geoseg.train.recipe import OptimizerOptions, Recipe
 SEED_STRIDE = 1_000_003
 """Keeps the random states of neighbouring seeds and steps apart."""
 
-PRECISIONS: dict[str, Precision] = {
-    "32-true": "float32",
-    "bf16-mixed": "bfloat16",
-    "16-mixed": "float16",
-}
-"""Lightning's names and ours."""
-
-Labelled = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8]]
-"""An item's name and group, image and mask."""
+Labelled = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
+"""An item's name and group, then what its `load` returns: image, mask and validity."""
 
 
 class SegmentationModule(pl.LightningModule):
@@ -59,7 +53,7 @@ class SegmentationModule(pl.LightningModule):
         self.teachers = [] if teacher is None else [teacher.eval().requires_grad_(False)]
         self.recipe, self.hidden = recipe, hidden
         for network in (model, *self.teachers):
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.metadata = model.metadata
         self.register_buffer("mean", channel_column(self.metadata.mean), persistent=False)
@@ -109,15 +103,19 @@ class SegmentationModule(pl.LightningModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def on_validation_start(self) -> None:
-        self.tiles = TileModel(
-            self.model, device=str(self.device), precision=PRECISIONS[self.recipe.precision]
-        )
+    def on_validation_epoch_start(self) -> None:
+        """Take the weights as the checkpoint will hold them, computed as `geoseg evaluate` does.
+
+        Lightning calls this after the callbacks' hook of the same name, in which averaged weights
+        are put in place; `on_validation_start` would be too early.
+        """
+        stored = build_model(stored_state(self.model), self.metadata)
+        self.tiles = TileModel(stored, device=str(self.device), use_up=True)
 
     def validation_step(self, batch: Labelled, batch_idx: int) -> dict[str, Any]:
         """Score one image by the same tiling as `geoseg evaluate`."""
-        _, group, image, mask = batch
-        found = predict_pixels(self.tiles, image, tile_size=TILE_SIZE, overlap=OVERLAP)
+        _, group, image, mask, valid = batch
+        found = predict_pixels(self.tiles, image, valid, tile_size=TILE_SIZE, overlap=OVERLAP)
         count(self.confusion, found, mask, self.hidden.get(group))
         return {"found": found}
 
@@ -137,7 +135,9 @@ def channel_column(values: tuple[float, float, float]) -> Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: SegNeXt | EfficientNetPyramid, options: OptimizerOptions
+) -> list[dict[str, Any]]:
     """Backbone and head, each with and without weight decay."""
     norms = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
     exempt = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters()}

@@ -55,7 +55,7 @@ def cut_out(
     with_class = np.flatnonzero(counts[:, class_id]).tolist()
     found: list[Cutting] = []
     for index in with_class:
-        image, mask = items[index].load()
+        image, mask, _ = items[index].load()
         pixels = np.flatnonzero(mask == class_id)
         for _ in range(max(4, ATTEMPTS // len(with_class))):
             row, column = divmod(int(rng.choice(pixels)), mask.shape[1])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from geoseg.classes import IGNORE, LabelClass
-from geoseg.hues import hue
 from geoseg.patches import write_whole
+from geoseg.train.lettering import font, legible, width
 from geoseg.train.metrics import Scores
 
 PANE = 384
@@ -20,51 +20,80 @@ PANE = 384
 GAP = 8
 LINE = 20
 """Height of a line of text, px."""
-PER_LINE = 6
-"""Classes in a line of the legend."""
+KEY = 19
+"""Room for a colour of the legend before its name, px."""
 VEIL = 0.55
 """Opacity of a class's colour over the image."""
 CELL = 44
 """Side of a field of the confusion matrix, px."""
-MARGIN = 190
-"""Room for class names beside the matrix, px."""
+CAPTION = "rows: truth, columns: prediction; percent of the true pixels"
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 """Image (H,W,3), truth and prediction (H,W)."""
 NEAREST = Image.Resampling.NEAREST
-HUES = np.array([hue(i) for i in range(256)], dtype=np.float32)
+
+
+def shown_name(name: str, class_id: int) -> str:
+    """The class's name in letters that can be drawn."""
+    return legible(name, f"class {class_id}")
 
 
 def sample_sheet(samples: Sequence[Sample], classes: Sequence[LabelClass]) -> Image.Image:
     """A row per sample: image, truth and prediction, and below a legend."""
+    colors = np.zeros((256, 3), np.float32)
+    for item in classes:
+        colors[item.id] = item.color
     rows = [
-        [fitted(pane) for pane in (image, tinted(image, truth), tinted(image, found))]
+        [
+            fitted(pane)
+            for pane in (image, tinted(image, truth, colors), tinted(image, found, colors))
+        ]
         for image, truth, found in samples
     ]
     present = {int(i) for _, truth, found in samples for i in np.union1d(truth, found)}
-    legend = [c for c in classes if c.id in present and c.id != 0]
-    width = 3 * PANE + 4 * GAP
-    height = LINE + sum(row[0].height + GAP for row in rows) + LINE * -(-len(legend) // PER_LINE)
-    sheet = Image.new("RGB", (width, height + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    sheet_width = 3 * PANE + 4 * GAP
+    legend = lines_of([c for c in classes if c.id in present and c.id != 0], sheet_width)
+    height = LINE + sum(row[0].height + GAP for row in rows) + LINE * len(legend)
+    sheet = Image.new("RGB", (sheet_width, height + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
     for i, title in enumerate(("image", "truth (dark: not labelled)", "prediction")):
-        draw.text((GAP + i * (PANE + GAP), 2), title, "black", font)
+        draw.text((GAP + i * (PANE + GAP), 2), title, "black", font())
     top = LINE
     for row in rows:
         for i, pane in enumerate(row):
             sheet.paste(pane, (GAP + i * (PANE + GAP), top))
         top += row[0].height + GAP
-    for i, item in enumerate(legend):
-        left, y = GAP + i % PER_LINE * (width // PER_LINE), top + LINE * (i // PER_LINE)
-        draw.rectangle((left, y + 2, left + 13, y + 15), hue(item.id))
-        draw.text((left + 19, y), item.name, "black", font)
+    for y, line in enumerate(legend):
+        left = GAP
+        for item in line:
+            box = (left, top + LINE * y + 2, left + 13, top + LINE * y + 15)
+            draw.rectangle(box, item.color, outline="grey")
+            name = shown_name(item.name, item.id)
+            draw.text((left + KEY, top + LINE * y), name, "black", font())
+            left += KEY + width(name) + 2 * GAP
     return sheet
 
 
-def tinted(image: NDArray[np.uint8], ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def lines_of(classes: Sequence[LabelClass], room: int) -> list[list[LabelClass]]:
+    """The legend's lines, as many classes in each as fit into `room` px."""
+    lines: list[list[LabelClass]] = []
+    left = room
+    for item in classes:
+        taken = KEY + width(shown_name(item.name, item.id)) + 2 * GAP
+        if left + taken > room:
+            lines.append([])
+            left = GAP
+        lines[-1].append(item)
+        left += taken
+    return lines
+
+
+def tinted(
+    image: NDArray[np.uint8], ids: NDArray[np.uint8], colors: NDArray[np.float32]
+) -> NDArray[np.uint8]:
     """Classes in colour over the grey image, background bare, unlabelled pixels dark."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
-    drawn = np.where((ids == 0)[..., None], grey, grey * (1 - VEIL) + HUES[ids] * VEIL)
+    drawn = np.where((ids == 0)[..., None], grey, grey * (1 - VEIL) + colors[ids] * VEIL)
     return np.where((ids == IGNORE)[..., None], grey * 0.3, drawn).astype(np.uint8)
 
 
@@ -79,21 +108,22 @@ def fitted(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def confusion_picture(scores: Scores) -> Image.Image:
     """Rows are the truth, columns the prediction; fields show percent of the row."""
-    names = [row.name for row in scores.classes]
+    names = [shown_name(row.name, i) for i, row in enumerate(scores.classes)]
     counts = np.array(scores.confusion, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = CELL * len(names)
-    sheet = Image.new("RGB", (MARGIN + side + GAP, MARGIN + side + 2 * LINE), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    side, margin = CELL * len(names), max(map(width, names)) + 2 * GAP
+    size = (margin + max(side, width(CAPTION)) + GAP, margin + side + 2 * LINE)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
     for i, name in enumerate(names):
-        center = MARGIN + CELL * i + CELL // 2
-        draw.text((MARGIN - GAP, center), name, "black", font, anchor="rm")
-        label = Image.new("RGB", (MARGIN - GAP, LINE), "white")
-        ImageDraw.Draw(label).text((0, LINE // 2), name, "black", font, anchor="lm")
+        center = margin + CELL * i + CELL // 2
+        draw.text((margin - GAP, center), name, "black", font(), anchor="rm")
+        label = Image.new("RGB", (margin - GAP, LINE), "white")
+        ImageDraw.Draw(label).text((0, LINE // 2), name, "black", font(), anchor="lm")
         sheet.paste(label.rotate(90, expand=True), (center - LINE // 2, 0))
     for row, column in np.ndindex(shares.shape):
         share = shares[row, column]
-        left, top = MARGIN + CELL * column, MARGIN + CELL * row
+        left, top = margin + CELL * column, margin + CELL * row
         # Square roots, so that small confusions are seen.
         ink = np.sqrt(share)
         color = tuple(int(255 - ink * (255 - dark)) for dark in (8, 48, 107))
@@ -101,9 +131,8 @@ def confusion_picture(scores: Scores) -> Image.Image:
         if share >= 0.0005:
             text = f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
             place = (left + CELL // 2, top + CELL // 2)
-            draw.text(place, text, "white" if ink > 0.6 else "black", font, anchor="mm")
-    caption = "rows: truth, columns: prediction; percent of the true pixels"
-    draw.text((MARGIN, MARGIN + side + GAP), caption, "black", font)
+            draw.text(place, text, "white" if ink > 0.6 else "black", font(), anchor="mm")
+    draw.text((margin, margin + side + GAP), CAPTION, "black", font())
     return sheet
 
 

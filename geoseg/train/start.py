@@ -19,7 +19,7 @@ from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.train.recipe import Recipe
 
 CLASSIFIER = "decode_head.conv_seg."
-"""Prefix of the only parameters whose shape depends on the classes."""
+"""Prefix of the only parameters whose shape depends on the classes: a row for each."""
 
 
 def initial_model(
@@ -30,7 +30,8 @@ def initial_model(
     Args:
         pretrained: a file in one of the public spellings, of which the backbone is taken; or a
             geoseg checkpoint (path, name of public weights, or `default`), of which everything is
-            taken, but not the classifier if its classes are others. None = random weights.
+            taken, but of the classifier only the rows of classes that the data has by the same
+            name. None = random weights.
 
     Raises:
         CheckpointError: it cannot be read, or is of another variant.
@@ -56,15 +57,20 @@ def initial_model(
     if known.variant != recipe.model.variant:
         raise other_variant(pretrained, known.variant, recipe.model.variant)
     model = blank_model(recipe, described(recipe, known, classes))
-    if [c.name for c in known.classes] == [c.name for c in classes]:
+    rows = {item.name: item.id for item in known.classes}
+    if list(rows) == [c.name for c in classes]:
         model.load_state_dict(state)
         return model, f"all of {pretrained}"
-    kept = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
-    model.load_state_dict(kept, strict=False)
-    return model, (
-        f"{pretrained}, without its classifier: it tells {len(known.classes)} other classes "
-        f"apart, the data has {len(classes)}; that layer starts at random"
-    )
+    kept = [item for item in classes if item.name in rows]
+    blank = model.state_dict()
+    for key in [key for key in state if key.startswith(CLASSIFIER)]:
+        stored, state[key] = state[key], blank[key].clone()
+        for item in kept:
+            state[key][item.id] = stored[rows[item.name]]
+    model.load_state_dict(state)
+    new = ", ".join(item.name for item in classes if item.name not in rows) or "none"
+    names = ", ".join(item.name for item in kept) or "none"
+    return model, f"{pretrained}; of its classifier are kept: {names}; starting at random: {new}"
 
 
 def described(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...]) -> Metadata:

@@ -21,7 +21,7 @@ from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.fit import settled
 from geoseg.train.folder import LabelledFolder, inspect
 from geoseg.train.loss import partial_cross_entropy
-from geoseg.train.module import PRECISIONS, SegmentationModule
+from geoseg.train.module import SegmentationModule
 from geoseg.train.recipe import Stage, load_recipe
 from geoseg.train.start import initial_model
 
@@ -65,8 +65,8 @@ def main() -> None:
     module = SegmentationModule(recipe, model, hidden_by_group(recipe, items, len(data.classes)))
     module.to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-        PRECISIONS[recipe.precision]
+    dtype = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[
+        recipe.precision
     ]
     content = next(iter(DataLoader(crops, batch_sampler=StagedBatches([endless]))))
     content = {name: tensor.to(device) for name, tensor in content.items()}

@@ -1,0 +1,251 @@
+"""A GeoPackage as people leave it: drawn on, merged, with layers of theirs beside geoseg's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyogrio
+import shapely
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+
+from geoseg.errors import DataError, OutputError
+from geoseg.geo.failures import vector_errors
+from geoseg.geo.gdal_settings import READING, vector_settings
+from geoseg.geo.paths import vector_path
+from geoseg.hues import hue
+
+Color = tuple[int, int, int]
+
+FIELDS = {
+    "object_id": "int64",
+    "class_id": "int32",
+    "class": "str",
+    "area_m2": "float64",
+    "confidence": "float64",
+    "length_m": "float64",
+    "width_m": "float64",
+    "angle_deg": "float64",
+}
+"""Fields of every layer that geoseg writes, with their types."""
+_POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+_FILL = re.compile(r'(?:name|k)="color"[^>]*?(?:value|v)="(\d+),(\d+),(\d+)')
+"""In a QGIS style, of any version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """The polygons of a file, in one CRS."""
+
+    features: GeoDataFrame
+    """N rows in the order of object_id: `FIELDS`, then fields of others. Sizes are as the file
+    has them."""
+    layers: NDArray[np.object_]
+    """(N,) the layer of each."""
+    colors: dict[str, Color]
+    """By layer: of its style, else of its class."""
+    notes: tuple[str, ...]
+    """What was filled in, repaired or left out; one sentence each."""
+
+
+def layer_names(path: Path) -> list[str]:
+    """The layers that may hold polygons.
+
+    Raises OutputError where the file cannot be read.
+    """
+    with vector_errors(f"{path} cannot be read", OutputError), vector_settings(READING):
+        return [str(name) for name, kind in pyogrio.list_layers(vector_path(path)) if kind]
+
+
+def read_edited(path: Path, wanted: Collection[str] = ()) -> Edited:
+    """Read the polygons of a GeoPackage of geoseg, or of any vector file, layer by layer.
+
+    Polygons that were drawn since, or that are not geoseg's, get what they lack: the class of
+    their layer (where it has no class, the layer's name), and a new object_id, as do those that
+    share one. Geometry becomes plain: curves are densified, z and m go, what crosses itself is
+    repaired. What is no polygon is left out.
+
+    Args:
+        wanted: layers, or classes; none = all.
+
+    Raises:
+        OutputError: the file cannot be read. DataError: it lacks a wanted layer, or its layers
+        have no CRS in common.
+    """
+    names, notes = layer_names(path), list[str]()
+    frames = {name: _plain(_read(path, name), name, notes) for name in names}
+    classes = {name: _class_of(frame, name) for name, frame in frames.items()}
+    known = {*frames, *(name for name, _ in classes.values())}
+    if missing := [each for each in wanted if each not in known]:
+        raise DataError(f"{path} has no layer {missing[0]}; it has {', '.join(names) or 'none'}")
+    if wanted:
+        kept = [name for name in names if name in wanted or classes[name][0] in wanted]
+        frames = {name: frames[name] for name in kept}
+    filled = {name: _filled(frame, *classes[name]) for name, frame in frames.items() if len(frame)}
+    if not filled and frames:
+        filled = {name: _standard(frame) for name, frame in [*frames.items()][:1]}
+    placed = _in_one_crs(path, filled, notes)
+    _number(placed, notes)
+    every = pd.concat([*placed.values()] or [_standard(GeoDataFrame(geometry=[]))])
+    layers = np.repeat([*placed], [len(frame) for frame in placed.values()]).astype(object)
+    order = np.argsort(every["object_id"].to_numpy("int64"), kind="stable")
+    styled = _styled(path)
+    colors = {
+        name: styled.get(name) or hue(int(frame["class_id"].fillna(0).max() if len(frame) else 0))
+        for name, frame in placed.items()
+    }
+    said = tuple(f"{path}: {note}" for note in notes)
+    return Edited(every.iloc[order].reset_index(drop=True), layers[order], colors, said)
+
+
+def _read(path: Path, layer: str) -> GeoDataFrame:
+    what = f"{path}, layer {layer}, cannot be read"
+    with vector_errors(what, OutputError), vector_settings(READING):
+        # Shapely knows neither TIN nor triangles; they come as nothing, and are counted below.
+        return pyogrio.read_dataframe(vector_path(path), layer=layer, on_invalid="ignore")
+
+
+def _plain(frame: GeoDataFrame, layer: str, notes: list[str]) -> GeoDataFrame:
+    """Only valid, flat (multi)polygons with an area."""
+    with vector_errors(f"layer {layer} holds geometry that cannot be used", DataError):
+        shapes = np.asarray(frame.geometry.values, dtype=object)
+        polygonal = np.isin(shapely.get_type_id(shapes), _POLYGONAL) & ~shapely.is_empty(shapes)
+        flat = shapely.force_2d(shapes)
+        broken = polygonal & ~shapely.is_valid(flat)
+        flat[broken] = shapely.make_valid(flat[broken], method="structure", keep_collapsed=False)
+        polygonal &= shapely.area(flat) > 0
+        heights = int((polygonal & shapely.has_z(shapes)).sum())
+    for count, what in (
+        (int((~polygonal).sum()), "hold no polygon and were left out"),
+        (int((polygonal & broken).sum()), "crossed themselves and were repaired"),
+        (heights, "had heights, which were dropped"),
+    ):
+        if count:
+            notes.append(f"{count} of {len(frame)} features of layer {layer} {what}")
+    return frame.set_geometry(flat, crs=frame.crs)[polygonal].reset_index(drop=True)
+
+
+def _class_of(frame: GeoDataFrame, layer: str) -> tuple[str, int | None]:
+    """The class, and its id, of what is drawn in a layer: those that its features agree on."""
+    names = _texts(frame, "class").dropna().unique()
+    ids = _whole_numbers(frame, "class_id").dropna().unique()
+    return (
+        str(names[0]) if len(names) == 1 else layer,
+        int(ids[0]) if len(ids) == 1 else None,
+    )
+
+
+def _filled(frame: GeoDataFrame, name: str, class_id: int | None) -> GeoDataFrame:
+    frame = _standard(frame)
+    own = frame["class"].isna() | (frame["class"] == name)
+    ids = frame["class_id"]
+    if class_id is not None:
+        ids = ids.mask(ids.isna() & own, class_id)
+    return frame.assign(**{"class": frame["class"].fillna(name).astype("str"), "class_id": ids})
+
+
+def _standard(frame: GeoDataFrame) -> GeoDataFrame:
+    """With all of `FIELDS`, of their types, before those of others.
+
+    A field of the same name that holds something else is kept as <name>_2.
+    """
+    read = {"str": _texts, "int64": _whole_numbers, "int32": _whole_numbers, "float64": _numbers}
+    ours = {field: read[dtype](frame, field) for field, dtype in FIELDS.items()}
+    others = frame.drop(columns=[*FIELDS, frame.geometry.name], errors="ignore")
+    strange = {
+        f"{field}_2": frame[field]
+        for field, column in ours.items()
+        if field in frame and (column.isna() & _texts(frame, field).notna()).any()
+    }
+    table = pd.concat([pd.DataFrame(ours, index=frame.index), others.assign(**strange)], axis=1)
+    return GeoDataFrame(table, geometry=frame.geometry.array, crs=frame.crs)
+
+
+def _texts(frame: GeoDataFrame, field: str) -> pd.Series[Any]:
+    """A field as text, without value where that is blank."""
+    if field not in frame:
+        return pd.Series(None, index=frame.index, dtype="object")
+    column = frame[field]
+    whole = pd.api.types.is_float_dtype(column) and column.dropna().abs().lt(2**53).all()
+    if whole and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")  # of whole numbers, some of them missing
+    texts = column.astype("str")
+    return texts.where(column.notna() & (texts.str.strip() != ""))
+
+
+def _numbers(frame: GeoDataFrame, field: str) -> pd.Series[Any]:
+    column = frame[field] if field in frame else pd.Series(np.nan, index=frame.index)
+    return pd.to_numeric(column, errors="coerce").astype("float64")
+
+
+def _whole_numbers(frame: GeoDataFrame, field: str) -> pd.Series[Any]:
+    if field in frame and pd.api.types.is_signed_integer_dtype(frame[field]):
+        return frame[field].astype("Int64")  # as floats, large ones would not stay what they are
+    numbers = _numbers(frame, field)
+    return numbers.where((numbers % 1 == 0) & (numbers.abs() < 2**53)).astype("Int64")
+
+
+def _in_one_crs(
+    path: Path, frames: dict[str, GeoDataFrame], notes: list[str]
+) -> dict[str, GeoDataFrame]:
+    """All layers in the CRS of the first that geoseg made, or of the first."""
+    if not frames:
+        return frames
+    leading = next((n for n, frame in frames.items() if frame["class_id"].notna().any()), None)
+    leading = leading or next(iter(frames))
+    crs = frames[leading].crs
+    placed = {}
+    for name, frame in frames.items():
+        if (frame.crs is None) != (crs is None):
+            bare, other = (name, leading) if frame.crs is None else (leading, name)
+            raise DataError(
+                f"{path}: layer {bare} has no coordinate reference system, but layer {other} has "
+                f"one; choose layers that go together (--layer)"
+            )
+        placed[name] = frame
+        if frame.crs is not None and crs is not None and frame.crs != crs:
+            with vector_errors(f"{path}: layer {name} cannot go to {crs.name}", DataError):
+                placed[name] = frame.to_crs(crs)
+            notes.append(f"layer {name} was reprojected to {crs.name}, that of layer {leading}")
+    return placed
+
+
+def _number(frames: dict[str, GeoDataFrame], notes: list[str]) -> None:
+    """Give new object ids to features that have none, or one that an earlier feature has."""
+    if not frames:
+        return
+    ids = pd.concat([frame["object_id"] for frame in frames.values()], ignore_index=True)
+    new: NDArray[np.bool_] = (ids.isna() | ids.duplicated()).to_numpy(bool)
+    last = int(ids.max()) if ids.notna().any() else 0
+    ids[new] = np.arange(last + 1, last + 1 + int(new.sum()))
+    counts = [len(frame) for frame in frames.values()]
+    parts = np.split(ids.to_numpy("int64"), np.cumsum(counts)[:-1])
+    for (name, frame), numbers in zip(frames.items(), parts, strict=True):
+        whole = frame["class_id"].notna().all()
+        typed = frame["class_id"].astype("int64" if whole else "Int64")
+        frames[name] = frame.assign(object_id=numbers, class_id=typed)
+    if new.any():
+        notes.append(f"{int(new.sum())} features had no object_id of their own and got new ones")
+
+
+def _styled(path: Path) -> dict[str, Color]:
+    """Fill colors of the layers, as the file's table layer_styles has them for QGIS."""
+    with vector_errors(f"{path} cannot be read", OutputError), vector_settings(READING):
+        source = vector_path(path)
+        if "layer_styles" not in pyogrio.list_layers(source)[:, 0]:
+            return {}
+        table = pyogrio.read_dataframe(source, layer="layer_styles", read_geometry=False)
+    if not {"f_table_name", "styleQML", "useAsDefault"} <= {*table.columns}:
+        return {}
+    table = table.sort_values("useAsDefault", kind="stable").dropna(subset=["styleQML"])
+    return {
+        str(name): (int(match[1]), int(match[2]), int(match[3]))
+        for name, style in zip(table["f_table_name"], table["styleQML"], strict=True)
+        if (match := _FILL.search(style))
+    }

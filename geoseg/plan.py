@@ -1,0 +1,92 @@
+"""What is to be done with one scene: opened, planned, and described."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from geoseg.errors import SceneError
+from geoseg.geo.aoi import read_aoi
+from geoseg.geo.culprits import culprits
+from geoseg.geo.export import FORMATS
+from geoseg.geo.reproject import check_wgs84
+from geoseg.geo.scene import Scene
+from geoseg.geo.vectorize import SPECK
+from geoseg.geo.view import View
+from geoseg.grid import Grid, Window
+from geoseg.model.metadata import Metadata
+from geoseg.request import Reading, Request, Tiling
+from geoseg.tasks import Plan
+
+_LOG = logging.getLogger("geoseg")
+
+
+def open_scene(path: str, reading: Reading, *, look: bool = True) -> Scene:
+    """Open a scene, or without a `look` at its pixels what is known from its header.
+
+    Raises SceneError and OptionError.
+    """
+    return Scene.open(
+        path,
+        bands=reading.bands,
+        collar=reading.collar if look else "off",
+        rescale=reading.rescale if look else reading.rescale or (0.0, 1.0),
+        skip_damage=True,  # what is lost is told in the end, when the rest is done
+    )
+
+
+def make_plan(
+    scene: Scene, metadata: Metadata, request: Request, tiling: Tiling, reading: Reading
+) -> Plan:
+    """Raises SceneError and OptionError for what cannot be."""
+    geobox = scene.geobox
+    for kind in request.formats:
+        if kind in FORMATS and FORMATS[kind].wgs84:
+            check_wgs84(geobox, kind, scene.path)
+    view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
+    width, height = view.geobox.width, view.geobox.height
+    assert tiling.tiles_per_block is not None
+    across, down = view.step
+    pixel = geobox.gsd or 1.0
+    speck = SPECK * max(1.0, across * down)
+    return Plan(
+        view=view,
+        grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
+        aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
+        min_pixels=speck if request.min_area is None else request.min_area / pixel**2,
+        confidence=request.confidence,
+        logits=request.logits,
+    )
+
+
+def damage_error(path: str, scene: Scene, damaged: Sequence[Window]) -> SceneError:
+    """Of a mosaic, the files are named."""
+    files = culprits(scene.source, damaged)
+    for reason in files.values():
+        _LOG.info("%s", reason)
+    parts = [f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged]
+    names = list(files) or parts
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    what = "files" if files else "blocks of the file"
+    return SceneError(
+        f"{path}: {what} that cannot be read: {shown} (-v says why); repair what is broken, "
+        "and the same command reads it again, or leave it as nodata: --keep-going"
+    )
+
+
+def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
+    where = "the area of interest" if in_aoi else "the scene"
+    causes = [str(scene.bands), "collars (--collar off keeps them)" if scene.collars else ""]
+    return SceneError(
+        f"{scene.path}: nothing to predict, for all pixels of {where} are declared empty by its "
+        f"{' and '.join(filter(None, causes))}; if they are not, remove the declaration "
+        "(gdal_translate -b 1 -b 2 -b 3 -mask none -a_nodata none)"
+    )
+
+
+def description(path: str, run: dict[str, Any]) -> dict[str, str]:
+    """What the layers say of how they were made."""
+    told = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
+    return {**told, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}
