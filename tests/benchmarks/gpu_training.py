@@ -50,7 +50,7 @@ def pack(arguments: argparse.Namespace) -> None:
     listed = []
     with zipfile.ZipFile(arguments.pack, "w") as archive:
         for item in folder.split("train"):
-            image, mask = item.load()
+            image, mask, _ = item.load()
             if recipe.group(item.group).scale < FINE:
                 image, mask = np.array(Image.fromarray(image).reduce(2)), mask[::2, ::2]
                 image = image[: len(mask), : mask.shape[1]]
