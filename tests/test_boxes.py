@@ -154,7 +154,7 @@ def test_a_folder_of_boxes_becomes_one_that_training_reads(data, tmp_path):
     assert folder.classes == ISAID
     for split in ("train", "val"):
         (item,) = folder.split(split)
-        _, mask = item.load()
+        mask = item.load()[1]
         for name, (left, top, width, height) in OBJECTS.items():
             assert mask[top + height // 2, left + width // 2] == IDS[name]
         assert mask[0, 0] == 0
