@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.classes import ISAID
+from geoseg.errors import DataError
+from geoseg.model.inference import TileModel
+from geoseg.model.metadata import Metadata
+from geoseg.patches import Patch, write_classes, write_patch, write_split, write_table
 from geoseg.train.box_scores import BoxCounts, count_pairs, overlaps, region_boxes
+from geoseg.train.evaluate import evaluate
+from geoseg.train.folder import LabelledFolder
 
 SHIP, PLANE = ISAID[1], ISAID[14]
 NOTHING = np.zeros(len(ISAID), bool)
@@ -84,3 +91,46 @@ def test_pairs_are_those_of_a_plain_loop(one, other):
     assert pairs <= min(len(one), len(other))
     assert (pairs > 0) == bool((iou >= 0.3).any())
     assert count_pairs(overlaps(a, a), 1.0) == len(one)
+
+
+def test_evaluate_counts_objects_where_the_data_has_boxes(tmp_path):
+    """Bright squares, found by a model that calls bright pixels ships."""
+    image = np.full((96, 128, 3), 20, np.uint8)
+    for left in (8, 56):
+        image[24:48, left : left + 24] = 250
+    patch = Patch("port", "a", "val")
+    write_patch(tmp_path, patch, image, np.zeros((96, 128), np.uint8))
+    write_classes(tmp_path, ISAID)
+    write_split(tmp_path, [patch])
+    columns = ("group", "name", "class", *(f"{a}{i}" for i in range(1, 5) for a in "xy"))
+    rows = [
+        ("port", "a", "ship", *["8", "24", "32", "24", "32", "48", "8", "48"]),
+        ("port", "a", "ship", *["100", "60", "120", "60", "120", "80", "100", "80"]),
+    ]
+    write_table(tmp_path / "boxes.csv", columns, rows)
+    model = TileModel(Bright(), device="cpu", precision="float32")
+    data = LabelledFolder.open(tmp_path)
+    found = evaluate(model, data, data.split("val")).objects
+    (score,) = found.scores(0.3)
+    assert (score.name, score.truth, score.found, score.matched) == ("ship", 2, 2, 1)
+    told = found.as_dict()["0.5"]
+    assert told["all"] == told["groups"]["port"]
+    assert told["all"]["ship"]["precision"] == 0.5
+    write_table(
+        tmp_path / "boxes.csv",
+        columns,
+        [("port", "a", "boat", *["0", "0", "1", "0", "1", "1", "0", "1"])],
+    )
+    with pytest.raises(DataError, match=r"boxes\.csv, line 2: the data has no class 'boat'"):
+        evaluate(model, data, data.split("val"))
+
+
+class Bright(torch.nn.Module):
+    """Calls bright pixels ships."""
+
+    metadata = Metadata("T", ISAID)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = torch.nn.functional.avg_pool2d(x.mean(dim=1, keepdim=True), 8)
+        others = torch.full_like(bright, -99.0).expand(-1, len(ISAID) - 2, -1, -1)
+        return torch.cat([-bright, bright, others], dim=1)

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -154,7 +155,7 @@ class BoxCounts:
 
     def scores(self, min_iou: float, group: str | None = None) -> list[ObjectScore]:
         """Per class, of one group or of all, where there is or was found anything."""
-        groups = [group] if group else sorted({key[0] for key in self.truth})
+        groups = [group] if group else self.groups
         scores = []
         for item in self.classes[1:]:
             truth = sum(self.truth[g, item.name] for g in groups)
@@ -163,3 +164,22 @@ class BoxCounts:
             if truth or found:
                 scores.append(ObjectScore(item.name, truth, found, matched))
         return scores
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups of images that were counted."""
+        return sorted({group for group, _ in self.truth})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: by least overlap, of all images and of each group."""
+
+        def told(min_iou: float, group: str | None) -> dict[str, Any]:
+            return {score.name: score.as_dict() for score in self.scores(min_iou, group)}
+
+        return {
+            f"{min_iou:g}": {
+                "all": told(min_iou, None),
+                "groups": {group: told(min_iou, group) for group in self.groups},
+            }
+            for min_iou in MIN_IOUS
+        }
