@@ -173,7 +173,8 @@ def boxes(
 
     The mask holds the class where a box is sure of it (the ellipse of a tank, the rectangle of a
     turned car, the middle of a plane), background outside of all boxes, and 255, undecided,
-    between. DST also gets boxes.csv, by which `geoseg evaluate` counts objects.
+    between. DST also gets boxes.csv, by which `geoseg evaluate` counts objects. Several sources
+    can be prepared into one DST, one after the other.
     """
     from geoseg.datasets.from_boxes import prepare_boxes
     from geoseg.model.metadata import read_classes

@@ -23,6 +23,7 @@ from geoseg.datasets.boxes import Box, decode_runs, read_boxes
 from geoseg.datasets.from_boxes import choose_splits, prepare_boxes
 from geoseg.errors import DataError
 from geoseg.patches import Patching
+from geoseg.train.box_scores import read_box_table
 from geoseg.train.folder import LabelledFolder
 
 IDS = {item.name: item.id for item in ISAID}
@@ -267,3 +268,28 @@ def test_validation_takes_about_its_share_in_runs(count, share):
     held_out = splits.count("val")
     assert 1 <= held_out < count
     assert abs(held_out - share * count) <= max(1, 0.5 * share * count) + 10 * 0.5
+
+
+def test_sources_share_a_folder_and_one_can_be_prepared_again(tmp_path):
+    for name, count in (("east", 3), ("west", 2)):
+        source = tmp_path / name
+        source.mkdir()
+        lines = ["image,class,x1,y1,x2,y2,x3,y3,x4,y4"]
+        for i in range(count):
+            Image.new("RGB", (64, 64)).save(source / f"{i}.png")
+            lines.append(f"{i}.png,ship,10,10,30,10,30,20,10,20")
+        (source / "boxes.csv").write_text("\n".join(lines))
+    target, options = tmp_path / "all", {"patching": Patching(64, 0), "val_share": 0}
+    for name in ("east", "west", "east"):
+        prepare_boxes(tmp_path / name, target, "csv", **options)
+    folder = LabelledFolder.open(target)
+    groups = [item.group for item in folder.split("train")]
+    assert sorted(groups) == ["east"] * 3 + ["west"] * 2
+    boxes = read_box_table(target, folder.classes)
+    assert {(item.group, item.name) for item in folder.split("train")} == boxes.keys()
+    (tmp_path / "east" / "2.png").unlink()
+    lines = (tmp_path / "east" / "boxes.csv").read_text().splitlines()
+    (tmp_path / "east" / "boxes.csv").write_text("\n".join(lines[:-1]))
+    prepare_boxes(tmp_path / "east", target, "csv", **options)
+    assert len(list((target / "images" / "train").glob("east_*.png"))) == 2
+    assert len(LabelledFolder.open(target).split("train")) == 4

@@ -12,7 +12,9 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from geoseg.class_list import read_class_list
 from geoseg.classes import CLASS_NAME, IGNORE, ISAID, LabelClass
+from geoseg.collection import Addition
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
 from geoseg.errors import DataError
@@ -22,10 +24,9 @@ from geoseg.patches import (
     Patch,
     Patching,
     Prepared,
+    read_table,
     refuse,
-    write_classes,
     write_patch,
-    write_split,
     write_table,
 )
 
@@ -54,11 +55,14 @@ def prepare_boxes(
 ) -> Prepared:
     """Cut images with boxes into patches with masks; see `paint_boxes` for what a box says.
 
+    Several sources can be prepared into one `target`, one after the other; one that is prepared
+    again takes the place of its patches from before.
+
     Args:
         form: a key of `geoseg.datasets.boxes.FORMATS`.
         group: name of the images in `split.csv`; None = that of the source.
         renamed: class of the masks by class of the source; `ignore` for none.
-        classes: None = iSAID's where all names are, else those found.
+        classes: None = those of `target`; else iSAID's where all names are, else those found.
         val_share: share of the images for validation, where the source's folders have no split.
         skip_bad: leave out images that cannot be used, instead of refusing all.
         progress: called with images done and in all.
@@ -69,42 +73,53 @@ def prepare_boxes(
     """
     images, problems = read_boxes(source, form)
     names = sorted({box.name for image in images for box in image.boxes if not box.ignored})
+    if classes is None and (listed := target / "classes.csv").is_file():
+        classes = read_class_list(listed)
     spelled, classes = name_classes(names, renamed or {}, classes)
-    ids = {name: c.id for c in classes for name in [c.name]}
-    splits = choose_splits(images, val_share)
-    label = group or re.sub(r"\W+", "_", source.resolve().stem)
+    ids, counts = {c.name: c.id for c in classes}, np.zeros(len(classes), np.int64)
     patches: list[Patch] = []
     rows: list[tuple[str, ...]] = []
-    counts = np.zeros(len(classes), np.int64)
     called = patch_names([image.path for image in images], source)
-    for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), start=1):
-        try:
-            pixels = decoded(image.path)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        boxes = [as_class(box, spelled) for box in image.boxes]
-        mask = paint_boxes(boxes, ids, pixels.shape[:2])
-        for window in patching.windows(*pixels.shape[1::-1]):
-            place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
-            patch = Patch(label, f"{name}_{place}", split)
-            part = mask[window.slices]
-            write_patch(target, patch, np.ascontiguousarray(pixels[window.slices]), part)
-            counts += np.bincount(part[part != IGNORE], minlength=len(classes))
-            rows += [box_row(patch, box) for box in boxes_in(boxes, window)]
-            patches.append(patch)
-        progress(done, len(images))
-    if problems and not (skip_bad and patches):
-        raise refuse(sorted(problems), len(images) + len(problems), "images")
-    write_classes(target, classes)
-    write_table(target / "boxes.csv", BOX_COLUMNS, rows)
-    write_split(target, patches)
+    splits = choose_splits(images, val_share)
+    label = group or re.sub(r"\W+", "_", source.resolve().stem)
+    with Addition(target, str(source), label) as addition:
+        for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), 1):
+            try:
+                pixels = decoded(image.path)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            boxes = [as_class(box, spelled) for box in image.boxes]
+            mask = paint_boxes(boxes, ids, pixels.shape[:2])
+            for window in patching.windows(*pixels.shape[1::-1]):
+                place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
+                patch = Patch(addition.group, f"{addition.group}_{name}_{place}", split)
+                part = mask[window.slices]
+                write_patch(
+                    addition.staging, patch, np.ascontiguousarray(pixels[window.slices]), part
+                )
+                counts += np.bincount(part[part != IGNORE], minlength=len(classes))
+                rows += [box_row(patch, box) for box in boxes_in(boxes, window)]
+                patches.append(patch)
+            progress(done, len(images))
+        if problems and not (skip_bad and patches):
+            raise refuse(sorted(problems), len(images) + len(problems), "images")
+        write_table(target / "boxes.csv", BOX_COLUMNS, [*other_boxes(target, addition), *rows])
+        addition.complete(classes, patches)
     return Prepared(
         classes=classes,
         patches={each: sum(p.split == each for p in patches) for each in ("train", "val")},
         pixels={c.name: int(counts[c.id]) for c in classes},
         skipped=tuple(sorted(problems)),
     )
+
+
+def other_boxes(target: Path, addition: Addition) -> list[tuple[str, ...]]:
+    """Rows of the table of boxes that are of other groups."""
+    if not (table := target / "boxes.csv").is_file():
+        return []
+    rows = read_table(table, BOX_COLUMNS)
+    return [tuple(row[c] for c in BOX_COLUMNS) for row in rows if row["group"] != addition.group]
 
 
 def name_classes(
