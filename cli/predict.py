@@ -145,9 +145,10 @@ def command(
     Exit codes: 0 all done or skipped, 1 some failed, 2 impossible options, 3 done, but for parts
     that could not be read.
     """
+    from geoseg.geo.paths import refuse_inputs
     from geoseg.model.checkpoint import load_model
     from geoseg.model.inference import TileModel
-    from geoseg.naming import refuse_equal_names, refuse_inputs, scene_stem
+    from geoseg.naming import refuse_equal_names, scene_stem
     from geoseg.outputs import planned_names
     from geoseg.predict import predict
     from geoseg.request import Reading, Request, Tiling
@@ -233,7 +234,8 @@ class Batch:
                 click.echo(json.dumps({"scene": scene, "state": "failed", "error": str(error)}))
             if not wait or isinstance(error, SchedulerError):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            which = "" if scene in str(error) else f"{scene}: "
+            click.echo(f"Error: {which}{error}", err=True)
             self.failed.append(scene)
             return True
         self.damaged += len(summary.damaged)

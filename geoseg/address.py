@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.sax.saxutils import unescape
 
-from geoseg.errors import OutputError
+from geoseg.errors import OptionError
 
 _SERVERS = "https?|ftps?|sftp|s3a?|gs|az|abfss?|adls?|oss|swift|hdfs|webhdfs"
 _REMOTE = re.compile(
@@ -75,11 +75,11 @@ def _is_here(name: str) -> bool:
 
 
 def refuse_address(folder: Path) -> None:
-    """Raises OutputError where results would go to a server, which they cannot."""
+    """Raises OptionError where results would go to a server, which they cannot."""
     first = folder.parts[0] if folder.parts else ""
     scheme = _SCHEME.fullmatch(first) and not Path(first).is_dir()
     if scheme or str(folder).startswith("/vsi"):
-        raise OutputError(
+        raise OptionError(
             f"{folder} is an address, but results are written to folders only; give a folder (-o), "
             "and copy the results from there"
         )

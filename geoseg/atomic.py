@@ -221,7 +221,12 @@ def commit(working: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
         sync(journal)
         sync(working)
         for source, target in moves:
-            source.rename(target)
+            try:
+                source.rename(target)
+            except FileNotFoundError:
+                if source.parent != folder or not target.parent.exists():
+                    raise
+                continue  # somebody removed what was to go
             done.append((source, target))
         sync(folder)
     except BaseException:

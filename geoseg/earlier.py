@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geoseg.atomic import companions
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.export import FORMATS
+from geoseg.geo.export import FORMATS, earlier_files, planned_files
+from geoseg.geo.layers import NO_OBJECTS
+from geoseg.geo.names import distinct
 from geoseg.outputs import planned_names
 from geoseg.record import Record
 from geoseg.request import Request
@@ -22,7 +25,9 @@ class Earlier:
     """What is in the folder of the results before a run."""
 
     possible: tuple[Path, ...]
-    """All that may be written or replaced."""
+    """All that may be written or go."""
+    obsolete: tuple[Path, ...]
+    """Results of the last run on the same scene: they go when the new ones come."""
     record: Record | None
     """What the last run on the same scene says of itself."""
     mosaic: bool
@@ -32,23 +37,26 @@ class Earlier:
     def find(
         cls, request: Request, stem: str, classes: Iterable[LabelClass], *, mosaic: bool = False
     ) -> Earlier:
-        """By the names that this run's results have, and by the record of the last one."""
-        names = planned_names(request, stem, mosaic=mosaic)
-        record = Record.read(request.folder / names["classes"])
-        every = [*names.values()]
+        """By the names that this run's results have, and by the record of the last one; where
+        there is none, by what is in files that are called like results."""
+        folder, names = request.folder, planned_names(request, stem, mosaic=mosaic)
+        record = Record.read(folder / names["classes"])
+        possible = [folder / name for name in names.values()]
+        obsolete = [] if record is None else [folder / name for name in record.outputs.values()]
+        layers = [*distinct(item.name for item in classes), NO_OBJECTS]
         for kind in request.formats:
             if kind in FORMATS and FORMATS[kind].per_class:
-                suffix = FORMATS[kind].suffix
-                every += [f"{stem}_{item.name}{suffix}" for item in classes]
-        if record is not None:
-            every += record.outputs.values()
-        here = [name for name in dict.fromkeys(every) if Path(name).name == name]
-        return cls(tuple(request.folder / name for name in here), record, mosaic)
+                possible += planned_files(folder, stem, kind, layers)
+                if record is None:
+                    obsolete += earlier_files(folder, stem, kind, ())
+        every = dict.fromkeys([*possible, *obsolete])
+        return cls(tuple(every), tuple(obsolete), record, mosaic)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Results of earlier runs on the same scene."""
-        return tuple(path for path in self.possible if os.path.lexists(path))
+        """What is there of all that may be written, and of what belongs to it."""
+        every = (each for path in self.possible for each in (path, *companions(path)))
+        return tuple(path for path in every if os.path.lexists(path))
 
     def summary(self, scene: str, request: Request, now: Mapping[str, Any]) -> Summary | None:
         """Of the earlier run, where it did what is asked for; None where there was none, or where

@@ -27,8 +27,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of `mallopt`, from glibc's malloc.h."""
 
 
-_REFUSED = re.compile(r"(can't|cannot|not able to) allocate memory|not enough memory", re.I)
-"""What torch says in a RuntimeError when a processor's memory is used up."""
+_REFUSED = re.compile(
+    r"(can't|cannot|not able to) allocate memory|not enough memory|out of memory", re.I
+)
+"""What torch says in a RuntimeError when the memory of a processor or an accelerator is used up."""
 
 
 @contextmanager

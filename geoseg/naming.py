@@ -1,4 +1,4 @@
-"""Names: what the results of a scene are called, and which files they must not be."""
+"""What the results of a scene are called."""
 
 from __future__ import annotations
 
@@ -74,39 +74,3 @@ def refuse_equal_names(scenes: Iterable[str]) -> None:
                 "predict them one at a time into different folders (-o)"
             )
         found[stem.casefold()] = scene
-
-
-def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Raises OptionError where one of the `outputs` is one of the `inputs`, or holds it.
-
-    The same file counts by whatever name: through links, or spelled another way. What is no local
-    file is no output.
-    """
-    files = [Path(each) for each in inputs]
-    identities = {identity: file for file in files if (identity := _identity(file))}
-    places = {_resolved(file): file for file in files}
-    for output in outputs:
-        held = identities.get(_identity(output) or (0, 0)) or places.get(_resolved(output))
-        if held is None and output.is_dir():
-            place = _resolved(output)
-            held = next((file for key, file in places.items() if place in key.parents), None)
-        if held is not None:
-            raise OptionError(
-                f"{output} would be written, and is the input {held}; choose another folder (-o)"
-            )
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file that exists."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, ValueError):
-        return path.absolute()

@@ -230,7 +230,7 @@ class Outputs:
             rasters.result()
         for kind in others:
             table = whole_table(kept, polygons, scene.geobox, self.classes)
-            files = write_format(table, self.folder, self.stem, kind)
+            files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))
 

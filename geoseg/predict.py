@@ -29,6 +29,7 @@ from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
 from geoseg.geo.inputs import files_of
 from geoseg.geo.mosaic import write_mosaic
+from geoseg.geo.paths import refuse_inputs
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import suitable_gsd
 from geoseg.grid import Block
@@ -36,7 +37,7 @@ from geoseg.heap import refused_memory
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads
 from geoseg.model.inference import TileModel
-from geoseg.naming import refuse_inputs, scene_stem
+from geoseg.naming import scene_stem
 from geoseg.order import Order
 from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage
 from geoseg.plan import (
@@ -162,7 +163,7 @@ class Job:
             run = blocks_identity(self.run, scene, computing)
             store = stack.enter_context(Store(working.path, run))
             staging = stack.enter_context(
-                Staging(request.folder, stem, earlier.paths, within=working)
+                Staging(request.folder, stem, earlier.obsolete, within=working)
             )
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(request, extent.width * extent.height, working.path)
@@ -211,10 +212,7 @@ def compute(
         done += result.class_ids.size
         progress(done, total)
 
-    kept, suspect = [], store.damaged()
-    for i, needed in order.sources.items():
-        if suspect.intersection(needed):  # the file may be whole again
-            store.drop(i)
+    kept = []
     for i in order.sources:
         if (result := store.result(i, order.blocks[i])) is not None:
             kept.append(i)

@@ -112,24 +112,10 @@ class Store:
         """Nobody needs the logits any more."""
         (self.folder / f"{number}.inferred.npz").unlink(missing_ok=True)
 
-    def damaged(self) -> set[int]:
-        """Blocks that were kept although parts of the scene could not be read for them."""
-        found = set()
-        for path in self._blocks():
-            arrays = self._load(path.name, only="damaged")
-            if arrays is not None and len(arrays["damaged"]):
-                found.add(int(path.name.partition(".")[0]))
-        return found
-
     def discard(self) -> None:
         """Remove the blocks: another run would end in the same way."""
         for path in list(self._blocks()):
             path.unlink()
-
-    def drop(self, number: int) -> None:
-        """Forget a block."""
-        for kind in ("result", "inferred"):
-            (self.folder / f"{number}.{kind}.npz").unlink(missing_ok=True)
 
     def _blocks(self) -> Iterator[Path]:
         return (path for path in kept_files(self.folder) if path.suffix == ".npz")
@@ -155,15 +141,15 @@ class Store:
         sync(temporary)
         temporary.replace(self.folder / RUN)
 
-    def _load(self, name: str, only: str | None = None) -> Arrays | None:
-        """The arrays of a file, or `only` one of them; None where it is torn or of another run."""
+    def _load(self, name: str) -> Arrays | None:
+        """The arrays of a file; None where it is torn or of another run."""
         path = self.folder / name
         if not path.exists():
             return None
         try:
             with np.load(path, allow_pickle=False) as archive:
                 if np.array_equal(archive["run"], self._digest):
-                    return {only: archive[only]} if only else dict(archive)
+                    return dict(archive)
         except _TORN:
             _LOG.debug("%s is torn", path)
         path.unlink()

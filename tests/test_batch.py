@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -21,6 +22,7 @@ from stand_ins import Colors, write_discs
 from test_resume import Counting, Stop, stop_after
 
 from geoseg.atomic import WorkingFolder
+from geoseg.classes import ISAID
 from geoseg.cli.main import main
 from geoseg.errors import MachineError, OptionError, OutputError
 from geoseg.model.inference import TileModel
@@ -28,6 +30,7 @@ from geoseg.predict import predict
 from geoseg.record import Record
 from geoseg.request import Reading, Request, Tiling
 
+SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".qml")
 TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)
 
 
@@ -110,7 +113,7 @@ def test_a_batch_goes_on_after_failures(tmp_path, scene, model):
     assert states == ["failed", "failed", "skipped", "done"]
     assert found.exit_code == 1
     assert f"2 of 4 scenes failed: {bad}, {huge}" in found.stderr
-    assert "not enough memory" in found.stderr
+    assert f"Error: {huge}: the machine refuses more memory" in found.stderr
 
 
 def test_a_single_failure_is_one_object_too(tmp_path, model):
@@ -216,10 +219,43 @@ def test_overwriting_takes_all_of_the_earlier_run(tmp_path, scene):
     assert left - mine == {
         part.name
         for path in map(Path, found.outputs.values())
-        for part in (path, *(path.with_suffix(s) for s in (".dbf", ".shx", ".prj", ".cpg")))
+        for part in (path, *(path.with_suffix(s) for s in SHAPEFILE))
         if part.exists()
     } | {"town.classes.tif.aux.xml"}
+    assert all(path.read_text() != "QGIS" for path in tmp_path.glob("*.qml"))
     assert bridge.read_text() == "mine"
+
+
+def test_files_of_classes_are_called_as_their_layers(tmp_path, scene):
+    """Before the run, too: what is in the way is seen before any work."""
+    names = {14: "con", 9: "Land use."}
+    model = Counting()
+    model.metadata = replace(
+        model.metadata,
+        classes=tuple(replace(item, name=names.get(item.id, item.name)) for item in ISAID),
+    )
+    found = run(scene, tmp_path / "out", model, formats=("gpkg", "shapefile"))
+    layers = {name for name, kind in pyogrio.list_layers(found.outputs["gpkg"]) if kind}
+    assert layers == {"ship", "class_con", "Land use"}
+    files = {path.stem.removeprefix("town_") for path in (tmp_path / "out").glob("*.shp")}
+    assert files == layers
+    clash = tmp_path / "other" / "town_class_con.shp"
+    clash.parent.mkdir()
+    clash.write_text("mine")
+    model.tiles = 0
+    with pytest.raises(OutputError, match=r"town_class_con\.shp exists"):
+        run(scene, clash.parent, model, formats=("shapefile",))
+    assert model.tiles == 0
+    run(scene, clash.parent, model, formats=("shapefile",), min_area=1e6, overwrite=True)
+    assert clash.read_text() == "mine"  # no result has its name, and no run of geoseg made it
+
+
+def test_results_without_a_record_go_by_what_is_in_them(tmp_path, scene):
+    first = run(scene, tmp_path, formats=("shapefile",))
+    assert "shapefile:plane" in first.outputs
+    (tmp_path / "town.classes.tif.aux.xml").unlink()
+    run(scene, tmp_path, formats=("shapefile",), min_area=1e6, overwrite=True)
+    assert not list(tmp_path.glob("town_plane.*"))
 
 
 def test_names_are_not_patterns(tmp_path):
@@ -359,14 +395,15 @@ def test_files_of_others_survive(tmp_path, scene):
     assert contents(tmp_path / "town.unfinished") == {"notes.txt": b"mine"}
 
 
-def test_blocks_of_a_file_that_was_damaged_are_made_again(tmp_path, scene, monkeypatch):
-    """A disk that answers again, or a share that was mounted late."""
+def test_blocks_of_a_file_that_was_damaged_are_made_again(tmp_path, monkeypatch):
+    """A disk that answers again, or a share that was mounted late. The others are kept."""
     from geoseg.geo.bands import Bands
 
+    scene = write_discs(tmp_path / "town.tif", 330, 150)
     read, failing = Bands.read, [True]
 
     def fragile(self, dataset, window, *rest):
-        if failing[0] and window.row_off > 60:
+        if failing[0] and window.row_off > 160:
             raise rasterio.errors.RasterioIOError("Input/output error")
         return read(self, dataset, window, *rest)
 

@@ -72,4 +72,5 @@ def test_pictures_show_names_and_colors_of_the_classes():
     for item in classes[1:]:
         assert (sheet == item.color).all(axis=1).any()
     isaid = np.asarray(sample_sheet([(image, ids, ids)], ISAID)).reshape(-1, 3)
-    assert not (isaid == ISAID[1].color).all(axis=1).any()
+    for item in ISAID[1:4]:
+        assert (isaid == item.color).all(axis=1).any()

@@ -19,6 +19,7 @@ from stand_ins import Colors, write_discs
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
+from geoseg.geo.edited import read_edited
 from geoseg.geo.export import FORMATS, export, write_format
 from geoseg.geo.features import drawing_order, features, no_features
 from geoseg.geo.geobox import GeoBox
@@ -26,7 +27,7 @@ from geoseg.geo.layers import read_layers, write_layers
 from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
-from geoseg.geo.styles import layer_qml, layer_styles, outline_color, raster_qml, stored_qml
+from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vectorize import vectorize
 from geoseg.grid import Window
 from geoseg.model.inference import TileModel
@@ -74,7 +75,7 @@ def test_layers_know_whether_they_lie_on_the_ground(tmp_path):
     bare = table(ISAID, 15, geobox=GeoBox(60, 80, Affine.identity(), None))
     for name, frame, unit in (("a", table(ISAID, 15), "m²"), ("b", bare, "px²")):
         write_layers(tmp_path / f"{name}.gpkg", frame, ISAID)
-        assert f"({unit})" in stored_qml(tmp_path / f"{name}.gpkg")["harbor"].decode()
+        assert f"({unit})" in read_edited(tmp_path / f"{name}.gpkg").styles["harbor"]
 
 
 def test_layers_come_in_one_order_whatever_a_scene_holds():
@@ -113,28 +114,45 @@ def test_a_class_raster_has_a_row_for_each_class(tmp_path):
 def test_shapefiles_have_the_styles_of_the_layers(tmp_path):
     write_layers(tmp_path / "a.gpkg", table(OWN, 1, 2), OWN)
     paths = export(tmp_path / "a.gpkg", tmp_path, "shapefile")
-    styles = stored_qml(tmp_path / "a.gpkg")
-    assert len(paths) == 2
-    for path in paths:
-        (name,) = set(pyogrio.read_dataframe(path)["class"])
-        assert path.with_suffix(".qml").read_bytes() == styles[name]
-        color = next(item.color for item in OWN if item.name == name)
-        assert outline_color(styles[name]) == color
+    styles = read_edited(tmp_path / "a.gpkg").styles
+    assert [*styles] == ["Öltank & _Dach_", "Straße"]
+    for path, (layer, style), item in zip(paths, styles.items(), OWN[1:], strict=True):
+        assert path.name == f"a_{layer}.shp"
+        assert set(pyogrio.read_dataframe(path)["class"]) == {item.name}
+        assert path.with_suffix(".qml").read_text("utf-8") == style
+        assert fill_color(style) == item.color
 
 
 def test_styles_that_qgis_saved_are_exported(tmp_path):
     path = tmp_path / "a.gpkg"
     write_layers(path, table(OWN, 2), OWN)
-    mine = layer_qml((1, 2, 3)).encode()
+    mine = layer_qml((1, 2, 3)).replace('labelsEnabled="0"', 'labelsEnabled="1"')
     with sqlite3.connect(path) as file:
-        file.execute("UPDATE layer_styles SET styleQML = ?", [mine.decode()])
+        file.execute("UPDATE layer_styles SET styleQML = ?", [mine])
     export(path, tmp_path, "shapefile")
-    assert (tmp_path / "a_Straße.qml").read_bytes() == mine
+    assert (tmp_path / "a_Straße.qml").read_text("utf-8") == mine
+    (kml,) = export(path, tmp_path, "kml")
+    assert "<color>ff030201</color>" in kml.read_text("utf-8")
+
+
+def test_the_color_of_a_style_of_any_version():
+    def style(*colors: str) -> str:
+        layers = "".join(f'<layer class="SimpleFill">{color}</layer>' for color in colors)
+        other = '<selection><Option name="color" value="9,9,9,255"/></selection>'
+        return f"<qgis>{other}<renderer-v2><symbol>{layers}</symbol></renderer-v2></qgis>"
+
+    old = '<prop k="color" v="1,2,3,255"/><prop k="outline_color" v="4,5,6,255"/>'
+    unsorted = '<Option type="Map"><Option value="1,2,3,96" type="QString" name="color"/></Option>'
+    new = '<Option name="color" value="1,2,3,255,rgb:0.0039,0.0078,0.0117,1"/>'
+    for text in (old, unsorted, new):
+        assert fill_color(style(text)) == (1, 2, 3)
+    assert fill_color(style(new, new.replace("1,2,3", "7,8,9"))) is None
+    assert fill_color(style()) is fill_color("<qgis") is None
 
 
 def test_kml_is_in_the_colors_of_the_classes(tmp_path):
     frame = table(OWN, 1, 2)
-    (path,) = write_format(frame, tmp_path, "a", "kml", styles=layer_styles(OWN))
+    (path,) = write_format(frame, tmp_path, "a", "kml", OWN)
     space = {"k": "http://www.opengis.net/kml/2.2"}
     root = ElementTree.parse(path)
     styles = {
@@ -159,7 +177,7 @@ def test_a_result_without_an_object_keeps_fields_and_crs(tmp_path):
     assert list(found.columns) == list(expected.columns)
     assert found.crs == expected.crs == UTM.to_wkt()
     assert len(found) == 0
-    assert stored_qml(path).keys() == {"objects"}
+    assert read_edited(path).styles.keys() == {"objects"}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -170,7 +188,7 @@ def test_nothing_is_exported_as_an_empty_file(tmp_path, kind, caplog):
     with caplog.at_level(logging.WARNING, "geoseg"):
         (path,) = export(tmp_path / "a.gpkg", tmp_path / "out", kind)
     assert path.stat().st_size > 0
-    assert f"no objects: the {kind} is empty" in caplog.text
+    assert "a.gpkg has no polygons" in caplog.text
     if kind in ("shapefile", "flatgeobuf"):
         found = pyogrio.read_dataframe(path)
         assert len(found) == 0

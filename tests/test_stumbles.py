@@ -22,7 +22,7 @@ from stand_ins import Colors, write_discs
 from test_predict import assert_same_outputs
 
 from geoseg.address import absolute, is_remote, names_server, refuse_address
-from geoseg.errors import GeosegError, MachineError, OutputError, SceneError
+from geoseg.errors import GeosegError, MachineError, OptionError, SceneError
 from geoseg.geo import source as source_module
 from geoseg.geo.bands import Bands
 from geoseg.geo.mosaic import write_mosaic
@@ -264,7 +264,7 @@ def test_a_vrt_of_a_vrt_of_a_server_is_remote(tmp_path):
 @pytest.mark.parametrize("folder", ["s3://b/out", "gs://b", "https://h/out", "/vsis3/b/out"])
 def test_results_do_not_go_to_servers(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="is an address"):
+    with pytest.raises(OptionError, match="is an address"):
         Request(Path(folder))
     assert list(tmp_path.iterdir()) == []
 
@@ -292,6 +292,7 @@ def test_a_mosaic_names_the_file_that_cannot_be_read(tmp_path):
         (MemoryError("Unable to allocate 3 GiB"), "memory"),
         (OSError(12, "Cannot allocate memory"), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), "memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "memory"),
         (RuntimeError("can't start new thread"), "threads"),
     ],
 )
@@ -329,7 +330,7 @@ def test_an_error_does_not_wait_for_a_thread_that_hangs():
 
     with pytest.raises(KeyError):
         work()
-    assert time.monotonic() - start < GRACE + 5
+    assert time.monotonic() - start < GRACE + 15
     hung.set()
 
 
@@ -354,9 +355,9 @@ def test_ctrl_c_ends_soon_while_a_server_stalls(serve, tmp_path, moment):
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        _, told = process.communicate(timeout=40)
+        _, told = process.communicate(timeout=50)
     finally:
         process.kill()
     assert process.returncode == 130
     assert told.startswith("Interrupted\n")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30

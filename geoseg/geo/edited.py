@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from geoseg.errors import DataError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.paths import vector_path
-from geoseg.hues import hue
-
-Color = tuple[int, int, int]
+from geoseg.geo.reproject import reproject
+from geoseg.geo.styles import fill_color
+from geoseg.hues import Color, hue
 
 FIELDS = {
     "object_id": "int64",
@@ -35,8 +34,6 @@ FIELDS = {
 }
 """Fields of every layer that geoseg writes, with their types."""
 _POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
-_FILL = re.compile(r'(?:name|k)="color"[^>]*?(?:value|v)="(\d+),(\d+),(\d+)')
-"""In a QGIS style, of any version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +45,8 @@ class Edited:
     has them."""
     layers: NDArray[np.object_]
     """(N,) the layer of each."""
+    styles: dict[str, str]
+    """By layer: its QML, where the file has one, among them what QGIS saved into it."""
     colors: dict[str, Color]
     """By layer: of its style, else of its class."""
     notes: tuple[str, ...]
@@ -95,13 +94,14 @@ def read_edited(path: Path, wanted: Collection[str] = ()) -> Edited:
     every = pd.concat([*placed.values()] or [_standard(GeoDataFrame(geometry=[]))])
     layers = np.repeat([*placed], [len(frame) for frame in placed.values()]).astype(object)
     order = np.argsort(every["object_id"].to_numpy("int64"), kind="stable")
-    styled = _styled(path)
+    stored = _stored_styles(path)
+    styles = {name: stored[name] for name in placed if name in stored}
     colors = {
-        name: styled.get(name) or hue(int(frame["class_id"].fillna(0).max() if len(frame) else 0))
+        name: fill_color(styles.get(name, "")) or hue(_leading_class(frame))
         for name, frame in placed.items()
     }
     said = tuple(f"{path}: {note}" for note in notes)
-    return Edited(every.iloc[order].reset_index(drop=True), layers[order], colors, said)
+    return Edited(every.iloc[order].reset_index(drop=True), layers[order], styles, colors, said)
 
 
 def _read(path: Path, layer: str) -> GeoDataFrame:
@@ -211,7 +211,7 @@ def _in_one_crs(
         placed[name] = frame
         if frame.crs is not None and crs is not None and frame.crs != crs:
             with vector_errors(f"{path}: layer {name} cannot go to {crs.name}", DataError):
-                placed[name] = frame.to_crs(crs)
+                placed[name] = reproject(frame, crs, f"{path}: layer {name}")
             notes.append(f"layer {name} was reprojected to {crs.name}, that of layer {leading}")
     return placed
 
@@ -234,8 +234,12 @@ def _number(frames: dict[str, GeoDataFrame], notes: list[str]) -> None:
         notes.append(f"{int(new.sum())} features had no object_id of their own and got new ones")
 
 
-def _styled(path: Path) -> dict[str, Color]:
-    """Fill colors of the layers, as the file's table layer_styles has them for QGIS."""
+def _leading_class(frame: GeoDataFrame) -> int:
+    return int(frame["class_id"].fillna(0).max()) if len(frame) else 0
+
+
+def _stored_styles(path: Path) -> dict[str, str]:
+    """QML of the layers, as the file's table layer_styles has it for QGIS."""
     with vector_errors(f"{path} cannot be read", OutputError), vector_settings(READING):
         source = vector_path(path)
         if "layer_styles" not in pyogrio.list_layers(source)[:, 0]:
@@ -243,9 +247,6 @@ def _styled(path: Path) -> dict[str, Color]:
         table = pyogrio.read_dataframe(source, layer="layer_styles", read_geometry=False)
     if not {"f_table_name", "styleQML", "useAsDefault"} <= {*table.columns}:
         return {}
-    table = table.sort_values("useAsDefault", kind="stable").dropna(subset=["styleQML"])
-    return {
-        str(name): (int(match[1]), int(match[2]), int(match[3]))
-        for name, style in zip(table["f_table_name"], table["styleQML"], strict=True)
-        if (match := _FILL.search(style))
-    }
+    table = table.sort_values("useAsDefault", kind="stable", na_position="first")
+    table = table.dropna(subset=["styleQML"])
+    return dict(zip(table["f_table_name"].astype("str"), table["styleQML"], strict=True))

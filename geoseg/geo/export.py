@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 from geoseg.atomic import Staging, companions
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError, OutputError
-from geoseg.geo.edited import FIELDS, Color, layer_names, read_edited
+from geoseg.geo.edited import FIELDS, layer_names, read_edited
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.kml import paint
@@ -29,7 +29,7 @@ from geoseg.geo.names import LayerNames, clean, distinct
 from geoseg.geo.paths import check_outputs, vector_path
 from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
-from geoseg.hues import hue
+from geoseg.hues import Color, hue
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
 _DBF_TEXT = 254
@@ -63,6 +63,8 @@ class Grouping:
     """(N,) names, distinct and fit for files."""
     colors: Mapping[str, Color]
     """By layer."""
+    styles: Mapping[str, str] = field(default_factory=dict)
+    """QML of layers that somebody styled; the others are drawn in their colors."""
 
     @classmethod
     def by_class(cls, frame: GeoDataFrame, classes: Sequence[LabelClass]) -> Grouping:
@@ -76,14 +78,6 @@ class Grouping:
 
 def _by_gdal(driver: str, **options: Any) -> Callable[[GeoDataFrame, Path, str], None]:
     return lambda frame, path, layer: write_polygons(frame, path, layer, driver, **options)
-
-
-def _flatgeobuf(frame: GeoDataFrame, path: Path, layer: str) -> None:
-    """Of one type of geometry: if there is one multipolygon, all become that."""
-    kinds = shapely.get_type_id(frame.geometry.array)
-    some = bool((kinds == shapely.GeometryType.MULTIPOLYGON).any())
-    kind = "MultiPolygon" if some else "Polygon"
-    write_polygons(frame, path, layer, "FlatGeobuf", geometry_type=kind, promote_to_multi=some)
 
 
 def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
@@ -182,7 +176,7 @@ def _csv(frame: GeoDataFrame, path: Path, layer: str) -> None:
 
 FORMATS = {
     "shapefile": Format(".shp", _shapefile, per_class=True, misfits=_shapefile_misfits),
-    "flatgeobuf": Format(".fgb", _flatgeobuf),
+    "flatgeobuf": Format(".fgb", _by_gdal("FlatGeobuf")),
     "geojson": Format(
         ".geojson", _by_gdal("GeoJSON", RFC7946="YES", COORDINATE_PRECISION="9"), wgs84=True
     ),
@@ -210,7 +204,7 @@ def export(
 
     Raises:
         DataError: the file has no such layer, or none with polygons.
-        OptionError: CRS and format do not go together.
+        OptionError: CRS and format do not go together, or a result is the file itself.
         OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
     check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
@@ -232,6 +226,7 @@ def export(
     grouping = Grouping(
         np.array([files[name] for name in edited.layers], dtype=object),
         {files[name]: color for name, color in edited.colors.items()},
+        {files[name]: style for name, style in edited.styles.items()},
     )
     style = FORMATS[kind]
     if style.per_class:  # the class may have been looked for by its spelling
@@ -267,27 +262,20 @@ def write_format(
     folder: Path,
     stem: str,
     kind: str,
-    *,
-    target_crs: str | None = None,
-    overwrite: bool = False,
     classes: Sequence[LabelClass] = (),
 ) -> list[Path]:
     """Write features as `<stem>.<suffix>`, or as `<stem>_<layer>.<suffix>` for each class.
 
-    Layers are called as in a GeoPackage of these `classes`. The files take their places together.
-    Raises as `export` does.
+    Into a folder without such files, made if need be; see `Staging` for one in which they take
+    their places together. Layers are called as in a GeoPackage of these `classes`. Returns the
+    files, without sidecars. Raises as `export` does.
     """
-    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
-    with vector_errors(f"{stem} cannot go to {target_crs or _WGS84}", DataError):
-        frame = in_wanted_crs(
-            frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
-        )
-    planned = planned_files(folder, stem, kind, [*dict.fromkeys(grouping.layers)])
-    check_outputs(planned, (), overwrite=overwrite)
-    with Staging(folder, f"{stem}{style.suffix}") as staging:
-        done = _write(frame, grouping, staging.new, stem, style)
-    return [folder / file.name for file in done]
+    with vector_errors(f"{stem} cannot go to {_WGS84}", DataError):
+        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.suffix == ".shp")
+    with vector_errors(f"{folder} cannot be written", OutputError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return _write(frame, grouping, folder, stem, style)
 
 
 def planned_files(folder: Path, stem: str, kind: str, layers: Iterable[str]) -> list[Path]:
@@ -349,7 +337,10 @@ def _write(
         names = [*dict.fromkeys(grouping.layers)] or [NO_OBJECTS]
         groups = {f"{stem}_{name}": grouping.layers == name for name in names}
         unit = "px" if frame.crs is None else "m"
-        looks = {f"{stem}_{n}": layer_qml(c, unit=unit) for n, c in grouping.colors.items()}
+        looks = {
+            f"{stem}_{layer}": grouping.styles.get(layer) or layer_qml(color, unit=unit)
+            for layer, color in grouping.colors.items()
+        }
     paths = []
     for name, rows in groups.items():
         path = folder / f"{name}{style.suffix}"

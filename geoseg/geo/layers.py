@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sqlite3
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -23,11 +26,14 @@ from geoseg.geo.gdal_settings import WRITING, vector_settings
 from geoseg.geo.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, layer_qml
+from geoseg.hues import Color, hue
 
 NO_OBJECTS = "objects"
 """The layer of a file without a feature."""
 _LOG = logging.getLogger("geoseg")
 _GRAY = (128, 128, 128)
+_LONGEST = 500
+"""Bytes of the path of a file that SQLite opens, less some for its own suffixes."""
 
 
 def write_layers(
@@ -60,14 +66,11 @@ def write_polygons(
     path: Path,
     layer: str,
     driver: str,
-    *,
-    geometry_type: str = "Polygon",
-    promote_to_multi: bool = False,
     **options: Any,
 ) -> None:
     """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
     # What was cut at the edge of a map has several parts.
-    several = promote_to_multi or bool((frame.geom_type == "MultiPolygon").any())
+    several = bool((frame.geom_type == "MultiPolygon").any())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pyogrio.write_dataframe(
@@ -75,7 +78,7 @@ def write_polygons(
             vector_path(path),
             layer=layer,
             driver=driver,
-            geometry_type="MultiPolygon" if several else geometry_type,
+            geometry_type="MultiPolygon" if several else "Polygon",
             promote_to_multi=several,
             **options,
         )
@@ -108,7 +111,7 @@ class Layers:
         self._nothing = nothing
         self._classes = {label.id: label for label in classes}
         self._names = LayerNames(classes)
-        self._shown: dict[str, tuple[str, tuple[int, int, int]]] = {}
+        self._shown: dict[str, tuple[str, Color]] = {}
         """By layer: its class, in the class's own spelling, and color."""
         self._metadata = dict(metadata or {})
 
@@ -117,7 +120,7 @@ class Layers:
         class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
         layer = self._names.of(class_id, name)
         known = self._classes.get(class_id)
-        self._shown[layer] = name, _GRAY if known is None else known.color
+        self._shown[layer] = name, hue(class_id) if known is None else known.color
         with self._failures():
             self._write(frame, layer)
         self.counts[layer] = self.counts.get(layer, 0) + len(frame)
@@ -126,7 +129,7 @@ class Layers:
         with vector_settings(WRITING):
             write_polygons(
                 frame,
-                self.path,
+                self._file,
                 layer,
                 "GPKG",
                 append=bool(self.counts),
@@ -136,8 +139,13 @@ class Layers:
             )
 
     def __enter__(self) -> Layers:
-        with self._failures():
+        with self._failures(), ExitStack() as opening:
             self.path.unlink(missing_ok=True)
+            self._file = self.path
+            if len(os.fsencode(self.path.resolve())) > _LONGEST:
+                folder = opening.enter_context(TemporaryDirectory(prefix="geoseg-"))
+                self._file = Path(folder) / "layers.gpkg"
+            self._closing = opening.pop_all()
         return self
 
     def __exit__(
@@ -146,18 +154,23 @@ class Layers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            with self._failures():
-                if not self.counts:  # a GeoPackage needs a layer to be one
-                    self._write(self._nothing, NO_OBJECTS)
-                    self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
-                unit = "px" if self._nothing.crs is None else "m"
-                styles = {
-                    layer: (name, layer_qml(color, unit=unit))
-                    for layer, (name, color) in self._shown.items()
-                }
-                _add_styles(self.path, styles)
-                _verify(self.path, self.counts)
+        with self._failures(), self._closing:
+            if kind is None:
+                self._complete()
+
+    def _complete(self) -> None:
+        if not self.counts:  # a GeoPackage needs a layer to be one
+            self._write(self._nothing, NO_OBJECTS)
+            self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
+        unit = "px" if self._nothing.crs is None else "m"
+        styles = {
+            layer: (name, layer_qml(color, unit=unit))
+            for layer, (name, color) in self._shown.items()
+        }
+        _add_styles(self._file, styles)
+        _verify(self._file, self.counts)
+        if self._file != self.path:
+            shutil.move(self._file, self.path)
 
     def _failures(self) -> AbstractContextManager[None]:
         return vector_errors(f"{self.path} cannot be written", OutputError)

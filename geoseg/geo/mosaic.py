@@ -19,7 +19,7 @@ from geoseg.atomic import Staging
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.bands import choose_bands, is_min_white, sample_bits
 from geoseg.geo.failures import vector_errors
-from geoseg.geo.paths import check_outputs
+from geoseg.geo.paths import check_outputs, refuse_inputs
 from geoseg.geo.source import Source
 from geoseg.geo.validity import is_beyond_double
 from geoseg.interrupts import interruptible
@@ -71,11 +71,11 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
 
     Emptiness stays what each file declares, and there is none of it where no file is.
     Raises SceneError, naming the file, where one differs from the first in CRS, pixel size, bands,
-    dtype or nodata value, and OutputError where the VRT cannot be written, is one of the files
-    that it is made of, or another one is there already and not to be replaced.
+    dtype or nodata value, OptionError where the VRT is one of the files that it is made of, and
+    OutputError where it cannot be written, or another one is there and not to be replaced.
     """
     parts = interruptible(lambda: [_part(path) for path in paths])
-    check_outputs([target], (file for part in parts for file in part.files), overwrite=True)
+    refuse_inputs([target], (file for part in parts for file in part.files))
     first = parts[0]
     for part in parts[1:]:
         _must_fit(part, first)

@@ -29,7 +29,7 @@ def write_preview(
 ) -> None:
     """Draw `features` (in the scene's CRS, with `class_id`) over a reduced view, as PNG.
 
-    Raises OutputError where it cannot be written.
+    Raises OutputError where it cannot be written, OptionError where it is the scene.
     """
     check_outputs([path], [scene.path], overwrite=True)
     pixels = scene.overview(SIDE)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -121,31 +119,25 @@ def opacity(item: LabelClass) -> int:
     return 255 if item.id else 0
 
 
-def layer_styles(classes: Sequence[LabelClass], *, unit: str = "m") -> dict[str, bytes]:
-    """`layer_qml` of each class, by name."""
-    return {item.name: layer_qml(item.color, unit=unit).encode() for item in classes}
-
-
-def outline_color(qml: bytes) -> Color | None:
-    """The color that a style of a layer draws its outlines in; None if it has several or none."""
+def fill_color(qml: str) -> Color | None:
+    """The one color that a style, of any version of QGIS, fills polygons with; None where it has
+    several, as for values of a field, or none."""
     try:
-        options = ElementTree.fromstring(qml).iterfind(".//Option[@name='outline_color']")
-        found = {tuple(map(int, item.get("value", "").split(",")[:3])) for item in options}
-    except (ElementTree.ParseError, ValueError):  # of a newer QGIS, or edited by hand
+        layers = [*ElementTree.fromstring(qml).iterfind("renderer-v2//symbol/layer")]
+    except ElementTree.ParseError:  # edited by hand
         return None
-    colors = [(item[0], item[1], item[2]) for item in found if len(item) == 3]
-    return colors[0] if len(colors) == 1 else None
-
-
-def stored_qml(path: Path) -> dict[str, bytes]:
-    """The styles that a GeoPackage holds, by layer, among them what QGIS saved into it; none of a
-    file that holds no table of styles."""
-    query = "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault ORDER BY id"
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
-            return {name: text.encode() for name, text in file.execute(query) if text}
-    except sqlite3.Error:  # no such table, no SQLite at all, or another program holds it
-        return {}
+    texts = [
+        option.get("value") or option.get("v") or ""
+        for layer in layers
+        for option in layer.iter()
+        if "color" in (option.get("name"), option.get("k"))
+    ]
+    found = {
+        (int(match[1]), int(match[2]), int(match[3]))
+        for text in texts
+        if (match := re.match(r"(\d+),(\d+),(\d+)", text))
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _add_options(parent: Element, options: Mapping[str, str | int | bool]) -> None:

@@ -21,20 +21,13 @@ from pyproj.exceptions import CRSError
 
 from geoseg.errors import DataError
 from geoseg.geo.crs import horizontal
+from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.paths import vector_path
 
 _LOG = logging.getLogger("geoseg")
 _SHAPE_IN_FIELDS = {"CSV", "OGR_VRT"}
 """Formats of which GDAL reads no shapes where it is told to leave out fields."""
-_UNREADABLE = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FieldError,
-    pyogrio.errors.FeatureError,
-    OSError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +94,22 @@ def _read(
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
     """What GDAL and pyogrio raise, as DataError; what they merely mention, not at all."""
-    try:
-        with warnings.catch_warnings(), vector_settings(READING):
-            # Heights and measures do not matter here, nor which kind of polygon is declared.
-            warnings.filterwarnings("ignore", message="Measured|geometry column type")
+    unreadable = vector_errors(f"{what} cannot be read as vector data", DataError)
+    with unreadable, warnings.catch_warnings(), vector_settings(READING):
+        # Heights and measures do not matter here, nor which kind of polygon is declared.
+        warnings.filterwarnings("ignore", message="Measured|geometry column type")
+        try:
             yield
-    except pyogrio.errors.GeometryError as error:
-        raise DataError(
-            f"{what} holds shapes of a kind that is not read, such as triangles of a surface "
-            f"({error}); make polygons of them (ogr2ogr -nlt MULTIPOLYGON)"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{what} is not in the encoding that it declares ({error.encoding}); correct its .cpg"
-        ) from error
-    except _UNREADABLE as error:
-        raise DataError(f"{what} cannot be read as vector data: {error}") from error
+        except pyogrio.errors.GeometryError as error:
+            raise DataError(
+                f"{what} holds shapes of a kind that is not read, such as triangles of a surface "
+                f"({error}); make polygons of them (ogr2ogr -nlt MULTIPOLYGON)"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{what} is not in the encoding that it declares ({error.encoding}); correct its "
+                ".cpg"
+            ) from error
 
 
 def _crs(text: str | None, what: str) -> pyproj.CRS | None:

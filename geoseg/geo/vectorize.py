@@ -85,7 +85,7 @@ def vectorize(
 
     Raises:
         SceneError: the raster cannot be used, OutputError: the output cannot be written,
-        OptionError: a negative size.
+        OptionError: a negative size, or the output is an input.
     """
     start = time.perf_counter()
     _check_options(output, simplify, min_area)

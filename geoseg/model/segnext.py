@@ -323,8 +323,6 @@ class SegNeXt(nn.Module):
     stages do not share one grid; prediction pads to 32 and crops.
     """
 
-    output_stride = 8
-    size_divisor = 32
     metadata: Metadata
     """What the checkpoint says of itself; set where weights are loaded."""
 
