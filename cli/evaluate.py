@@ -51,7 +51,8 @@ def command(
 ) -> None:
     """Score WEIGHTS (a file, a registry name or `default`) on the labelled images in DATA.
 
-    Classes are told by name; DATA may list only some of those that the weights know.
+    Classes are told by name; DATA may list only some of those that the weights know. Where DATA
+    has a boxes.csv (`geoseg prepare boxes`), objects are counted by bounding boxes, too.
 
     Or, with --scene and --truth, count the objects of a finished prediction that are right: those
     whose intersection with a true object is at least half of their union.
@@ -121,6 +122,8 @@ def score_pixels(
 
 def table(evaluation: Evaluation) -> str:
     """For the terminal."""
+    from geoseg.train.box_scores import MIN_IOUS
+
     scores = evaluation.scores
     lines = [f"{'class':<20} {'IoU':>6} {'precision':>9} {'recall':>7} {'F1':>6} {'pixels':>11}"]
     lines += [
@@ -135,6 +138,10 @@ def table(evaluation: Evaluation) -> str:
         lines.append("")
     present = sum(row.pixels > 0 for row in scores.classes)
     lines.append(f"mIoU {scores.miou:.4f} over {present} classes, accuracy {scores.accuracy:.4f}")
+    if evaluation.objects is not None:
+        for min_iou in MIN_IOUS:
+            lines += ["", f"objects, by bounding boxes that overlap by {min_iou:g}:"]
+            lines.append(object_table(evaluation.objects.scores(min_iou)))
     if evaluation.unlisted:
         lines.append(
             "not among the classes of the data, so not held against its background: "

@@ -19,6 +19,20 @@ SKIP_BAD = click.option(
 )
 
 
+class Renaming(click.ParamType):
+    """`old=new`."""
+
+    name = "OLD=NEW"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        old, equals, new = value.partition("=")
+        if not (old and equals and new):
+            self.fail(f"{value!r} is not of the form OLD=NEW", param, ctx)
+        return old, new
+
+
 @click.group("prepare")
 def command() -> None:
     """Make training data: a folder that `geoseg train --data` reads."""
@@ -102,6 +116,79 @@ def labels(
             layer=layer,
             area_path=area,
             patching=Patching(patch, overlap),
+            val_share=val_share,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    click.echo(report(prepared, target))
+
+
+@command.command()
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", metavar="DST", type=FOLDER)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["dota", "yolo", "coco", "csv"]),
+    required=True,
+    help="dota: images and labelTxt; yolo: images and labels, oriented boxes and outlines too; "
+    "coco: JSON, outlines and masks too; csv: boxes.csv with image, class, x1, y1 … x4, y4.",
+)
+@click.option(
+    "--map",
+    "renamed",
+    type=Renaming(),
+    multiple=True,
+    help="Class of the masks for a class of the boxes, or `ignore`; may be repeated.",
+)
+@click.option(
+    "--classes",
+    "classes_file",
+    type=FILE,
+    help="CSV with id, name and color.  [default: iSAID's if they suffice, else those found]",
+)
+@click.option("--group", help="Name of these images in recipes.  [default: SRC's]")
+@click.option("--patch", default=896, show_default=True, help="Side of a patch, px.")
+@click.option("--overlap", default=128, show_default=True, help="Overlap of patches, px.")
+@click.option(
+    "--val-share",
+    default=0.1,
+    show_default=True,
+    help="Share of the images for validation, where SRC has no folders train and val.",
+)
+@SKIP_BAD
+def boxes(
+    source: Path,
+    target: Path,
+    form: str,
+    renamed: tuple[tuple[str, str], ...],
+    classes_file: Path | None,
+    group: str | None,
+    patch: int,
+    overlap: int,
+    val_share: float,
+    skip_bad: bool,
+) -> None:
+    """Cut images with boxes in SRC into patches with masks.
+
+    The mask holds the class where a box is sure of it (the ellipse of a tank, the rectangle of a
+    turned car, the middle of a plane), background outside of all boxes, and 255, undecided,
+    between. DST also gets boxes.csv, by which `geoseg evaluate` counts objects. Several sources
+    can be prepared into one DST, one after the other.
+    """
+    from geoseg.datasets.from_boxes import prepare_boxes
+    from geoseg.model.metadata import read_classes
+    from geoseg.patches import Patching
+
+    with options.count_bar("prepare", "image") as progress:
+        prepared = prepare_boxes(
+            source,
+            target,
+            form,
+            Patching(patch, overlap),
+            group=group,
+            renamed=dict(renamed),
+            classes=read_classes(classes_file) if classes_file else None,
             val_share=val_share,
             skip_bad=skip_bad,
             progress=progress,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,6 @@ from geoseg.errors import OutputError
 from geoseg.patches import SPLIT_COLUMNS, Patch, read_table, write_classes, write_table
 
 SCENE_COLUMNS = ("group", "scene")
-SPLITS = ("train", "val")
-PLACE = re.compile(r"(_\d+){4}")
-"""What a patch's name has after its group: top, bottom, left, right."""
 
 
 class Addition:
@@ -80,6 +76,7 @@ class Addition:
             found = read_table(table, SPLIT_COLUMNS)
             rows = [tuple(row[c] for c in SPLIT_COLUMNS) for row in found]
         kept = [row for row in rows if row[0] != self.group]
+        before = {name for row in rows if row[0] == self.group for name in row[3:]}
         scenes = {group: scene for group, scene in self.known.items() if scene}
         scenes[self.group] = self.scene
         new = {name for patch in patches for name in (patch.image, patch.mask)}
@@ -91,22 +88,10 @@ class Addition:
             write_table(self.folder / "scenes.csv", SCENE_COLUMNS, sorted(scenes.items()))
             # Last: until here, the list is that of the patches from before.
             write_table(table, SPLIT_COLUMNS, [*kept, *(patch.row for patch in patches)])
-            for path in self.files():
-                if path.relative_to(self.folder).as_posix() not in new:
-                    path.unlink()
+            for name in sorted(before - new):
+                (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
-
-    def files(self) -> list[Path]:
-        """Images and masks in the folder that are this group's: `town` has no `town_2_…`."""
-        return [
-            path
-            for kind in ("images", "masks")
-            for split in SPLITS
-            for path in (self.folder / kind / split).glob("*.png")
-            if path.stem.startswith(self.group)
-            and PLACE.fullmatch(path.stem.removeprefix(self.group))
-        ]
 
     def __exit__(
         self,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
+from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.registry import find_public
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.model.threads import one_thread
@@ -41,8 +42,8 @@ DEFAULT_WEIGHTS = "segnext_t_aerial.safetensors"
 FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
-def load_model(weights: str | Path | None = None) -> SegNeXt:
-    """A trained SegNeXt on the CPU, in float32 and evaluation mode.
+def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyramid:
+    """A trained network on the CPU, in float32 and evaluation mode.
 
     `weights` is the path of a geoseg checkpoint, the name of public weights (`geoseg weights
     list`; fetched on first use), or None for the default inside the package. The model's
@@ -161,11 +162,17 @@ def opened(path: Path) -> Iterator[tuple[safe_open, Metadata]]:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt:
+def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt | EfficientNetPyramid:
     """The network that `metadata` describes, with the weights in `state`, in evaluation mode.
 
     Raises CheckpointError naming the keys that are missing, unknown or of another shape.
     """
+    if metadata.variant in LITE:
+        teacher = EfficientNetPyramid(metadata.variant, len(metadata.classes))
+        check_fit(state, teacher.state_dict(), f"EfficientNet-{metadata.variant}")
+        teacher.load_state_dict(state)
+        teacher.metadata = metadata
+        return teacher.eval()
     model = SegNeXt(metadata.variant, len(metadata.classes), head_bias=metadata.head_bias)
     if metadata.nmf_rank != model.variant.rank:
         model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank)

@@ -17,6 +17,8 @@ from geoseg.classes import CLASS_NAME, IGNORE, LabelClass, display_color
 from geoseg.errors import CheckpointError, DataError
 from geoseg.model.segnext import VARIANTS
 
+TEACHERS = ("lite0", "lite2")
+"""Names of other networks than SegNeXt, see `geoseg.model.pyramid`."""
 HEADER_KEY = "geoseg"
 FORMAT = 1
 
@@ -33,7 +35,7 @@ class Metadata:
     """
 
     variant: str
-    """T, S, B or L."""
+    """T, S, B or L, or one of `TEACHERS`."""
     classes: tuple[LabelClass, ...]
     """One per channel of the logits, in order."""
     mean: Triple = IMAGENET_MEAN
@@ -56,9 +58,11 @@ class Metadata:
     """Figures to compare weights by, as `{"val mIoU": 0.47}`."""
 
     def __post_init__(self) -> None:
-        check("variant", self.variant, isinstance(self.variant, str) and self.variant in VARIANTS)
+        known = (*VARIANTS, *TEACHERS)
+        check("variant", self.variant, isinstance(self.variant, str) and self.variant in known)
         if self.nmf_rank == 0:
-            object.__setattr__(self, "nmf_rank", VARIANTS[self.variant].rank)
+            rank = VARIANTS[self.variant].rank if self.variant in VARIANTS else 1
+            object.__setattr__(self, "nmf_rank", rank)
         check_classes(self.classes)
         check("mean", self.mean, is_numbers(self.mean, 3, -1e6))
         check("std", self.std, is_numbers(self.std, 3, 1e-6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,6 +18,7 @@ from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
 from geoseg.render import render_scene
 from geoseg.train.augment import Placement, photometric, sample_ids, sample_pixels
+from geoseg.train.box_scores import BoxOutlines
 from geoseg.train.folder import Item
 from geoseg.train.paste import cut_out, paste
 from geoseg.train.recipe import GroupOptions, Recipe, Stage
@@ -26,6 +27,10 @@ RENDERED_SIZE = 1024
 """Side of a rendered scene, px."""
 CROPS_PER_RENDERED = 32
 """Rendering costs as much as a hundred crops: one scene serves several."""
+MOST_BOXES = 24
+"""Boxes of a crop that the loss looks at."""
+SMALLEST_BOX = 6.0
+"""Least side of these, px of the crop: what is smaller is all middle."""
 ATTEMPTS = 10
 """As often is a crop drawn in which no class may cover too much."""
 COARSE = 8
@@ -66,6 +71,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         items: the training images.
         counts: (N,C) their pixels by class.
         metadata: of the model that is trained.
+        boxes: of the images by group and name, for the loss that needs them.
     """
 
     def __init__(
@@ -74,8 +80,10 @@ class Crops(Dataset[dict[str, Tensor]]):
         items: Sequence[Item],
         counts: NDArray[np.int64],
         metadata: Metadata,
+        boxes: Mapping[tuple[str, str], BoxOutlines] | None = None,
     ) -> None:
         self.recipe, self.items = recipe, list(items)
+        self.boxes = boxes or {}
         self.fill = metadata.mean
         self.enlarge = metadata.scale
         self.num_classes = len(metadata.classes)
@@ -98,7 +106,9 @@ class Crops(Dataset[dict[str, Tensor]]):
         for name, weight in recipe.data.class_weights.items():
             odds[class_number("class_weights", name, metadata)] *= weight
         self.class_odds = normalised(odds)
-        self.item_odds = normalised(weights * counts.sum(axis=1) ** 0.5)
+        # A teacher has an opinion on pixels without a label, too.
+        labelled = np.ones(len(items)) if recipe.teacher else counts.sum(axis=1) ** 0.5
+        self.item_odds = normalised(weights * labelled)
         self.item_odds_of_class = [normalised(weights * column**0.5) for column in counts.T]
         self.cuttings = [
             cutting
@@ -110,7 +120,7 @@ class Crops(Dataset[dict[str, Tensor]]):
     def __getitem__(self, key: tuple[int, Stage]) -> dict[str, Tensor]:
         index, stage = key
         options, rng = self.recipe.augment, np.random.default_rng((self.recipe.seed, index))
-        image, mask, group, wanted = self.draw(rng, index)
+        image, mask, (group, name), wanted = self.draw(rng, index)
         own = self.recipe.group(group).scale
         scaled = replace(stage, scale=(stage.scale[0] * own, stage.scale[1] * own))
         placement = self.place(rng, mask, wanted, scaled)
@@ -129,25 +139,48 @@ class Crops(Dataset[dict[str, Tensor]]):
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             "mask": torch.from_numpy(ids.astype(np.int64)),
             "hidden": self.hidden[group],
+            **self.boxes_in(rng, self.boxes.get((group, name)), placement, stage.crop),
         }
+
+    def boxes_in(
+        self,
+        rng: np.random.Generator,
+        known: BoxOutlines | None,
+        placement: Placement,
+        crop: int,
+    ) -> dict[str, Tensor]:
+        """Corners (MOST_BOXES,4,2) of boxes in the crop, px, and their classes; -1 for none."""
+        corners = np.zeros((MOST_BOXES, 4, 2), np.float32)
+        classes = np.full(MOST_BOXES, -1, np.int64)
+        if known is not None and self.recipe.loss.projection:
+            linear, offset = np.split(placement.matrix(crop), [2], axis=1)
+            moved = (known.corners - offset[:, 0]) @ np.linalg.inv(linear).T
+            center, sides = moved.mean(axis=1), np.diff(moved[:, [0, 1, 2]], axis=1)
+            seen = ((center > 0) & (center < crop)).all(axis=1)
+            large = (np.linalg.norm(sides, axis=2) >= SMALLEST_BOX).all(axis=1)
+            wanted = seen & large & (known.classes != IGNORE)
+            chosen = rng.permutation(np.flatnonzero(wanted))[:MOST_BOXES]
+            corners[: len(chosen)] = moved[chosen]
+            classes[: len(chosen)] = known.classes[chosen]
+        return {"boxes": torch.from_numpy(corners), "box_classes": torch.from_numpy(classes)}
 
     def draw(
         self, rng: np.random.Generator, index: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str, int | None]:
-        """Image, mask, group, and the class of which a pixel is to lie in the crop."""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[str, str], int | None]:
+        """Image, mask, group and name, and the class of which a pixel is to lie in the crop."""
         data = self.recipe.data
         on_object = rng.random() < data.object_share and self.class_odds.any()
         if rng.random() < data.rendered_share:
             image, mask = rendered(self.recipe.seed, index // CROPS_PER_RENDERED)
             present = [int(i) for i in np.unique(mask) if i not in (0, IGNORE)]
             wanted = int(rng.choice(present)) if present and on_object else None
-            return image, mask, "rendered", wanted
+            return image, mask, ("rendered", ""), wanted
         wanted, odds = None, self.item_odds
         if on_object:
             wanted = int(rng.choice(self.num_classes, p=self.class_odds))
             odds = self.item_odds_of_class[wanted]
         item = self.items[rng.choice(len(self.items), p=odds)]
-        return *load_cached(item, self.fill), item.group, wanted
+        return *load_cached(item, self.fill), (item.group, item.name), wanted
 
     def place(
         self, rng: np.random.Generator, mask: NDArray[np.uint8], wanted: int | None, stage: Stage

@@ -15,6 +15,7 @@ from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import DataError
 from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.inference import TileModel
+from geoseg.train.box_scores import BoxCounts, read_box_table
 from geoseg.train.folder import Item, LabelledFolder
 from geoseg.train.metrics import Confusion, Evaluation, Scores, ignore_hidden
 
@@ -30,6 +31,8 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Predict whole images as `geoseg predict` does, and compare with their masks.
+
+    In groups that the data has boxes of, objects are counted by these, too.
 
     Classes are told by name: the data may list them in another order than the weights, or only
     some of them. Those that it does not list count as left out by its labels.
@@ -49,6 +52,8 @@ def evaluate(
     ids = ids_by_name(data, classes)
     listed = torch.from_numpy(ids[: len(data.classes)]).long()
     by_group: dict[str, Confusion] = {}
+    boxes = read_box_table(data.root, data.classes)
+    boxed, objects = {group for group, _ in boxes}, BoxCounts(classes)
     for done, item in enumerate(items, start=1):
         image, mask, valid = item.load()
         found = predict_pixels(model, image, valid, tile_size=tile_size, overlap=overlap)
@@ -56,6 +61,10 @@ def evaluate(
         left_out[listed] = (hidden or {}).get(item.group, torch.tensor(False))
         confusion = by_group.setdefault(item.group, Confusion(len(classes)))
         count(confusion, found, ids[mask], left_out)
+        if item.group in boxed:
+            known = boxes.get((item.group, item.name))
+            there = known.upright(data.classes) if known else {}
+            objects.add(item.group, found, there, left_out.numpy())
         progress(done, len(items))
     counts = {group: confusion.compute() for group, confusion in sorted(by_group.items())}
     total = torch.stack(list(counts.values())).sum(dim=0)
@@ -64,6 +73,7 @@ def evaluate(
     return Evaluation(
         scores=Scores.of(total, classes),
         groups={group: Scores.of(part, classes).miou for group, part in counts.items()},
+        objects=objects if boxed else None,
         unlisted=tuple(c.name for c in classes if c.id not in ids[: len(data.classes)]),
     )
 

@@ -22,14 +22,18 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.heap import keep_free_memory
+from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import choose_device, computes_bfloat16
 from geoseg.model.metadata import HEADER_KEY, Metadata
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.patches import write_whole
+from geoseg.train.box_scores import read_box_table
 from geoseg.train.callbacks import MovingAverage, ProgressBar, Validation
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.folder import Item, LabelledFolder, inspect
@@ -140,11 +144,12 @@ def fit(
         model, start = initial_model(recipe, data.classes, pretrained)
         origin = f"{recipe.provenance}\nstarted from {start}".strip()
         model.metadata = replace(model.metadata, provenance=origin)
-    crops = Crops(recipe, items, counts, model.metadata)
+    boxes = read_box_table(data.root, data.classes) if recipe.loss.projection else None
+    crops = Crops(recipe, items, counts, model.metadata, boxes)
     hidden = hidden_by_group(recipe, validation, len(data.classes))
-    module = SegmentationModule(recipe, model, hidden)
+    module = SegmentationModule(recipe, model, hidden, load_teacher(recipe, model.metadata))
     if start:
-        report(f"SegNeXt-{recipe.model.variant} starts from {start}")
+        report(f"{model.metadata.variant} starts from {start}")
         write_start(folder, recipe, model.metadata)
     scored = Validation(folder, telling(validation, val_counts), report)
     with quiet_lightning(), interruptible(folder), device_limits(device, devices):
@@ -293,7 +298,33 @@ def settled(recipe: Recipe, device: torch.device) -> Recipe:
     return replace(recipe, precision="bf16-mixed" if computes_bfloat16(device) else "32-true")
 
 
-def stored_model(folder: Path, data: LabelledFolder, recipe: Recipe) -> SegNeXt:
+def load_teacher(recipe: Recipe, metadata: Metadata) -> nn.Module | None:
+    """The recipe's teacher, if it names one.
+
+    Raises:
+        CheckpointError: it cannot be read. DataError: it knows other classes or other pixels.
+    """
+    if recipe.teacher is None:
+        return None
+    name = recipe.teacher.weights
+    teacher = load_model(None if name == "default" else name)
+    known = teacher.metadata
+    if [c.name for c in known.classes] != [c.name for c in metadata.classes]:
+        raise DataError(
+            f"teacher.weights: {name} tells other classes apart than the data has; "
+            "train a teacher on this data first"
+        )
+    if (known.mean, known.std, known.scale) != (metadata.mean, metadata.std, metadata.scale):
+        raise DataError(
+            f"teacher.weights: {name} was trained with another mean, std or scale of the pixels; "
+            "set model.mean, model.std and model.scale to its own"
+        )
+    return teacher
+
+
+def stored_model(
+    folder: Path, data: LabelledFolder, recipe: Recipe
+) -> SegNeXt | EfficientNetPyramid:
     """The network of the run in `folder`; its weights come with the state."""
     text = (folder / "metadata.json").read_text("utf-8")
     metadata = Metadata.from_header({HEADER_KEY: text})

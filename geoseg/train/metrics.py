@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from geoseg.classes import IGNORE, LabelClass
+from geoseg.train.box_scores import BoxCounts
 
 
 class Confusion(MulticlassConfusionMatrix):
@@ -115,11 +116,14 @@ class Evaluation:
     """Mean IoU by group of images; NaN where nothing is labelled."""
     unlisted: tuple[str, ...]
     """Classes of the weights that the data does not list: not held against its background."""
+    objects: BoxCounts | None = None
+    """Objects by bounding boxes; None where the data has no boxes."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: NaN becomes None."""
         groups = {group: none_if_nan(miou) for group, miou in self.groups.items()}
-        return {**self.scores.as_dict(), "groups": groups, "unlisted": self.unlisted}
+        result = {**self.scores.as_dict(), "groups": groups, "unlisted": self.unlisted}
+        return result | ({} if self.objects is None else {"objects": self.objects.as_dict()})
 
 
 def none_if_nan(value: float) -> float | None:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from geoseg.classes import IGNORE
 from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.checkpoint import build_model, stored_state
 from geoseg.model.inference import TileModel
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.train.evaluate import count, predict_pixels
-from geoseg.train.loss import partial_cross_entropy
+from geoseg.train.loss import distillation, pairwise, partial_cross_entropy, projection
 from geoseg.train.metrics import Confusion
 from geoseg.train.recipe import OptimizerOptions, Recipe
 
@@ -39,10 +41,19 @@ class SegmentationModule(pl.LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, recipe: Recipe, model: SegNeXt, hidden: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: SegNeXt | EfficientNetPyramid,
+        hidden: dict[str, Tensor],
+        teacher: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        # Held in a list, it is no part of the module: neither trained nor saved with it.
+        self.teachers = [] if teacher is None else [teacher.eval().requires_grad_(False)]
         self.recipe, self.hidden = recipe, hidden
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (model, *self.teachers):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.metadata = model.metadata
         self.register_buffer("mean", channel_column(self.metadata.mean), persistent=False)
@@ -51,10 +62,13 @@ class SegmentationModule(pl.LightningModule):
 
     def forward(self, image: Tensor, stride: int = 1) -> Tensor:
         """Pixels on the 0-255 scale (N,3,H,W) to logits (N,C,H/stride,W/stride)."""
+        return self.logits(self.model, image, stride)
+
+    def logits(self, network: nn.Module, image: Tensor, stride: int) -> Tensor:
+        """What `forward` gives, of either network."""
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        logits = self.model(x).float()
         size = [side // stride for side in image.shape[2:]]
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return F.interpolate(network(x).float(), size, mode="bilinear", align_corners=False)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # NMF bases, dropout and drop path then depend on the step alone, not on what was
@@ -69,6 +83,22 @@ class SegmentationModule(pl.LightningModule):
         target = batch["mask"][:, options.stride // 2 :: options.stride]
         target = target[:, :, options.stride // 2 :: options.stride]
         loss = partial_cross_entropy(logits, target, batch["hidden"], options.hard_share)
+        if options.projection:
+            reach = projection(logits, batch["boxes"] / options.stride, batch["box_classes"])
+            self.log("loss_projection", reach, sync_dist=self.trainer.world_size > 1)
+            loss = loss + options.projection * reach
+        if options.pairwise:
+            image = F.interpolate(batch["image"], logits.shape[2:], mode="area")
+            alike = pairwise(logits, image, target == IGNORE)
+            self.log("loss_pairwise", alike, sync_dist=self.trainer.world_size > 1)
+            loss = loss + options.pairwise * alike
+        if (asked := self.recipe.teacher) is not None:
+            (teacher,) = self.teachers
+            with torch.no_grad():
+                taught = self.logits(teacher.to(self.device), batch["image"], options.stride)
+            learned = distillation(logits, taught, asked.temperature)
+            self.log("loss_teacher", learned, sync_dist=self.trainer.world_size > 1)
+            loss = loss + asked.weight * learned
         self.log("loss", loss, sync_dist=self.trainer.world_size > 1)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -105,7 +135,9 @@ def channel_column(values: tuple[float, float, float]) -> Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def parameter_groups(model: SegNeXt, options: OptimizerOptions) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: SegNeXt | EfficientNetPyramid, options: OptimizerOptions
+) -> list[dict[str, Any]]:
     """Backbone and head, each with and without weight decay."""
     norms = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
     exempt = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters()}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from geoseg.errors import RecipeError
+from geoseg.model.metadata import TEACHERS
 from geoseg.model.segnext import VARIANTS, NmfGradient
 from geoseg.train.strict import build, check, check_share
 
@@ -20,7 +21,8 @@ class ModelOptions:
     """What is trained."""
 
     variant: str = "T"
-    """T, S, B or L. Stochastic depth follows from it, see `geoseg.model.segnext.VARIANTS`."""
+    """T, S, B or L, or a teacher, lite0 or lite2. Stochastic depth follows from it, see
+    `geoseg.model.segnext.VARIANTS`."""
     nmf_gradient: NmfGradient = "full"
     """Gradient through all steps of the factorization, or the last one only."""
     layer_scale: float = 0.01
@@ -35,9 +37,9 @@ class ModelOptions:
     pretrained weights, else 1. The stages' scales come on top."""
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
+        if self.variant not in (known := (*VARIANTS, *TEACHERS)):
             raise RecipeError(
-                f"model.variant is {self.variant!r}; choose one of {', '.join(VARIANTS)}"
+                f"model.variant is {self.variant!r}; choose one of {', '.join(known)}"
             )
         check("model.layer_scale", self.layer_scale, self.layer_scale > 0, "above 0")
         check("model.std", self.std, self.std is None or min(self.std) > 0, "above 0")
@@ -180,14 +182,42 @@ class LossOptions:
     """Share of the labelled pixels of a batch, hardest first, that count (online hard example
     mining); 1 = the plain mean of the cross-entropy."""
 
+    projection: float = 0.0
+    """Weight of the loss by which objects reach to all sides of their boxes, where the data has a
+    `boxes.csv` (`geoseg prepare boxes`)."""
+    pairwise: float = 0.0
+    """Weight of the loss by which pixels without a label go with neighbors of their color."""
     stride: int = 1
     """Every n-th pixel of every n-th row counts: outlines are smooth at this scale, and the loss
     is a third of a step on a CPU."""
 
     def __post_init__(self) -> None:
         share = self.hard_share
+        for name in ("projection", "pairwise"):
+            check(f"loss.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more")
         check("loss.stride", self.stride, self.stride in (1, 2, 4, 8), "1, 2, 4 or 8")
         check("loss.hard_share", share, 0 < share <= 1, "a share above 0 and up to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherOptions:
+    """A network whose opinion on every crop the trained one learns, besides the labels.
+
+    After Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), and Beyer et al.,
+    "Knowledge distillation: A good teacher is patient and consistent" (CVPR 2022): both see the
+    same crop.
+    """
+
+    weights: str
+    """A geoseg checkpoint, the name of public weights or `default`; of the data's classes."""
+    weight: float = 1.0
+    """Factor on its term of the loss."""
+    temperature: float = 2.0
+    """Divides both networks' logits; above 1, unlikely classes count more."""
+
+    def __post_init__(self) -> None:
+        check("teacher.weight", self.weight, self.weight > 0, "above 0")
+        check("teacher.temperature", self.temperature, self.temperature > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +230,7 @@ class Recipe:
     augment: AugmentOptions = AugmentOptions()
     loss: LossOptions = LossOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
+    teacher: TeacherOptions | None = None
     seed: int = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning's names; auto = bf16-mixed where the device computes in bfloat16 itself, else

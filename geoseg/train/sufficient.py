@@ -51,7 +51,7 @@ def check_training(
     Raises:
         DataError: no pixel is labelled; all are of one class; or none is background.
     """
-    if recipe.data.rendered_share == 1:
+    if recipe.data.rendered_share == 1 or recipe.teacher:
         return
     drawn = np.array([recipe.group(item.group).weight > 0 for item in items])
     totals = counts[drawn].sum(axis=0)

@@ -1,0 +1,1 @@
+"""Public and own labels, to folders that `geoseg train` reads."""

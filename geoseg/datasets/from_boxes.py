@@ -1,0 +1,225 @@
+"""Images with boxes, to patches with masks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from geoseg.class_list import read_class_list
+from geoseg.classes import CLASS_NAME, IGNORE, ISAID, LabelClass
+from geoseg.collection import Addition
+from geoseg.datasets.box_masks import paint_boxes, polygon
+from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
+from geoseg.errors import DataError
+from geoseg.grid import Window
+from geoseg.hues import hue
+from geoseg.patches import (
+    Patch,
+    Patching,
+    Prepared,
+    read_table,
+    refuse,
+    write_patch,
+    write_table,
+)
+
+BOX_COLUMNS = ("group", "name", "class", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
+"""Of `boxes.csv` in the folder of the patches, which `geoseg evaluate` counts objects by."""
+RUNS = 10
+"""Images that follow each other by name often show one place: the validation split takes whole
+runs of them, one for each of so many parts of the list."""
+VISIBLE = 0.5
+"""A box counts in a patch that shows this share of its area."""
+IGNORED = "ignore"
+
+
+def prepare_boxes(
+    source: Path,
+    target: Path,
+    form: str,
+    patching: Patching,
+    *,
+    group: str | None = None,
+    renamed: Mapping[str, str] | None = None,
+    classes: tuple[LabelClass, ...] | None = None,
+    val_share: float = 0.1,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Cut images with boxes into patches with masks; see `paint_boxes` for what a box says.
+
+    Several sources can be prepared into one `target`, one after the other; one that is prepared
+    again takes the place of its patches from before.
+
+    Args:
+        form: a key of `geoseg.datasets.boxes.FORMATS`.
+        group: name of the images in `split.csv`; None = that of the source.
+        renamed: class of the masks by class of the source; `ignore` for none.
+        classes: None = those of `target`; else iSAID's where all names are, else those found.
+        val_share: share of the images for validation, where the source's folders have no split.
+        skip_bad: leave out images that cannot be used, instead of refusing all.
+        progress: called with images done and in all.
+
+    Raises:
+        DataError: nothing to read, a class that is not known, images that cannot be used.
+        OutputError: `target` cannot be written.
+    """
+    images, problems = read_boxes(source, form)
+    names = sorted({box.name for image in images for box in image.boxes if not box.ignored})
+    if classes is None and (listed := target / "classes.csv").is_file():
+        classes = read_class_list(listed)
+    spelled, classes = name_classes(names, renamed or {}, classes)
+    ids, counts = {c.name: c.id for c in classes}, np.zeros(len(classes), np.int64)
+    patches: list[Patch] = []
+    rows: list[tuple[str, ...]] = []
+    called = patch_names([image.path for image in images], source)
+    splits = choose_splits(images, val_share)
+    label = group or re.sub(r"\W+", "_", source.resolve().stem)
+    with Addition(target, str(source), label) as addition:
+        for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), 1):
+            try:
+                pixels = decoded(image.path)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            boxes = [as_class(box, spelled) for box in image.boxes]
+            mask = paint_boxes(boxes, ids, pixels.shape[:2])
+            for window in patching.windows(*pixels.shape[1::-1]):
+                place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
+                patch = Patch(addition.group, f"{addition.group}_{name}_{place}", split)
+                part = mask[window.slices]
+                write_patch(
+                    addition.staging, patch, np.ascontiguousarray(pixels[window.slices]), part
+                )
+                counts += np.bincount(part[part != IGNORE], minlength=len(classes))
+                rows += [box_row(patch, box) for box in boxes_in(boxes, window)]
+                patches.append(patch)
+            progress(done, len(images))
+        if problems and not (skip_bad and patches):
+            raise refuse(sorted(problems), len(images) + len(problems), "images")
+        write_table(target / "boxes.csv", BOX_COLUMNS, [*other_boxes(target, addition), *rows])
+        addition.complete(classes, patches)
+    return Prepared(
+        classes=classes,
+        patches={each: sum(p.split == each for p in patches) for each in ("train", "val")},
+        pixels={c.name: int(counts[c.id]) for c in classes},
+        skipped=tuple(sorted(problems)),
+    )
+
+
+def other_boxes(target: Path, addition: Addition) -> list[tuple[str, ...]]:
+    """Rows of the table of boxes that are of other groups."""
+    if not (table := target / "boxes.csv").is_file():
+        return []
+    rows = read_table(table, BOX_COLUMNS)
+    return [tuple(row[c] for c in BOX_COLUMNS) for row in rows if row["group"] != addition.group]
+
+
+def name_classes(
+    names: Sequence[str],
+    renamed: Mapping[str, str],
+    classes: tuple[LabelClass, ...] | None,
+) -> tuple[dict[str, str], tuple[LabelClass, ...]]:
+    """Class name by the source's, or `ignore`; and the classes. Raises DataError."""
+    if unknown := sorted(renamed.keys() - set(names)):
+        raise DataError(f"no box is of class {unknown[0]!r}; found {', '.join(names) or 'none'}")
+    wanted = {name: renamed.get(name, plain(name)) for name in names}
+    known = {c.name for c in classes or ISAID}
+    missing = sorted(name for name, new in wanted.items() if new not in known | {IGNORED})
+    if not missing:
+        return wanted, classes or ISAID
+    if classes is not None:
+        raise DataError(
+            f"class {missing[0]!r} is none of {', '.join(sorted(known))}; "
+            f"give --map {missing[0]}=CLASS, or --map {missing[0]}={IGNORED}"
+        )
+    found = sorted(set(wanted.values()) - {IGNORED, "background"})
+    if bad := [name for name in found if not CLASS_NAME.fullmatch(name)]:
+        raise DataError(f"class {bad[0]!r} cannot be a name here; give --map {bad[0]}=NAME")
+    own = [LabelClass(0, "background", (0, 0, 0))]
+    own += [LabelClass(i, name, hue(i)) for i, name in enumerate(found, start=1)]
+    return wanted, tuple(own)
+
+
+def plain(name: str) -> str:
+    """The name as iSAID spells its classes: DOTA writes `small-vehicle`."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def choose_splits(images: Sequence[BoxedImage], val_share: float) -> list[str]:
+    """The source's own splits, or runs of images for validation."""
+    if any(image.split == "val" for image in images):
+        return [image.split or "train" for image in images]
+    if val_share == 0:
+        return ["train"] * len(images)
+    if len(images) < 2:
+        raise DataError(
+            "one image cannot be for training and for validation; give --val-share 0 where other "
+            "images are for validation"
+        )
+    parts = max(1, min(RUNS, round(len(images) * val_share)))
+    splits = ["train"] * len(images)
+    for part in range(parts):
+        first, last = (len(images) * (part + i) // parts for i in (0, 1))
+        length = max(1, round((last - first) * val_share))
+        middle = (first + last - length) // 2
+        splits[middle : middle + length] = ["val"] * length
+    return splits
+
+
+def as_class(box: Box, spelled: Mapping[str, str]) -> Box:
+    name = spelled.get(box.name, IGNORED)
+    return Box(name, box.outline, box.oriented, box.exact, box.ignored or name == IGNORED)
+
+
+def boxes_in(boxes: Iterable[Box], window: Window) -> list[Box]:
+    """Boxes that the window shows, in its coordinates."""
+    frame = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
+    shapes = [polygon(box.outline) for box in boxes]
+    seen = shapely.area(shapely.intersection(shapes, frame))
+    enough = seen >= VISIBLE * shapely.area(shapes)
+    return [
+        moved(box, window.col_off, window.row_off)
+        for box, here in zip(boxes, enough, strict=True)
+        if here
+    ]
+
+
+def box_row(patch: Patch, box: Box) -> tuple[str, ...]:
+    """For `boxes.csv`: of exact outlines, the upright box around them."""
+    outline = box.outline
+    if len(outline) != 4:
+        (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
+        outline = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    name = IGNORED if box.ignored else box.name
+    return (patch.group, patch.name, name, *(f"{value:.1f}" for value in outline.ravel()))
+
+
+def decoded(path: Path) -> NDArray[np.uint8]:
+    """(H,W,3) RGB. Raises DataError."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in ("L", "P", "RGB", "RGBA"):
+                raise DataError(f"{path} has mode {picture.mode}; an 8-bit picture is needed")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+
+
+def patch_names(paths: Sequence[Path], source: Path) -> list[str]:
+    """The files' stems; with their folders, where two files share one."""
+    times = Counter(path.stem for path in paths)
+    root = source if source.is_dir() else source.parent
+    return [
+        path.stem
+        if times[path.stem] == 1
+        else "_".join(path.relative_to(root).with_suffix("").parts)
+        for path in paths
+    ]

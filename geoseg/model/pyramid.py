@@ -1,0 +1,194 @@
+"""EfficientNet-Lite with a feature pyramid: a teacher that has seen ImageNet.
+
+The encoder is that of Tan & Le, "EfficientNet" (ICML 2019), in its Lite form (no squeeze and
+excitation, ReLU6), with TensorFlow's padding, so that the published weights fit. The decoder
+adds the levels of a feature pyramid (Lin et al., CVPR 2017; Kirillov et al., "Panoptic Feature
+Pyramid Networks", CVPR 2019).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geoseg.model.metadata import Metadata
+
+LITE: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
+"""Factors on width and depth, by name."""
+
+STAGES = (
+    # repeats, kernel, stride, expansion, channels
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM = 32
+WIDTH = 96
+"""Channels of the pyramid."""
+DROP_PATH = 0.1
+"""Probability that the last block of the encoder is skipped in training; 0 for the first."""
+EPSILON, MOMENTUM = 1e-3, 0.01
+"""Of the encoder's batch norms, as the weights were trained."""
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's `same` padding: odd amounts put more at the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
+            total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, pads) if any(pads) else x)
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter in depth, project; Sandler et al., "MobileNetV2" (CVPR 2018)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, drop: float
+    ) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = nn.Sequential()
+        if expansion != 1:
+            self.expand = nn.Sequential(
+                nn.Conv2d(inputs, wide, 1, bias=False), norm(wide), nn.ReLU6(inplace=True)
+            )
+        self.filter = nn.Sequential(
+            SameConv2d(wide, wide, kernel, stride, groups=wide, bias=False),
+            norm(wide),
+            nn.ReLU6(inplace=True),
+        )
+        self.project = nn.Sequential(nn.Conv2d(wide, outputs, 1, bias=False), norm(outputs))
+        self.residual = stride == 1 and inputs == outputs
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.filter(self.expand(x)))
+        if not self.residual:
+            return y
+        if self.training and self.drop:
+            keep = torch.rand(len(x), 1, 1, 1, device=x.device, dtype=y.dtype) >= self.drop
+            y = y * keep / (1 - self.drop)
+        return x + y
+
+
+class Encoder(nn.Module):
+    """Pixels (N,3,H,W) to maps at 1/4, 1/8, 1/16 and 1/32."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        width, depth = LITE[name]
+        self.stem = nn.Sequential(
+            SameConv2d(3, STEM, 3, 2, bias=False), norm(STEM), nn.ReLU6(inplace=True)
+        )
+        repeats = [
+            # The Lite form scales neither the first nor the last stage.
+            r if i in (0, len(STAGES) - 1) else math.ceil(r * depth)
+            for i, (r, *_) in enumerate(STAGES)
+        ]
+        total, count, inputs = sum(repeats), 0, STEM
+        self.stages = nn.ModuleList()
+        self.channels: list[int] = []
+        """Of the maps that `forward` returns."""
+        for i, (_, kernel, stride, expansion, channels) in enumerate(STAGES):
+            outputs = divisible(channels * width)
+            blocks = []
+            for j in range(repeats[i]):
+                drop = DROP_PATH * count / total
+                blocks.append(
+                    InvertedResidual(
+                        inputs, outputs, kernel, stride if j == 0 else 1, expansion, drop
+                    )
+                )
+                inputs, count = outputs, count + 1
+            self.stages.append(nn.Sequential(*blocks))
+            if i + 1 == len(STAGES) or (STAGES[i + 1][2] == 2 and i > 0):
+                self.channels.append(outputs)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        maps: list[Tensor] = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i + 1 == len(self.stages) or (STAGES[i + 1][2] == 2 and i > 0):
+                maps.append(x)
+        return maps
+
+
+def divisible(channels: float, by: int = 8) -> int:
+    """The nearest multiple of `by` that is not below nine tenths of `channels`."""
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded + by if rounded < 0.9 * channels else rounded
+
+
+class Pyramid(nn.Module):
+    """Decoder: maps of an encoder to logits (N,C,H/4,W/4)."""
+
+    def __init__(self, channels: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(each, WIDTH, 1) for each in channels)
+        self.smooth = nn.ModuleList(self.block() for _ in channels)
+        self.context = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels[-1], WIDTH, 1),
+            nn.ReLU(),
+            nn.Conv2d(WIDTH, WIDTH, 1),
+        )
+        self.fuse = nn.Sequential(self.block(), nn.Dropout2d(0.1))
+        self.conv_seg = nn.Conv2d(WIDTH, num_classes, 1)
+
+    @staticmethod
+    def block() -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
+            nn.BatchNorm2d(WIDTH),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        down = self.lateral[-1](maps[-1]) + self.context(maps[-1])
+        total = self.smooth[-1](down)
+        for x, lateral, smooth in zip(
+            maps[-2::-1], self.lateral[-2::-1], self.smooth[-2::-1], strict=True
+        ):
+            down = lateral(x) + enlarged(down, x)
+            total = smooth(down) + enlarged(total, x)
+        logits: Tensor = self.conv_seg(self.fuse(total))
+        return logits
+
+
+def enlarged(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+
+
+class EfficientNetPyramid(nn.Module):
+    """The whole network, with `metadata` once it is trained or loaded.
+
+    Args:
+        name: of the encoder, a key of `LITE`.
+    """
+
+    metadata: Metadata
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = Encoder(name)
+        self.decode_head = Pyramid(self.backbone.channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized pixels (N,3,H,W) to logits (N,C,H/4,W/4) in training, else (N,C,H/8,W/8)."""
+        logits: Tensor = self.decode_head(self.backbone(x))
+        return logits if self.training else F.avg_pool2d(logits, 2)

@@ -1,0 +1,185 @@
+"""Objects that a prediction finds, counted by their bounding boxes.
+
+Where the truth is boxes, a mask cannot be compared with it pixel by pixel. The bounding boxes of
+its connected regions can.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from geoseg.classes import IGNORE, LabelClass
+from geoseg.datasets.from_boxes import BOX_COLUMNS, IGNORED
+from geoseg.errors import DataError
+from geoseg.geo.objects import ObjectScore
+from geoseg.geo.polygons import polygonize
+from geoseg.geo.seams import merge
+from geoseg.grid import Window
+from geoseg.patches import read_table
+
+MIN_IOUS = (0.3, 0.5)
+"""Overlaps of boxes from which on an object counts as found. Boxes of slanted objects are much
+larger than these, so 0.3 is the one to look at first."""
+Boxes = dict[str, NDArray[np.float64]]
+"""(N,4) left, top, right, bottom, px, by class name."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxOutlines:
+    """The boxes of one image."""
+
+    corners: NDArray[np.float64]
+    """(N,4,2) column and row, px."""
+    classes: NDArray[np.int64]
+    """(N,) class ids; IGNORE where a box does not count."""
+
+    def upright(self, classes: Sequence[LabelClass]) -> Boxes:
+        """The same by class name, with their sides along those of the image."""
+        flat = np.concatenate([self.corners.min(axis=1), self.corners.max(axis=1)], axis=1)
+        names = {item.id: item.name for item in classes} | {IGNORE: IGNORED}
+        return {names[int(i)]: flat[self.classes == i] for i in np.unique(self.classes)}
+
+
+def read_box_table(
+    folder: Path, classes: Sequence[LabelClass]
+) -> dict[tuple[str, str], BoxOutlines]:
+    """Boxes of a labelled folder by group and name of the image; empty without a table.
+
+    Raises DataError for a class that is not known, and numbers that are none.
+    """
+    path = folder / "boxes.csv"
+    if not path.is_file():
+        return {}
+    ids = {item.name: item.id for item in classes} | {IGNORED: IGNORE}
+    found: dict[tuple[str, str], list[tuple[list[list[float]], int]]] = defaultdict(list)
+    for number, row in enumerate(read_table(path, BOX_COLUMNS), start=2):
+        try:
+            corners = [[float(row[f"x{i}"]), float(row[f"y{i}"])] for i in range(1, 5)]
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+        if row["class"] not in ids:
+            raise DataError(f"{path}, line {number}: the data has no class {row['class']!r}")
+        found[row["group"], row["name"]].append((corners, ids[row["class"]]))
+    return {
+        key: BoxOutlines(np.array([b for b, _ in rows]), np.array([i for _, i in rows]))
+        for key, rows in found.items()
+    }
+
+
+def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) -> Boxes:
+    """Bounding boxes of the 4-connected regions of a mask (H,W), but of background."""
+    height, width = class_ids.shape
+    regions = merge([polygonize(class_ids, Window(0, 0, width, height))])
+    bounds = shapely.bounds(regions.geometry)
+    return {
+        item.name: bounds[regions.class_id == item.id]
+        for item in classes
+        if item.id != 0 and (regions.class_id == item.id).any()
+    }
+
+
+def overlaps(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,M) intersection over union of boxes (N,4) and (M,4)."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    common = np.prod((high - low).clip(0), axis=2)
+    sizes = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
+    union = sizes[0][:, None] + sizes[1][None] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def count_pairs(iou: NDArray[np.float64], min_iou: float) -> int:
+    """Pairs of rows and columns that overlap enough, the best first, each once at most."""
+    rows, columns = np.nonzero(iou >= min_iou)
+    taken: tuple[set[int], set[int]] = set(), set()
+    for i in np.argsort(-iou[rows, columns], kind="stable"):
+        row, column = int(rows[i]), int(columns[i])
+        if row not in taken[0] and column not in taken[1]:
+            taken[0].add(row)
+            taken[1].add(column)
+    return len(taken[0])
+
+
+@dataclass(slots=True)
+class BoxCounts:
+    """Counts over many images."""
+
+    classes: Sequence[LabelClass]
+    truth: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Objects that are there, by group and class."""
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Objects that were predicted."""
+    matched: Counter[tuple[str, str, float]] = field(default_factory=Counter)
+    """Pairs, by group, class and least overlap."""
+
+    def add(
+        self,
+        group: str,
+        class_ids: NDArray[np.uint8],
+        boxes: Boxes,
+        hidden: NDArray[np.bool_],
+    ) -> None:
+        """Count one image.
+
+        Args:
+            class_ids: (H,W), predicted.
+            boxes: the truth. A region on a box of `ignore` counts for nothing.
+            hidden: (C,) classes that the group's labels leave out; they are not counted.
+        """
+        regions = region_boxes(class_ids, self.classes)
+        ignored = boxes.get(IGNORED, np.zeros((0, 4)))
+        for item in self.classes[1:]:
+            if hidden[item.id]:
+                continue
+            there = boxes.get(item.name, np.zeros((0, 4)))
+            found = regions.get(item.name, np.zeros((0, 4)))
+            iou = overlaps(found, there)
+            if len(ignored) and len(found):
+                doubtful = (overlaps(found, ignored).max(axis=1) >= MIN_IOUS[0]) & (
+                    iou.max(axis=1, initial=0) < MIN_IOUS[0]
+                )
+                found, iou = found[~doubtful], iou[~doubtful]
+            key = group, item.name
+            self.truth[key] += len(there)
+            self.found[key] += len(found)
+            for least in MIN_IOUS:
+                self.matched[*key, least] += count_pairs(iou, least)
+
+    def scores(self, min_iou: float, group: str | None = None) -> list[ObjectScore]:
+        """Per class, of one group or of all, where there is or was found anything."""
+        groups = [group] if group else self.groups
+        scores = []
+        for item in self.classes[1:]:
+            truth = sum(self.truth[g, item.name] for g in groups)
+            found = sum(self.found[g, item.name] for g in groups)
+            matched = sum(self.matched[g, item.name, min_iou] for g in groups)
+            if truth or found:
+                scores.append(ObjectScore(item.name, truth, found, matched))
+        return scores
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups of images that were counted."""
+        return sorted({group for group, _ in self.truth})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: by least overlap, of all images and of each group."""
+
+        def told(min_iou: float, group: str | None) -> dict[str, Any]:
+            return {score.name: score.as_dict() for score in self.scores(min_iou, group)}
+
+        return {
+            f"{min_iou:g}": {
+                "all": told(min_iou, None),
+                "groups": {group: told(min_iou, group) for group in self.groups},
+            }
+            for min_iou in MIN_IOUS
+        }

@@ -1,0 +1,314 @@
+"""Train as much as one GPU can in a few minutes: all images lie on it, crops are cut there.
+
+    python tests/benchmarks/gpu_training.py pack RECIPE PACK     where the data is
+    python tests/benchmarks/gpu_training.py train PACK FOLDER    where the GPU is
+
+`pack` writes one file of recompressed images and masks, small enough to travel. `train` needs
+torch, NumPy, Pillow, safetensors and PyYAML besides this checkout, trains for `--minutes`,
+whatever number of steps that is, and writes a checkpoint every minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import time
+import zipfile
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from geoseg.classes import IGNORE, ISAID
+from geoseg.model.checkpoint import load_model, save_checkpoint
+from geoseg.model.metadata import Metadata
+from geoseg.train.crops import hidden_classes
+from geoseg.train.loss import distillation, partial_cross_entropy
+from geoseg.train.recipe import GroupOptions, load_recipe
+
+QUALITY = 55
+"""Of the WebP that images travel as."""
+FINE = 0.7
+"""Images of groups that are shown smaller than this are packed at half of their size."""
+LOG_EVERY = 50
+LARGEST = 1600
+"""Images are cut into parts of at most this side, px."""
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    from geoseg.train.folder import LabelledFolder
+
+    recipe = load_recipe(arguments.recipe)
+    folder = LabelledFolder.open(recipe.data.root)
+    listed = []
+    with zipfile.ZipFile(arguments.pack, "w") as archive:
+        for item in folder.split("train"):
+            image, mask, _ = item.load()
+            if recipe.group(item.group).scale < FINE:
+                image, mask = np.array(Image.fromarray(image).reduce(2)), mask[::2, ::2]
+                image = image[: len(mask), : mask.shape[1]]
+            for top in range(0, len(mask), LARGEST):
+                for left in range(0, mask.shape[1], LARGEST):
+                    window = np.s_[top : top + LARGEST, left : left + LARGEST]
+                    number = len(listed)
+                    for name, pixels, options in (
+                        (f"{number}.webp", image[window], {"quality": QUALITY, "method": 4}),
+                        (f"{number}.png", mask[window], {}),
+                    ):
+                        content = io.BytesIO()
+                        Image.fromarray(np.ascontiguousarray(pixels)).save(
+                            content, "WEBP" if name.endswith("webp") else "PNG", **options
+                        )
+                        archive.writestr(name, content.getvalue())
+                    listed.append(item.group)
+        groups = {name: asdict(recipe.group(name)) for name in sorted(set(listed))}
+        for options in groups.values():
+            options["scale"] *= 2 if options["scale"] < FINE else 1
+        archive.writestr("index.json", json.dumps({"groups": groups, "images": listed}))
+    size = Path(arguments.pack).stat().st_size
+    print(f"{len(listed)} images, {size / 2**20:.1f} MiB: {arguments.pack}")
+
+
+class Images:
+    """All images and masks on the device, each at full, half and quarter size.
+
+    Of what is shown smaller, a smaller copy is sampled: bilinear sampling alone would alias.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.device = device
+        self.pixels: list[list[Tensor]] = []
+        """Per image and level: (1,3,H,W) uint8."""
+        self.masks: list[Tensor] = []
+        """Per image: (1,1,H,W) uint8."""
+        with zipfile.ZipFile(path) as archive:
+            index = json.loads(archive.read("index.json"))
+            counts = np.zeros((len(index["images"]), len(ISAID)), np.int64)
+            for number in range(len(index["images"])):
+                image = np.array(Image.open(io.BytesIO(archive.read(f"{number}.webp"))))
+                mask = np.array(Image.open(io.BytesIO(archive.read(f"{number}.png"))))
+                counts[number] = np.bincount(mask.ravel(), minlength=256)[: len(ISAID)]
+                full = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].contiguous()
+                levels = [full]
+                for _ in range(2):
+                    if min(levels[-1].shape[2:]) >= 64:
+                        levels.append(F.avg_pool2d(levels[-1].float(), 2).to(torch.uint8))
+                self.pixels.append(levels)
+                self.masks.append(torch.from_numpy(mask).to(device)[None, None])
+        self.groups = [GroupOptions(**fix(index["groups"][g])) for g in index["images"]]
+        self.hidden = torch.stack([hidden_classes(g, len(ISAID)) for g in self.groups]).to(device)
+        weights = np.array([group.weight for group in self.groups])
+        self.odds = normalized(weights * counts.sum(axis=1) ** 0.5)
+        self.odds_of_class = [normalized(weights * column**0.5) for column in counts.T]
+        self.class_odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
+        self.class_odds[0] = 0
+
+    def crop(
+        self, rng: np.random.Generator, recipe: dict[str, float], side: int
+    ) -> tuple[Tensor, Tensor, int]:
+        """(1,3,S,S) float, (1,S,S) long, and the image's number."""
+        wanted = None
+        if rng.random() < recipe["object_share"]:
+            wanted = int(rng.choice(len(ISAID), p=normalized(self.class_odds)))
+        number = int(
+            rng.choice(
+                len(self.odds), p=self.odds if wanted is None else self.odds_of_class[wanted]
+            )
+        )
+        mask = self.masks[number]
+        height, width = mask.shape[2:]
+        scale = math.exp(rng.uniform(math.log(recipe["low"]), math.log(recipe["high"])))
+        scale *= self.groups[number].scale
+        half = side / 2 / scale
+        center = rng.uniform([0, 0], [width, height])
+        if wanted is not None:
+            there = (mask[0, 0] == wanted).nonzero()
+            row, column = there[int(rng.integers(len(there)))].tolist()
+            center = np.array([column, row]) + rng.uniform(-0.8, 0.8, 2) * half
+        for axis, length in enumerate((width, height)):
+            low, high = min(half, length / 2), max(length - half, length / 2)
+            center[axis] = np.clip(center[axis], low, high)
+        angle = rng.uniform(0, 2 * math.pi) if rng.random() < 0.5 else rng.integers(4) * math.pi / 2
+        cos, sin = math.cos(angle) * half, math.sin(angle) * half
+        mirror = -1.0 if rng.random() < 0.5 else 1.0
+        # Only what the crop covers is touched, from multiples of 4 px, which all levels share.
+        reach = abs(cos) + abs(sin) + 4
+        left, top = (max(0, int(v - reach) // 4 * 4) for v in center)
+        right = min(width, -(-int(center[0] + reach) // 4) * 4 + 4)
+        bottom = min(height, -(-int(center[1] + reach) // 4) * 4 + 4)
+        # `affine_grid` counts from -1 to 1 over the whole part.
+        across, down = 2 / (right - left), 2 / (bottom - top)
+        theta = torch.tensor(
+            [
+                [mirror * cos * across, -sin * across, (center[0] - left) * across - 1],
+                [mirror * sin * down, cos * down, (center[1] - top) * down - 1],
+            ],
+            dtype=torch.float32,
+            device=self.device,
+        )[None]
+        grid = F.affine_grid(theta, [1, 3, side, side], align_corners=False)
+        level = min(len(self.pixels[number]) - 1, max(0, round(math.log2(max(1, 1 / scale)))))
+        step = 2**level
+        part = self.pixels[number][level][
+            :, :, top // step : -(-bottom // step), left // step : -(-right // step)
+        ]
+        pixels = F.grid_sample(part.float(), grid, align_corners=False)
+        part = mask[:, :, top:bottom, left:right].float() - IGNORE
+        ids = F.grid_sample(part, grid, mode="nearest", align_corners=False)
+        if self.groups[number].shuffle_channels:
+            pixels = pixels[:, torch.from_numpy(rng.permutation(3)).to(self.device)]
+        return pixels, (ids[:, 0] + IGNORE).round().long(), number
+
+
+def fix(options: dict[str, object]) -> dict[str, object]:
+    """JSON has no tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
+def normalized(odds: np.ndarray) -> np.ndarray:
+    return odds / odds.sum() if odds.sum() else np.full(len(odds), 1 / len(odds))
+
+
+def photometric(images: Tensor, strength: float) -> Tensor:
+    """Brightness, contrast, saturation and gray of (N,3,H,W), each crop by itself."""
+    count, device = len(images), images.device
+
+    def draw(low: float, high: float) -> Tensor:
+        chosen = torch.rand(count, 1, 1, 1, device=device) < 0.5
+        values = torch.empty(count, 1, 1, 1, device=device).uniform_(low, high) * strength
+        return values * chosen
+
+    luma = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
+    images = images + draw(-32, 32)
+    images = images * (1 + draw(-0.5, 0.5))
+    gray = (images * luma).sum(dim=1, keepdim=True)
+    images = gray + (images - gray) * (1 + draw(-0.5, 0.5))
+    images = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.1, gray, images)
+    return images.clamp(0, 255)
+
+
+class Student:
+    """The network, its optimizer, and the moving average that is saved."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.device = torch.device(arguments.device)
+        self.lr = arguments.lr
+        model = load_model(arguments.pretrained)
+        self.metadata: Metadata = model.metadata
+        self.model = model.to(self.device, memory_format=torch.channels_last).train()
+        self.average = deepcopy(self.model).eval()
+        self.teacher = None
+        if arguments.teacher:
+            teacher = load_model(arguments.teacher)
+            self.teacher = teacher.to(self.device, memory_format=torch.channels_last)
+        self.mean, self.std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+            for values in (self.metadata.mean, self.metadata.std)
+        )
+        norms = (torch.nn.BatchNorm2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+        exempt = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters()}
+        decayed = [p for p in self.model.parameters() if id(p) not in exempt]
+        kept = [p for p in self.model.parameters() if id(p) in exempt]
+        groups = [{"params": decayed}, {"params": kept, "weight_decay": 0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=0.02)
+        self.steps = 0
+
+    def learn(self, pixels: Tensor, target: Tensor, hidden: Tensor, share: float) -> Tensor:
+        """One step; `share` of the time is over."""
+        rate = self.lr * min(1, (self.steps + 1) / 300) * 0.5 * (1 + math.cos(math.pi * share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        x = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        logits = self.logits(self.model, x, target)
+        loss = partial_cross_entropy(logits, target, hidden, 0.3)
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.logits(self.teacher, x, target)
+            loss = loss + distillation(logits, taught, 2.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+        self.optimizer.step()
+        self.steps += 1
+        decay = min(0.9995, (1 + self.steps) / (10 + self.steps))
+        states = self.average.state_dict(), self.model.state_dict()
+        with torch.no_grad():
+            for mine, new in zip(*(state.values() for state in states), strict=True):
+                if mine.dtype.is_floating_point:
+                    mine.lerp_(new, 1 - decay)
+        return loss.detach()
+
+    def logits(self, network: torch.nn.Module, x: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            found = network(x)
+        return F.interpolate(found.float(), target.shape[1:], mode="bilinear")
+
+    def save(self, folder: Path) -> None:
+        save_checkpoint(folder / "last.safetensors", self.average, self.metadata)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
+    folder = Path(arguments.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    student = Student(arguments)
+    images = Images(Path(arguments.pack), student.device)
+    rng, draw, losses = np.random.default_rng(0), vars(arguments), list[Tensor]()
+    start = saved = time.perf_counter()
+    budget = arguments.minutes * 60
+    while (elapsed := time.perf_counter() - start) < budget:
+        crops = [images.crop(rng, draw, arguments.crop) for _ in range(arguments.batch)]
+        pixels = photometric(torch.cat([c[0] for c in crops]), 0.8)
+        target = torch.cat([c[1] for c in crops])[:, 1::2, 1::2]
+        hidden = images.hidden[[c[2] for c in crops]]
+        losses.append(student.learn(pixels, target, hidden, elapsed / budget))
+        if len(losses) == LOG_EVERY:
+            speed = student.steps * arguments.batch / (time.perf_counter() - start)
+            print(
+                f"{student.steps} {torch.stack(losses).mean():.4f} {speed:.0f} crops/s", flush=True
+            )
+            losses.clear()
+        if time.perf_counter() - saved > 60:
+            saved = time.perf_counter()
+            student.save(folder)
+    student.save(folder)
+    print(f"{student.steps} steps of {arguments.batch} crops: {folder / 'last.safetensors'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("pack")
+    one.add_argument("recipe")
+    one.add_argument("pack")
+    one.set_defaults(run=pack)
+    two = commands.add_parser("train")
+    two.add_argument("pack")
+    two.add_argument("folder")
+    two.add_argument("--pretrained", help="checkpoint to start from; default: the built-in one")
+    two.add_argument("--teacher", help="checkpoint of a teacher")
+    two.add_argument("--device", default="cuda")
+    two.add_argument("--minutes", type=float, default=8)
+    two.add_argument("--batch", type=int, default=64)
+    two.add_argument("--crop", type=int, default=320)
+    two.add_argument("--lr", type=float, default=1e-3)
+    two.add_argument("--object-share", type=float, default=0.7)
+    two.add_argument("--low", type=float, default=0.4, help="least scale of a crop")
+    two.add_argument("--high", type=float, default=2.0, help="greatest scale of a crop")
+    two.set_defaults(run=train)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
