@@ -25,6 +25,10 @@ from geoseg.grid import Window
 
 SPLIT_COLUMNS = ("group", "name", "split", "image", "mask")
 CLASS_COLUMNS = ("id", "name", "color")
+BOX_COLUMNS = ("group", "name", "class", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
+"""Of `boxes.csv`, by which objects are counted: corners in pixels of the image."""
+IGNORED = "ignore"
+"""Class of boxes that do not count."""
 
 
 @dataclass(frozen=True, slots=True)

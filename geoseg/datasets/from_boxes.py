@@ -21,6 +21,8 @@ from geoseg.errors import DataError
 from geoseg.grid import Window
 from geoseg.hues import hue
 from geoseg.patches import (
+    BOX_COLUMNS,
+    IGNORED,
     Patch,
     Patching,
     Prepared,
@@ -30,14 +32,11 @@ from geoseg.patches import (
     write_table,
 )
 
-BOX_COLUMNS = ("group", "name", "class", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
-"""Of `boxes.csv` in the folder of the patches, which `geoseg evaluate` counts objects by."""
 RUNS = 10
 """Images that follow each other by name often show one place: the validation split takes whole
 runs of them, one for each of so many parts of the list."""
 VISIBLE = 0.5
 """A box counts in a patch that shows this share of its area."""
-IGNORED = "ignore"
 
 
 def prepare_boxes(

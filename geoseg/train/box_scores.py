@@ -10,20 +10,18 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE, LabelClass
-from geoseg.datasets.from_boxes import BOX_COLUMNS, IGNORED
 from geoseg.errors import DataError
-from geoseg.geo.objects import ObjectScore
-from geoseg.geo.polygons import polygonize
-from geoseg.geo.seams import merge
 from geoseg.grid import Window
-from geoseg.patches import read_table
+from geoseg.patches import BOX_COLUMNS, IGNORED, read_table
+
+if TYPE_CHECKING:
+    from geoseg.geo.objects import ObjectScore
 
 MIN_IOUS = (0.3, 0.5)
 """Overlaps of boxes from which on an object counts as found. Boxes of slanted objects are much
@@ -76,6 +74,11 @@ def read_box_table(
 
 def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) -> Boxes:
     """Bounding boxes of the 4-connected regions of a mask (H,W), but of background."""
+    import shapely  # a machine that only trains may lack GIS packages
+
+    from geoseg.geo.polygons import polygonize
+    from geoseg.geo.seams import merge
+
     height, width = class_ids.shape
     regions = merge([polygonize(class_ids, Window(0, 0, width, height))])
     bounds = shapely.bounds(regions.geometry)
@@ -155,6 +158,8 @@ class BoxCounts:
 
     def scores(self, min_iou: float, group: str | None = None) -> list[ObjectScore]:
         """Per class, of one group or of all, where there is or was found anything."""
+        from geoseg.geo.objects import ObjectScore
+
         groups = [group] if group else self.groups
         scores = []
         for item in self.classes[1:]:
