@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import shapely
 import yaml
 from click.testing import CliRunner
@@ -138,7 +139,8 @@ def test_every_format_tells_the_same_objects(data, tmp_path):
     assert [image.path.name for image in images] == ["a.png", "b.png"]
     assert not problems
     for image in images:
-        found = {box.name.replace("-", "_"): box.outline for box in image.boxes}
+        size = SIZE[::-1] if image.relative else (1, 1)
+        found = {box.name.replace("-", "_"): box.outline * size for box in image.boxes}
         assert found.keys() == OBJECTS.keys()
         for name, place in OBJECTS.items():
             drawn, expected = polygon(found[name]), polygon(upright(*place))
@@ -293,3 +295,23 @@ def test_sources_share_a_folder_and_one_can_be_prepared_again(tmp_path):
     prepare_boxes(tmp_path / "east", target, "csv", **options)
     assert len(list((target / "images" / "train").glob("east_*.png"))) == 2
     assert len(LabelledFolder.open(target).split("train")) == 4
+
+
+def test_images_are_read_as_predict_reads_them(tmp_path):
+    """16 bits are stretched, and what the file declares empty is not labelled."""
+    pixels = np.random.default_rng(0).integers(1000, 3000, (3, 64, 64)).astype(np.uint16)
+    pixels[:, :, 40:] = 0
+    profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "a.tif", "w", nodata=0, **profile) as file:
+        file.write(pixels)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.25 0.25 0.25 0.25")
+    (tmp_path / "classes.txt").write_text("ship")
+    options = {"patching": Patching(64, 0), "val_share": 0}
+    prepared = prepare_boxes(tmp_path, tmp_path / "out", "yolo", **options)
+    assert any("uint16" in note for note in prepared.notes)
+    (item,) = LabelledFolder.open(tmp_path / "out").split("train")
+    image, mask, _ = item.load()
+    assert image[:, :40].std() > 40
+    assert (mask[:, 40:] == IGNORE).all()
+    assert mask[16, 16] == IDS["ship"]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import DataError
@@ -48,6 +47,8 @@ class BoxedImage:
     split: str | None
     """train or val, where the source's folders say so."""
     boxes: tuple[Box, ...]
+    relative: bool = False
+    """Outlines are in shares of the image's width and height, not in pixels."""
 
 
 def read_boxes(source: Path, form: str) -> tuple[list[BoxedImage], list[str]]:
@@ -74,7 +75,7 @@ def read_dota(source: Path) -> tuple[list[BoxedImage], list[str]]:
     Xia et al., "DOTA" (CVPR 2018). Files may begin with lines `imagesource:` and `gsd:`.
     """
 
-    def boxes_of(path: Path, size: tuple[int, int]) -> Iterator[Box]:
+    def boxes_of(path: Path) -> Iterator[Box]:
         for where, words in lines_of(path):
             if words[0].startswith(("imagesource:", "gsd:")):
                 continue
@@ -84,7 +85,7 @@ def read_dota(source: Path) -> tuple[list[BoxedImage], list[str]]:
             yield Box(words[8], corners(words[:8], where), oriented=True, ignored=difficult)
 
     images, labels = partners(source, lambda part: part.lower().startswith("label"))
-    return joined(images, labels, boxes_of, source, empty=False)
+    return joined(images, labels, boxes_of, source)
 
 
 def read_yolo(source: Path) -> tuple[list[BoxedImage], list[str]]:
@@ -95,7 +96,7 @@ def read_yolo(source: Path) -> tuple[list[BoxedImage], list[str]]:
     """
     names = yolo_names(source)
 
-    def boxes_of(path: Path, size: tuple[int, int]) -> Iterator[Box]:
+    def boxes_of(path: Path) -> Iterator[Box]:
         for where, words in lines_of(path):
             if not words[0].isdecimal() or len(words) < 5 or len(words) % 2 == 0:
                 raise DataError(
@@ -109,13 +110,13 @@ def read_yolo(source: Path) -> tuple[list[BoxedImage], list[str]]:
             values = corners(words[1:], where)
             if len(words) == 5:
                 (x, y), (width, height) = values
-                yield Box(name, rectangle(x, y, width, height, 0.5) * size)
+                yield Box(name, rectangle(x, y, width, height, 0.5))
             else:
                 four = len(values) == 4
-                yield Box(name, values * size, oriented=four, exact=not four)
+                yield Box(name, values, oriented=four, exact=not four)
 
     images, labels = partners(source, lambda part: part.lower() == "labels")
-    return joined(images, labels, boxes_of, source, empty=True)
+    return joined(images, labels, boxes_of, source, relative=True, empty=True)
 
 
 def yolo_names(source: Path) -> dict[int, str]:
@@ -278,14 +279,16 @@ def partners(
 def joined(
     images: dict[tuple[str, ...], Path],
     labels: dict[tuple[str, ...], Path],
-    boxes_of: Callable[[Path, tuple[int, int]], Iterator[Box]],
+    boxes_of: Callable[[Path], Iterator[Box]],
     source: Path,
     *,
-    empty: bool,
+    relative: bool = False,
+    empty: bool = False,
 ) -> tuple[list[BoxedImage], list[str]]:
     """Images with what their label files say.
 
     Args:
+        relative: see `BoxedImage`.
         empty: an image without a file has no object, and is not a problem.
     """
     found = []
@@ -295,17 +298,13 @@ def joined(
             problems.append(f"{path} has no labels")
             continue
         try:
-            with Image.open(path) as picture:
-                size = picture.size
-            boxes = tuple(boxes_of(labels[key], size)) if key in labels else ()
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            problems.append(f"{path} cannot be read: {error}")
+            boxes = tuple(boxes_of(labels[key])) if key in labels else ()
         except DataError as error:
             problems.append(str(error))
         else:
             words = {part.lower() for part in path.relative_to(source).parts[:-1]}
             split = "val" if words & VALIDATION else "train" if "train" in words else None
-            found.append(BoxedImage(path, split, boxes))
+            found.append(BoxedImage(path, split, boxes, relative))
     return found, problems
 
 

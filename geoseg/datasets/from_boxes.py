@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import CLASS_NAME, IGNORE, ISAID, LabelClass
@@ -31,6 +30,7 @@ from geoseg.patches import (
     write_patch,
     write_table,
 )
+from geoseg.train.images import read_image
 
 RUNS = 10
 """Images that follow each other by name often show one place: the validation split takes whole
@@ -78,18 +78,23 @@ def prepare_boxes(
     ids, counts = {c.name: c.id for c in classes}, np.zeros(len(classes), np.int64)
     patches: list[Patch] = []
     rows: list[tuple[str, ...]] = []
+    notes: dict[str, None] = {}
     called = patch_names([image.path for image in images], source)
     splits = choose_splits(images, val_share)
     label = group or re.sub(r"\W+", "_", source.resolve().stem)
     with Addition(target, str(source), label) as addition:
         for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), 1):
             try:
-                pixels = decoded(image.path)
+                picture = read_image(image.path)
             except DataError as error:
                 problems.append(str(error))
                 continue
-            boxes = [as_class(box, spelled) for box in image.boxes]
+            pixels = picture.image
+            notes.update(dict.fromkeys(picture.notes))
+            size = np.array(pixels.shape[1::-1] if image.relative else (1, 1))
+            boxes = [as_class(box, spelled, size) for box in image.boxes]
             mask = paint_boxes(boxes, ids, pixels.shape[:2])
+            mask[~picture.valid] = IGNORE
             for window in patching.windows(*pixels.shape[1::-1]):
                 place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
                 patch = Patch(addition.group, f"{addition.group}_{name}_{place}", split)
@@ -110,6 +115,7 @@ def prepare_boxes(
         patches={each: sum(p.split == each for p in patches) for each in ("train", "val")},
         pixels={c.name: int(counts[c.id]) for c in classes},
         skipped=tuple(sorted(problems)),
+        notes=tuple(notes),
     )
 
 
@@ -173,9 +179,10 @@ def choose_splits(images: Sequence[BoxedImage], val_share: float) -> list[str]:
     return splits
 
 
-def as_class(box: Box, spelled: Mapping[str, str]) -> Box:
+def as_class(box: Box, spelled: Mapping[str, str], size: NDArray[np.int_]) -> Box:
+    """The box with its class here, in pixels; `size` is what its coordinates are shares of."""
     name = spelled.get(box.name, IGNORED)
-    return Box(name, box.outline, box.oriented, box.exact, box.ignored or name == IGNORED)
+    return Box(name, box.outline * size, box.oriented, box.exact, box.ignored or name == IGNORED)
 
 
 def boxes_in(boxes: Iterable[Box], window: Window) -> list[Box]:
@@ -199,17 +206,6 @@ def box_row(patch: Patch, box: Box) -> tuple[str, ...]:
         outline = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     name = IGNORED if box.ignored else box.name
     return (patch.group, patch.name, name, *(f"{value:.1f}" for value in outline.ravel()))
-
-
-def decoded(path: Path) -> NDArray[np.uint8]:
-    """(H,W,3) RGB. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("L", "P", "RGB", "RGBA"):
-                raise DataError(f"{path} has mode {picture.mode}; an 8-bit picture is needed")
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
 def patch_names(paths: Sequence[Path], source: Path) -> list[str]:
