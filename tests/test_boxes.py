@@ -315,3 +315,15 @@ def test_images_are_read_as_predict_reads_them(tmp_path):
     assert image[:, :40].std() > 40
     assert (mask[:, 40:] == IGNORE).all()
     assert mask[16, 16] == IDS["ship"]
+
+
+def test_a_folder_keeps_its_classes(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    lines = ["image,class,x1,y1,x2,y2,x3,y3,x4,y4", "a.png,van,1,1,9,1,9,9,1,9"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    target, options = tmp_path / "out", {"patching": Patching(64, 0), "val_share": 0}
+    prepare_boxes(tmp_path, target, "csv", **options)
+    before = (target / "classes.csv").read_bytes()
+    with pytest.raises(DataError, match="not those of --classes"):
+        prepare_boxes(tmp_path, target, "csv", classes=ISAID, **options)
+    assert (target / "classes.csv").read_bytes() == before

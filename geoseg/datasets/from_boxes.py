@@ -72,51 +72,86 @@ def prepare_boxes(
     """
     images, problems = read_boxes(source, form)
     names = sorted({box.name for image in images for box in image.boxes if not box.ignored})
-    if classes is None and (listed := target / "classes.csv").is_file():
-        classes = read_class_list(listed)
-    spelled, classes = name_classes(names, renamed or {}, classes)
-    ids, counts = {c.name: c.id for c in classes}, np.zeros(len(classes), np.int64)
-    patches: list[Patch] = []
-    rows: list[tuple[str, ...]] = []
-    notes: dict[str, None] = {}
+    spelled, classes = name_classes(names, renamed or {}, classes_of(target, classes))
     called = patch_names([image.path for image in images], source)
     splits = choose_splits(images, val_share)
-    label = group or re.sub(r"\W+", "_", source.resolve().stem)
-    with Addition(target, str(source), label) as addition:
+    with Addition(target, str(source), group or re.sub(r"\W+", "_", source.resolve().stem)) as new:
+        cutter = Cutter(new, patching, classes, spelled)
         for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), 1):
             try:
-                picture = read_image(image.path)
+                cutter.cut(image, split, name)
             except DataError as error:
                 problems.append(str(error))
-                continue
-            pixels = picture.image
-            notes.update(dict.fromkeys(picture.notes))
-            size = np.array(pixels.shape[1::-1] if image.relative else (1, 1))
-            boxes = [as_class(box, spelled, size) for box in image.boxes]
-            mask = paint_boxes(boxes, ids, pixels.shape[:2])
-            mask[~picture.valid] = IGNORE
-            for window in patching.windows(*pixels.shape[1::-1]):
-                place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
-                patch = Patch(addition.group, f"{addition.group}_{name}_{place}", split)
-                part = mask[window.slices]
-                write_patch(
-                    addition.staging, patch, np.ascontiguousarray(pixels[window.slices]), part
-                )
-                counts += np.bincount(part[part != IGNORE], minlength=len(classes))
-                rows += [box_row(patch, box) for box in boxes_in(boxes, window)]
-                patches.append(patch)
             progress(done, len(images))
-        if problems and not (skip_bad and patches):
+        if problems and not (skip_bad and cutter.patches):
             raise refuse(sorted(problems), len(images) + len(problems), "images")
-        write_table(target / "boxes.csv", BOX_COLUMNS, [*other_boxes(target, addition), *rows])
-        addition.complete(classes, patches)
+        write_table(target / "boxes.csv", BOX_COLUMNS, [*other_boxes(target, new), *cutter.rows])
+        new.complete(classes, cutter.patches)
     return Prepared(
         classes=classes,
-        patches={each: sum(p.split == each for p in patches) for each in ("train", "val")},
-        pixels={c.name: int(counts[c.id]) for c in classes},
+        patches={each: sum(p.split == each for p in cutter.patches) for each in ("train", "val")},
+        pixels={c.name: int(cutter.counts[c.id]) for c in classes},
         skipped=tuple(sorted(problems)),
-        notes=tuple(notes),
+        notes=tuple(filter(None, [new.note, *cutter.notes])),
     )
+
+
+def classes_of(
+    target: Path, wanted: tuple[LabelClass, ...] | None
+) -> tuple[LabelClass, ...] | None:
+    """Those of a folder that has patches already, else `wanted`.
+
+    Raises DataError where both are there and differ: the masks in the folder hold its ids.
+    """
+    if not (listed := target / "classes.csv").is_file():
+        return wanted
+    known = read_class_list(listed)
+    if wanted is not None and [c.name for c in wanted] != [c.name for c in known]:
+        raise DataError(
+            f"the classes in {listed} are not those of --classes; leave that out, or choose "
+            "another DST"
+        )
+    return known
+
+
+class Cutter:
+    """Cuts one image after the other, and keeps what was made of them."""
+
+    def __init__(
+        self,
+        target: Addition,
+        patching: Patching,
+        classes: Sequence[LabelClass],
+        spelled: Mapping[str, str],
+    ) -> None:
+        """`spelled` has the class of each name that boxes have."""
+        self.target, self.patching, self.spelled = target, patching, spelled
+        self.ids = {c.name: c.id for c in classes}
+        self.counts = np.zeros(len(classes), np.int64)
+        """(C,) labelled pixels by class."""
+        self.patches: list[Patch] = []
+        self.rows: list[tuple[str, ...]] = []
+        """Of the table of boxes."""
+        self.notes: dict[str, None] = {}
+
+    def cut(self, image: BoxedImage, split: str, name: str) -> None:
+        """Raises DataError where the image cannot be read."""
+        picture = read_image(image.path)
+        self.notes.update(dict.fromkeys(picture.notes))
+        pixels = picture.image
+        size = np.array(pixels.shape[1::-1] if image.relative else (1, 1))
+        boxes = [as_class(box, self.spelled, size) for box in image.boxes]
+        mask = paint_boxes(boxes, self.ids, pixels.shape[:2])
+        mask[~picture.valid] = IGNORE
+        for window in self.patching.windows(*pixels.shape[1::-1]):
+            place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
+            group, part = self.target.group, mask[window.slices]
+            patch = Patch(group, f"{group}_{name}_{place}", split)
+            shown = np.ascontiguousarray(pixels[window.slices])
+            write_patch(self.target.staging, patch, shown, part)
+            self.counts += np.bincount(part[part != IGNORE], minlength=len(self.counts))
+            self.rows += [box_row(patch, box) for box in boxes_in(boxes, window)]
+            self.patches.append(patch)
 
 
 def other_boxes(target: Path, addition: Addition) -> list[tuple[str, ...]]:
