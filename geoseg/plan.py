@@ -9,11 +9,11 @@ from typing import Any
 
 from geoseg.errors import SceneError
 from geoseg.geo.aoi import read_aoi
+from geoseg.geo.class_raster import SPECK
 from geoseg.geo.culprits import culprits
 from geoseg.geo.export import FORMATS
 from geoseg.geo.reproject import check_wgs84
 from geoseg.geo.scene import Scene
-from geoseg.geo.vectorize import SPECK
 from geoseg.geo.view import View
 from geoseg.grid import Grid, Window
 from geoseg.model.metadata import Metadata

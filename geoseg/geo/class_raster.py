@@ -24,6 +24,10 @@ from geoseg.grid import Window
 _SCAN_ROWS = 1024
 
 
+SPECK = 9.0
+"""Smaller regions are specks, by default: pixels as the model saw them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassRaster:
     """A raster of one band of whole numbers, read as 8-bit codes of its classes."""
@@ -44,6 +48,13 @@ class ClassRaster:
     """The raster's values are the codes."""
     model_gsd: float | None
     """Meters a pixel at which a model saw what became this raster; None = not told."""
+
+    @property
+    def speck(self) -> float:
+        """Regions of fewer pixels are specks, by default."""
+        pixel = self.geobox.gsd or 1.0
+        side = max(1.0, (self.model_gsd or 0.0) / pixel)  # of what the model saw as one
+        return round(SPECK * side**2, 2)
 
     @classmethod
     def open(

@@ -71,7 +71,7 @@ def score_objects(
     layer: str | None = None,
     min_iou: float = 0.5,
 ) -> list[ObjectScore]:
-    """Compare the 4-connected regions of a class raster with the polygons in `truth`.
+    """Compare the 4-connected regions of a class raster, but specks, with polygons in `truth`.
 
     Only truth that touches the raster counts, and only the part of it that lies on the raster.
     Background is no object. Classes are told by their names, of which the raster's are in its
@@ -116,6 +116,8 @@ def read_objects(
         windows = [Window(*place) for place in squares(geobox.width, geobox.height)]
         blocks = [polygonize(raster.read(place), place, skip=raster.skip) for place in windows]
     polygons = merge(blocks)
+    # No polygon of predict or vectorize is a speck.
+    polygons = polygons.take(np.flatnonzero(polygons.pixels >= raster.speck))
     class_ids = raster.values[polygons.class_id]
     return dict(sorted(names.items())), geobox, polygons.geometry, class_ids
 

@@ -31,9 +31,6 @@ BLOCK = 2048
 """Side of a block, px. Results do not depend on it."""
 TOLERANCE = 0.5
 """Of outlines, by default: pixels."""
-SPECK = 9.0
-"""Smaller regions are specks, by default: pixels of the raster, or of what the model saw where
-these are larger."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -97,8 +94,7 @@ def vectorize(
     pixel = geobox.gsd or 1.0
     threads = workers or min(8, max(2, os.cpu_count() or 2))
     tolerance = TOLERANCE if simplify is None else simplify / pixel
-    seen = max(1.0, (raster.model_gsd or 0.0) / pixel)  # a side, in pixels of the raster
-    min_pixels = round(SPECK * seen**2, 2) if min_area is None else min_area / pixel**2
+    min_pixels = raster.speck if min_area is None else min_area / pixel**2
     finish = Finish(min_pixels, fill, tolerance, smooth)
     metadata = _description(path, finish)
     with (
