@@ -93,3 +93,11 @@ def test_a_placed_file_for_an_unplaced_scene_is_refused(tmp_path: Path) -> None:
 def test_pixels_of_an_unplaced_scene() -> None:
     aoi = read_aoi("2,3,7,9", GeoBox(20, 20, Affine.identity(), None))
     assert aoi.window == Window(2, 3, 5, 6)
+
+
+def test_an_area_between_the_centers_of_pixels_is_refused() -> None:
+    """It would be found to be empty after the work."""
+    with pytest.raises(SceneError, match="no center of a pixel"):
+        read_aoi("500010.3,4999950.3,500010.4,4999950.4", BOX)
+    one = read_aoi("500010.2,4999950.2,500010.3,4999950.3", BOX)
+    assert one.mask(BOX.extent).sum() == 1

@@ -19,6 +19,10 @@ from geoseg.geo.overlay import overlay
 from geoseg.geo.vector_file import read_vector_file
 from geoseg.grid import Window
 
+_TINY = 64.0
+"""Square pixels, from which on an area holds the center of a pixel, unless it is a thin line."""
+_LOOKED_AT = 10**8
+"""Pixels among which such a center is looked for before the work."""
 _POLYGONAL = 2
 """Dimensions of what has an area."""
 _Drawn = tuple[NDArray[np.object_], pyproj.CRS | None]
@@ -57,7 +61,7 @@ class Aoi:
 def read_aoi(text: str, geobox: GeoBox) -> Aoi:
     """`text` is "minx,miny,maxx,maxy" in the scene's CRS, or a vector file in any CRS.
 
-    Raises SceneError for what cannot be read, holds no polygon, or does not meet the scene.
+    Raises SceneError for what cannot be read, holds no polygon, or no pixel of the scene.
     """
     drawn = _bounds(text, geobox) if "," in text and not Path(text).exists() else _file(text)
     placed = [_on_scene(text, shapes, crs, geobox) for shapes, crs in drawn]
@@ -73,7 +77,14 @@ def read_aoi(text: str, geobox: GeoBox) -> Aoi:
     left, top, right, bottom = shapely.bounds(shape)
     first = int(np.floor(left)), int(np.floor(top))
     window = Window(*first, int(np.ceil(right)) - first[0], int(np.ceil(bottom)) - first[1])
-    return Aoi(shape, window)
+    aoi = Aoi(shape, window)
+    tiny = shapely.area(shape) < _TINY and window.width * window.height <= _LOOKED_AT
+    if tiny and not aoi.mask(window).any():
+        raise SceneError(
+            f"--aoi {text} holds no center of a pixel ({shapely.area(shape):.2g} px² of the scene); "
+            "draw a larger one"
+        )
+    return aoi
 
 
 def _on_scene(

@@ -149,7 +149,8 @@ def fit(
     hidden = hidden_by_group(recipe, validation, len(data.classes))
     module = SegmentationModule(recipe, model, hidden, load_teacher(recipe, model.metadata))
     if start:
-        report(f"{model.metadata.variant} starts from {start}")
+        family = "SegNeXt" if isinstance(model, SegNeXt) else "EfficientNet"
+        report(f"{family}-{recipe.model.variant} starts from {start}")
         write_start(folder, recipe, model.metadata)
     scored = Validation(folder, telling(validation, val_counts), report)
     with quiet_lightning(), interruptible(folder), device_limits(device, devices):
