@@ -81,8 +81,8 @@ def read_aoi(text: str, geobox: GeoBox) -> Aoi:
     tiny = shapely.area(shape) < _TINY and window.width * window.height <= _LOOKED_AT
     if tiny and not aoi.mask(window).any():
         raise SceneError(
-            f"--aoi {text} holds no center of a pixel ({shapely.area(shape):.2g} px² of the scene); "
-            "draw a larger one"
+            f"--aoi {text} is {shapely.area(shape):.2g} px² of the scene, and holds no center of a "
+            "pixel; draw a larger one"
         )
     return aoi
 
