@@ -29,7 +29,7 @@ from test_predict import assert_same_outputs, layers_of
 
 from geoseg.classes import IGNORE
 from geoseg.cli.main import main
-from geoseg.errors import RecipeError, SceneError
+from geoseg.errors import OptionError, RecipeError, SceneError
 from geoseg.geo.scene import Scene
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict
@@ -253,6 +253,17 @@ def test_a_device_out_of_memory_takes_smaller_batches(scene, whole, tmp_path, ca
         rasterio.open(whole.outputs["classes"]) as b,
     ):
         assert (a.read() == b.read()).all()
+
+
+def test_threads_that_run_out_of_memory_at_once_halve_the_batch_once():
+    model = TileModel(Colors(), device="cpu", batch_size=8)
+    for _ in range(2):
+        model.halve_batch(8, 64)
+    assert model.batch_size == 4
+    model.halve_batch(4, 64)
+    assert model.batch_size == 2
+    with pytest.raises(OptionError, match="--tile-size below 64"):
+        model.halve_batch(1, 64)
 
 
 class Fragile(Colors):

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -122,6 +123,7 @@ class TileModel:
         )
         self.crew = Crew(self.streams, self.cores)
         self.cancelled = False
+        self.batch_lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
         """What is the same on every machine."""
@@ -205,25 +207,35 @@ class TileModel:
             while start < len(pixels):
                 if self.cancelled:
                     raise CancelledError
-                batch = slice(start, start + self.batch_size)
+                size = self.batch_size
+                batch = slice(start, start + size)
                 try:
                     queued.append(self.logits(pixels[batch], mask[batch]).float())
                     start = batch.stop
                 except torch.OutOfMemoryError:
-                    self.halve_batch(pixels.shape[-1])
+                    self.halve_batch(size, pixels.shape[-1])
         return queued, clock.seconds["model"]
 
-    def halve_batch(self, side: int) -> None:
-        """Raises OptionError where one tile of `side` px is too much already."""
-        if self.batch_size == 1:
+    def halve_batch(self, tried: int, side: int) -> None:
+        """After a batch of `tried` tiles was too much for the device.
+
+        Threads that ran out of memory with the same batch halve it once.
+
+        Raises OptionError where one tile of `side` px is too much already.
+        """
+        if tried == 1:
             raise OptionError(
                 f"{self.device} has too little memory for one tile of {side} px; "
                 f"give a --tile-size below {side}, or --device cpu"
             ) from None
-        self.batch_size = max(1, self.batch_size // 2)
-        LOG.warning(
-            "%s is out of memory: going on with --batch-size %d", self.device, self.batch_size
-        )
+        with self.batch_lock:
+            if self.batch_size >= tried:
+                self.batch_size = tried // 2
+                LOG.warning(
+                    "%s is out of memory: going on with --batch-size %d",
+                    self.device,
+                    self.batch_size,
+                )
         torch.cuda.empty_cache()
 
     @contextmanager
