@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
+from geoseg.classes import IGNORE, LabelClass, fault_of_name
 from geoseg.errors import DataError
 from geoseg.hues import hue
 
@@ -62,7 +62,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with the line that it is on."""
     head = text.partition("\n")[0]
     separator = max(SEPARATORS, key=head.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=separator, skipinitialspace=True)
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=separator, skipinitialspace=True)
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     if missing := [name for name in ("id", "name") if name not in columns]:
@@ -101,8 +101,8 @@ def parsed(where: str, row: dict[str, Any]) -> LabelClass:
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{where}: class {value} has no name; give one")
     name = name.strip()
-    if not CLASS_NAME.fullmatch(name):
-        raise DataError(f"{where}: the name {name!r:.80} {fault_of_name(name)}")
+    if fault := fault_of_name(name):
+        raise DataError(f"{where}: the name {name!r:.80} {fault}")
     if color is None or color == "":
         return LabelClass(value, name, hue(value) if value else BLACK)
     if isinstance(color, str) and re.fullmatch(r"\s*#[0-9a-fA-F]{6}\s*", color):
@@ -111,16 +111,6 @@ def parsed(where: str, row: dict[str, Any]) -> LabelClass:
     if not is_rgb or not all(type(part) is int and 0 <= part <= 255 for part in color):
         raise DataError(f"{where}: the color is {color!r:.40}; give it as #rrggbb, say #ff8000")
     return LabelClass(value, name, (color[0], color[1], color[2]))
-
-
-def fault_of_name(name: str) -> str:
-    """What keeps `name` from being one of a layer and a file."""
-    allowed = "use letters, digits, spaces and _.,()&+-, and a letter or digit first"
-    if bad := [letter for letter in name if not CLASS_NAME.fullmatch(f"a{letter}")]:
-        return f"has the character {bad[0]!r}; {allowed}"
-    if not CLASS_NAME.fullmatch(name[0]):
-        return f"begins with {name[0]!r}; {allowed}"
-    return f"has {len(name)} characters; {allowed}, at most 64 in all"
 
 
 def check_ids(path: Path, found: dict[int, LabelClass], lines: dict[int, str]) -> None:

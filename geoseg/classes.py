@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from geoseg.hues import Color, hue
@@ -10,8 +9,8 @@ from geoseg.hues import Color, hue
 IGNORE = 255
 """Ignored in training and metrics, nodata in class rasters."""
 
-CLASS_NAME = re.compile(r"\w[\w .,()&+-]{0,63}")
-"""Class names become layer and file names: no path separators and no control characters."""
+LONGEST_NAME = 64
+"""Characters of a class name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,18 @@ ISAID = tuple(
     LabelClass(i, name, hue(i) if i else (0, 0, 0)) for i, name in enumerate(ISAID_MASK_COLORS)
 )
 """Ids and names of iSAID, in the colors of our palette."""
+
+
+def fault_of_name(name: str) -> str:
+    """Return what keeps `name` from being a class's, or nothing if it can be.
+
+    Layers and files are called by a cleaned name, so any text on one line will do.
+    """
+    if not 1 <= len(name) <= LONGEST_NAME:
+        return f"has {len(name)} characters; give it 1 to {LONGEST_NAME}"
+    if hidden := [letter for letter in name if not letter.isprintable()]:
+        return f"has the character {hidden[0]!r}; use printable ones"
+    return "" if name == name.strip() else "begins or ends with a space; remove it"
 
 
 def display_color(name: str, stored: Color) -> Color:

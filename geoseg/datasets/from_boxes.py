@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.class_list import read_class_list
-from geoseg.classes import CLASS_NAME, IGNORE, ISAID, LabelClass
+from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name
 from geoseg.collection import Addition
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
@@ -181,8 +181,9 @@ def name_classes(
             f"give --map {missing[0]}=CLASS, or --map {missing[0]}={IGNORED}"
         )
     found = sorted(set(wanted.values()) - {IGNORED, "background"})
-    if bad := [name for name in found if not CLASS_NAME.fullmatch(name)]:
-        raise DataError(f"class {bad[0]!r} cannot be a name here; give --map {bad[0]}=NAME")
+    for name in found:
+        if fault := fault_of_name(name):
+            raise DataError(f"the class name {name!r:.80} {fault}, or give --map {name}=NAME")
     own = [LabelClass(0, "background", (0, 0, 0))]
     own += [LabelClass(i, name, hue(i)) for i, name in enumerate(found, start=1)]
     return wanted, tuple(own)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely import STRtree
 
-from geoseg.class_list import fault_of_name, read_class_list
-from geoseg.classes import CLASS_NAME, IGNORE, LabelClass
+from geoseg.class_list import read_class_list
+from geoseg.classes import IGNORE, LabelClass, fault_of_name
 from geoseg.collection import Addition
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.labels import Labels, read_labels
@@ -150,8 +150,8 @@ def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
     known = [item.name for item in classes]
     known += sorted(set(names) - set(known))
     for name in known:
-        if not CLASS_NAME.fullmatch(name):
-            raise DataError(f"class {name!r} cannot name a layer: it {fault_of_name(name)}")
+        if fault := fault_of_name(name):
+            raise DataError(f"the class name {name!r:.80} {fault}")
     folded = [name.casefold() for name in known]
     if twins := [name for name in known if folded.count(name.casefold()) > 1]:
         raise DataError(f"classes {twins[0]!r} and {twins[1]!r} differ by case only; rename one")

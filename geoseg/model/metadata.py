@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.class_list import read_class_list
-from geoseg.classes import CLASS_NAME, IGNORE, LabelClass, display_color
+from geoseg.classes import IGNORE, LabelClass, display_color, fault_of_name
 from geoseg.errors import CheckpointError, DataError
 from geoseg.model.segnext import VARIANTS
 
@@ -130,12 +130,12 @@ def read_classes(path: Path) -> tuple[LabelClass, ...]:
 
 
 def check_classes(classes: tuple[LabelClass, ...]) -> None:
-    """Ids count from 0, names are usable as layer names and unique, colours are RGB."""
+    """Ids count from 0, names are unique whatever their case, colors are RGB."""
     check("classes", classes, isinstance(classes, tuple) and 1 <= len(classes) <= IGNORE)
     for index, item in enumerate(classes):
         check("classes", item, isinstance(item, LabelClass))
         check("classes", item, type(item.id) is int and item.id == index)
-        check("classes", item, isinstance(item.name, str) and CLASS_NAME.fullmatch(item.name))
+        check("classes", item, isinstance(item.name, str) and not fault_of_name(item.name))
         rgb = item.color
         check("classes", item, isinstance(rgb, tuple) and len(rgb) == 3)
         check("classes", item, all(type(v) is int and 0 <= v <= 255 for v in rgb))
