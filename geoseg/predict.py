@@ -29,10 +29,10 @@ from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
 from geoseg.geo.inputs import files_of
 from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.paths import refuse_inputs
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import suitable_gsd
 from geoseg.grid import Block
+from geoseg.guard import refuse_inputs
 from geoseg.heap import refused_memory
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads

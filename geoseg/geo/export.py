@@ -26,9 +26,10 @@ from geoseg.geo.kml import paint
 from geoseg.geo.layers import NO_OBJECTS, write_polygons
 from geoseg.geo.measure import measure
 from geoseg.geo.names import LayerNames, clean, distinct
-from geoseg.geo.paths import check_outputs, vector_path
+from geoseg.geo.paths import vector_path
 from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
+from geoseg.guard import check_outputs
 from geoseg.hues import Color, hue
 
 _SHAPEFILE_LIMIT = 2 * 1024**3

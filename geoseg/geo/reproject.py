@@ -45,7 +45,9 @@ def check_wgs84(geobox: GeoBox, kind: str, scene: str) -> None:
 
 def check_target(kind: str, target: str | None, *, wgs84: bool) -> None:
     """Raises OptionError for a CRS that is none, or that the format cannot have."""
-    if target and not same(parse(target, "--t-srs"), parse(WGS84, "")) and wgs84:
+    if target is None:
+        return
+    if not same(parse(target, "--t-srs"), parse(WGS84, "")) and wgs84:
         raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
 
 
@@ -62,7 +64,7 @@ def in_wanted_crs(
         OptionError: no such CRS, nothing leads there, or the format cannot have it.
     """
     check_target(kind, target, wgs84=wgs84)
-    wanted = target or (WGS84 if wgs84 else None)
+    wanted = (WGS84 if wgs84 else None) if target is None else target
     if wanted is not None:
         if frame.crs is None:
             raise OptionError(
