@@ -55,6 +55,11 @@ class Format:
     paint: Callable[[Path, Sequence[Color]], None] | None = None
     """Gives the features of a finished file, in its order, their colors."""
 
+    @property
+    def prj(self) -> bool:
+        """ESRI's old WKT is its only way to name a CRS."""
+        return self.suffix == ".shp"
+
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
@@ -236,9 +241,7 @@ def export(
     gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
     with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
         with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
-            frame = in_wanted_crs(
-                frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
-            )
+            frame = in_wanted_crs(frame, kind, target_crs, wgs84=style.wgs84, prj=style.prj)
         done = _write(frame, grouping, staging.new, path.stem, style)
     return [folder / file.name for file in done]
 
@@ -273,7 +276,7 @@ def write_format(
     """
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
     with vector_errors(f"{stem} cannot go to {_WGS84}", DataError):
-        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.suffix == ".shp")
+        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.prj)
     with vector_errors(f"{folder} cannot be written", OutputError):
         folder.mkdir(parents=True, exist_ok=True)
     return _write(frame, grouping, folder, stem, style)
