@@ -11,7 +11,7 @@ from geoseg.errors import SceneError
 from geoseg.geo.aoi import read_aoi
 from geoseg.geo.class_raster import SPECK
 from geoseg.geo.culprits import culprits
-from geoseg.geo.export import FORMATS
+from geoseg.geo.export import FORMATS, check_installed
 from geoseg.geo.reproject import check_format
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View
@@ -44,6 +44,7 @@ def make_plan(
     geobox = scene.geobox
     for kind in request.formats:
         if (form := FORMATS.get(kind)) is not None:
+            check_installed(kind)
             check_format(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
     view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height

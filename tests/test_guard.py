@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from PIL import Image
 from stand_ins import write_discs
@@ -87,6 +88,24 @@ def test_an_export_through_a_link_never_replaces_its_source(tmp_path: Path) -> N
         refused(*asked, says="is the input")
     assert contents(tmp_path) == before
     assert link.is_symlink()
+
+
+def test_what_a_vrt_names_is_its_input(tmp_path: Path) -> None:
+    table, vrt = tmp_path / "town.csv", tmp_path / "town.vrt"
+    scene = write_discs(tmp_path / "town.tif", 140, 140)
+    with rasterio.open(scene) as file:
+        outline = shapely.box(*file.bounds).wkt
+    table.write_text(f'class,WKT\nroof,"{outline}"\n')
+    vrt.write_text(
+        '<OGRVRTDataSource><OGRVRTLayer name="town"><SrcDataSource relativeToVRT="1">town.csv'
+        "</SrcDataSource><LayerSRS>EPSG:32633</LayerSRS>"
+        '<GeometryField encoding="WKT" field="WKT"/></OGRVRTLayer></OGRVRTDataSource>'
+    )
+    before = contents(tmp_path)
+    options = ("--format", "csv", "-o", tmp_path, "--overwrite")
+    refused("export", vrt, *options, says="is the input")
+    refused("predict", scene, "--aoi", vrt, *options, says="is the input")
+    assert contents(tmp_path) == before
 
 
 def test_what_belongs_to_a_class_raster_is_its_input(tmp_path: Path) -> None:

@@ -196,6 +196,17 @@ def test_what_a_format_cannot_hold_is_known_before_the_work(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_package_is_known_before_the_work(tmp_path: Path, monkeypatch) -> None:
+    scene = write_discs(tmp_path / "scene.tif", 140, 140)
+    layers = Path(run(scene, tmp_path / "layers")["gpkg"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(OptionError, match=r"pip install 'geoseg\[parquet\]'"):
+        run(scene, tmp_path / "out", formats=("geoparquet",))
+    asked = ("export", layers, "--format", "geoparquet", "-o", tmp_path / "out")
+    refused(*asked, says="pip install 'geoseg[parquet]'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_empty_target_is_no_target(tmp_path: Path) -> None:
     """What a script with an unset variable asks for."""
     layers = tmp_path / "map.gpkg"
