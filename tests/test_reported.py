@@ -1,9 +1,13 @@
-"""What users of such programs reported: the right value for each, where no other test has it."""
+"""What users of such programs reported, where no other test has the right value.
+
+reported.md lists all of it with the tests.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import struct
 import subprocess
@@ -328,3 +332,16 @@ def test_a_mosaic_of_several_bands_is_as_empty_as_its_files(
     everywhere = np.arange(40) != 30
     here = whole.valid & everywhere[:, None]
     np.testing.assert_array_equal(mosaic.image[:, here], whole.image[:, here])
+
+
+# --- the table ------------------------------------------------------------------------------
+
+
+def test_the_tests_of_the_table_exist() -> None:
+    folder = Path(__file__).parent
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (folder / "reported.md").read_text("utf-8"))
+    assert len(named) > 50
+    missing = [
+        name for file, name in named if f"def {name}(" not in (folder / file).read_text("utf-8")
+    ]
+    assert not missing
