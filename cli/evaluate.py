@@ -95,6 +95,7 @@ def score_pixels(
     from geoseg.train.folder import LabelledFolder
     from geoseg.train.pictures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
+    from geoseg.train.sufficient import IDS
 
     folder = LabelledFolder.open(data)
     for warning in folder.warnings:
@@ -120,6 +121,13 @@ def score_pixels(
             tile_size=tile_size,
             overlap=overlap,
             progress=progress,
+        )
+    present = [row.name for row in evaluation.scores.classes if row.pixels]
+    if len(present) == 1:
+        click.echo(
+            f"Warning: every labelled pixel is {present[0]}: the scores say nothing about the "
+            f"other classes; {IDS}",
+            err=True,
         )
     if confusion is not None:
         write_picture(confusion, confusion_picture(evaluation.scores))

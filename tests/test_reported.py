@@ -334,6 +334,19 @@ def test_a_mosaic_of_several_bands_is_as_empty_as_its_files(
     np.testing.assert_array_equal(mosaic.image[:, here], whole.image[:, here])
 
 
+@pytest.mark.parametrize(("ids", "warned"), [((0, 255), True), ((0, 14), False)])
+def test_scores_of_one_class_are_no_praise(tmp_path: Path, ids: tuple[int, ...], warned) -> None:
+    """Masks of 0 and 255 hold no object, so nothing was right about objects."""
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "image.png")
+    mask = np.repeat(np.array(ids, np.uint8), 32)[:, None].repeat(64, axis=1)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    (tmp_path / "split.csv").write_text("group,name,split,image,mask\ng,a,val,image.png,mask.png")
+    done = command("evaluate", "default", tmp_path, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)
+    assert ("a mask of 0 and 255 holds none" in done.stderr) == warned
+
+
 # --- the table ------------------------------------------------------------------------------
 
 
