@@ -12,6 +12,7 @@ from . import options
 
 if TYPE_CHECKING:
     from geoseg.geo.objects import ObjectScore
+    from geoseg.train.folder import LabelledFolder
     from geoseg.train.metrics import Evaluation
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -60,6 +61,9 @@ def command(
     if scene is not None and truth is not None and weights is None:
         from geoseg.geo.objects import score_objects
 
+        if how["confusion"] is not None:
+            raise click.UsageError("--confusion goes with WEIGHTS and DATA")
+
         found = score_objects(scene, truth, field=field, layer=layer)
         results = {score.name: score.as_dict() for score in found}
         click.echo(json.dumps({"objects": results}) if as_json else object_table(found))
@@ -91,6 +95,7 @@ def score_pixels(
     from geoseg.train.folder import LabelledFolder
     from geoseg.train.pictures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
+    from geoseg.train.sufficient import IDS
 
     folder = LabelledFolder.open(data)
     for warning in folder.warnings:
@@ -100,6 +105,8 @@ def score_pixels(
     if recipe is None and (own := path.with_name("recipe.yaml")).is_file():
         recipe = str(own)
         click.echo(f"Groups are labelled as {own} says (--recipe overrules)", err=True)
+    if confusion is not None:
+        check_picture(confusion, path, folder)
     rules = None if recipe is None else load_recipe(recipe)
     network = load_model(path)
     ids_by_name(folder, network.metadata.classes)
@@ -115,9 +122,27 @@ def score_pixels(
             overlap=overlap,
             progress=progress,
         )
+    present = [row.name for row in evaluation.scores.classes if row.pixels]
+    if len(present) == 1:
+        click.echo(
+            f"Warning: every labelled pixel is {present[0]}: the scores say nothing about the "
+            f"other classes; {IDS}",
+            err=True,
+        )
     if confusion is not None:
         write_picture(confusion, confusion_picture(evaluation.scores))
     return evaluation
+
+
+def check_picture(picture: Path, weights: Path, folder: LabelledFolder) -> None:
+    """Raises OptionError where the picture would not be one, or replace what is scored."""
+    from geoseg.errors import OptionError
+    from geoseg.guard import refuse_inputs
+
+    if picture.suffix.lower() != ".png":
+        raise OptionError(f"--confusion {picture}: a PNG is drawn; give a name that ends in .png")
+    items = [item for split in folder.splits.values() for item in split]
+    refuse_inputs([picture], [weights, *(f for item in items for f in (item.image, item.mask))])
 
 
 def table(evaluation: Evaluation) -> str:

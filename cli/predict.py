@@ -145,7 +145,7 @@ def command(
     Exit codes: 0 all done or skipped, 1 some failed, 2 impossible options, 3 done, but for parts
     that could not be read.
     """
-    from geoseg.geo.paths import refuse_inputs
+    from geoseg.guard import refuse_inputs
     from geoseg.model.checkpoint import load_model
     from geoseg.model.inference import TileModel
     from geoseg.naming import refuse_equal_names, scene_stem

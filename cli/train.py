@@ -63,15 +63,19 @@ def command(
     """
     from tqdm import tqdm
 
-    from geoseg.train.fit import fit
+    from geoseg.guard import refuse_inputs
+    from geoseg.train.fit import RESULTS, fit
     from geoseg.train.recipe import load_recipe
 
     changes: dict[str, Any] = {"data.root": str(data) if data else None, "seed": seed}
     changes = {key: value for key, value in changes.items() if value is not None}
+    folder = output or Path("runs") / Path(recipe).stem
+    if not resume:
+        refuse_inputs((folder / name for name in RESULTS), filter(None, (recipe, pretrained)))
     with options.count_bar("read", "image") as progress:
         fit(
             load_recipe(recipe, **changes),
-            output or Path("runs") / Path(recipe).stem,
+            folder,
             resume=resume,
             pretrained=pretrained,
             device=device,

@@ -84,6 +84,7 @@ def command(
             fill=specks == "fill",
             skip=() if skip_none else skip,
             classes=read_classes(classes_file) if classes_file else None,
+            inputs=[classes_file] if classes_file else [],
             workers=workers,
             overwrite=overwrite,
             progress=progress,

@@ -112,12 +112,14 @@ def import_(
     """
     from geoseg.classes import ISAID
     from geoseg.errors import OutputError
+    from geoseg.guard import refuse_inputs
     from geoseg.model.importers import import_checkpoint
     from geoseg.model.metadata import read_classes
 
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists already; --overwrite replaces it")
     named = {"isaid": ISAID, "stored": None}
+    refuse_inputs([target], [source, *([] if classes in named else [classes])])
     metadata = import_checkpoint(
         source,
         target,

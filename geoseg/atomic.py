@@ -23,18 +23,22 @@ _PATIENCE = 100
 
 _COMPANIONS: dict[str, tuple[str, ...]] = {
     ".gpkg": ("-wal", "-shm", "-journal", ".aux.xml"),
-    ".tif": (".aux.xml", ".ovr", ".msk", ".msk.aux.xml", ".ovr.aux.xml"),
+    ".tif": (
+        *(".aux.xml", ".ovr", ".msk", ".msk.aux.xml", ".ovr.aux.xml"),
+        *(".vat.dbf", ".vat.cpg", ".xml"),
+    ),
     ".vrt": (".aux.xml", ".ovr", ".msk"),
     ".parquet": (".aux.xml",),
 }
-"""Files that GDAL, SQLite and QGIS put beside a file, by its suffix; appended to its name."""
+"""Files that GDAL, SQLite, QGIS and ArcGIS put beside a file, by its suffix; behind its name."""
 _SIBLINGS: dict[str, tuple[str, ...]] = {
     ".shp": (
-        *(".shx", ".dbf", ".prj", ".cpg", ".qix", ".qpj", ".sbn", ".sbx", ".idm", ".ind"),
+        *(".shx", ".dbf", ".prj", ".cpg", ".qix", ".qpj", ".idm", ".ind"),
+        *(".sbn", ".sbx", ".fbn", ".fbx", ".ain", ".aih", ".ixs", ".mxs"),
         *(".shp.xml", ".qml", ".qmd", ".cst"),
     ),
     ".csv": (".csvt",),
-    ".tif": (".tfw", ".qml", ".qmd"),
+    ".tif": (".tfw", ".tifw", ".qml", ".qmd"),
 }
 """The same, in place of the file's own suffix: only what no file of another suffix shares."""
 

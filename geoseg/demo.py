@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import rasterio.features
 import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.transform import from_origin
 
 from geoseg.classes import ISAID, LabelClass
+from geoseg.errors import OutputError
 from geoseg.geo.layers import read_layers
 from geoseg.geo.objects import ObjectScore, score_objects
 from geoseg.geo.preview import write_preview
@@ -68,6 +72,19 @@ def write_scene(path: Path) -> RenderedScene:
     with rasterio.open(path, "w", **profile) as file:
         file.write(scene.image.transpose(2, 0, 1))
     return scene
+
+
+def refuse_others(path: Path, results: Sequence[Path]) -> None:
+    """Raises OutputError where files are not an earlier demo's: the scene lies elsewhere."""
+    found = [each for each in (path, *results) if os.path.lexists(each)]
+    if not found:
+        return
+    ours = False
+    with suppress(RasterioError), rasterio.open(path) as file:
+        place = from_origin(*CORNER, GSD, GSD)
+        ours = file.shape == (SIZE, SIZE) and file.transform.almost_equals(place)
+    if not ours or path.is_symlink():
+        raise OutputError(f"{found[0]} exists and is not of a demo; choose another folder (-o)")
 
 
 def write_truth(path: Path, scene: RenderedScene) -> None:
@@ -141,8 +158,9 @@ def run_demo(
 
     What an earlier demo left in the folder is replaced.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path, truth, preview = (folder / n for n in ("scene.tif", "truth.gpkg", "preview.png"))
+    refuse_others(path, (truth, preview, folder / "scene.gpkg", folder / "scene.classes.tif"))
+    folder.mkdir(parents=True, exist_ok=True)
     known = write_scene(path)
     write_truth(truth, known)
     model = TileModel(load_model(weights), device=device, use_up=True)

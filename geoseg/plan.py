@@ -11,8 +11,8 @@ from geoseg.errors import SceneError
 from geoseg.geo.aoi import read_aoi
 from geoseg.geo.class_raster import SPECK
 from geoseg.geo.culprits import culprits
-from geoseg.geo.export import FORMATS
-from geoseg.geo.reproject import check_wgs84
+from geoseg.geo.export import FORMATS, check_installed
+from geoseg.geo.reproject import check_format
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View
 from geoseg.grid import Grid, Window
@@ -43,8 +43,9 @@ def make_plan(
     """Raises SceneError and OptionError for what cannot be."""
     geobox = scene.geobox
     for kind in request.formats:
-        if kind in FORMATS and FORMATS[kind].wgs84:
-            check_wgs84(geobox, kind, scene.path)
+        if (form := FORMATS.get(kind)) is not None:
+            check_installed(kind)
+            check_format(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
     view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
     assert tiling.tiles_per_block is not None

@@ -27,12 +27,12 @@ from geoseg.clock import Clock
 from geoseg.decode import cells_around
 from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
-from geoseg.geo.inputs import files_of
+from geoseg.geo.inputs import files_of, vector_files_of
 from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.paths import refuse_inputs
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import suitable_gsd
 from geoseg.grid import Block
+from geoseg.guard import refuse_inputs
 from geoseg.heap import refused_memory
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads
@@ -109,7 +109,8 @@ def predict(
             reading = replace(reading, gsd=seen)
         run = identity(header, model, reading, tiling, request)
         earlier = Earlier.find(request, stem, model.metadata.classes, mosaic=bool(parts))
-        files = [*files_of(opened), *inputs, *([reading.aoi] if reading.aoi else [])]
+        area = vector_files_of(Path(reading.aoi)) if reading.aoi else ()
+        files = [*files_of(opened), *inputs, *area]
         refuse_inputs(earlier.possible, files)
         asked = results_identity(run, request)
         if (told := earlier.summary(str(path), request, asked)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.geo.edited import FIELDS, layer_names, read_edited
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
+from geoseg.geo.inputs import vector_files_of
 from geoseg.geo.kml import paint
 from geoseg.geo.layers import NO_OBJECTS, write_polygons
 from geoseg.geo.measure import measure
 from geoseg.geo.names import LayerNames, clean, distinct
-from geoseg.geo.paths import check_outputs, vector_path
+from geoseg.geo.paths import vector_path
 from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
+from geoseg.guard import check_outputs
 from geoseg.hues import Color, hue
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
@@ -53,6 +56,11 @@ class Format:
     """What of the features it has no place for, one sentence each."""
     paint: Callable[[Path, Sequence[Color]], None] | None = None
     """Gives the features of a finished file, in its order, their colors."""
+
+    @property
+    def prj(self) -> bool:
+        """ESRI's old WKT is its only way to name a CRS."""
+        return self.suffix == ".shp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +140,8 @@ def shapefile_size(frame: GeoDataFrame) -> int:
 
 
 def _geoparquet(frame: GeoDataFrame, path: Path, layer: str) -> None:
-    try:
-        with path.open("wb") as file:
-            frame.to_parquet(file, schema_version="1.1.0", write_covering_bbox=True, index=False)
-    except ImportError as error:
-        raise OptionError(
-            "--format geoparquet needs pyarrow; install it: pip install 'geoseg[parquet]'"
-        ) from error
+    with path.open("wb") as file:
+        frame.to_parquet(file, schema_version="1.1.0", write_covering_bbox=True, index=False)
 
 
 def _kml(frame: GeoDataFrame, path: Path, layer: str) -> None:
@@ -187,6 +190,14 @@ FORMATS = {
 """By name. csv holds a point on each surface as x and y, and the geometry as WKT."""
 
 
+def check_installed(kind: str) -> None:
+    """Raises OptionError where the package that writes a format is missing."""
+    if kind == "geoparquet" and find_spec("pyarrow") is None:
+        raise OptionError(
+            "--format geoparquet needs pyarrow; install it: pip install 'geoseg[parquet]'"
+        )
+
+
 def export(
     path: Path,
     folder: Path,
@@ -204,9 +215,11 @@ def export(
 
     Raises:
         DataError: the file has no such layer, or none with polygons.
-        OptionError: CRS and format do not go together, or a result is the file itself.
+        OptionError: CRS and format do not go together, a result is the file itself, or a package
+            is missing.
         OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
+    check_installed(kind)
     check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     names = layer_names(path)
     if not names:
@@ -215,7 +228,7 @@ def export(
     chosen = [files[name] for name in names if not layers or name in layers]
     planned = planned_files(folder, path.stem, kind, chosen)
     earlier = [] if layers else earlier_files(folder, path.stem, kind, chosen)
-    inputs = [path, *companions(path)]
+    inputs = [each for file in vector_files_of(path) for each in (file, *companions(file))]
     check_outputs(planned, inputs, overwrite=overwrite, obsolete=earlier)
     edited = read_edited(path, layers)
     for note in edited.notes:
@@ -235,9 +248,7 @@ def export(
     gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
     with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
         with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
-            frame = in_wanted_crs(
-                frame, kind, target_crs, wgs84=style.wgs84, prj=style.suffix == ".shp"
-            )
+            frame = in_wanted_crs(frame, kind, target_crs, wgs84=style.wgs84, prj=style.prj)
         done = _write(frame, grouping, staging.new, path.stem, style)
     return [folder / file.name for file in done]
 
@@ -272,7 +283,7 @@ def write_format(
     """
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
     with vector_errors(f"{stem} cannot go to {_WGS84}", DataError):
-        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.suffix == ".shp")
+        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.prj)
     with vector_errors(f"{folder} cannot be written", OutputError):
         folder.mkdir(parents=True, exist_ok=True)
     return _write(frame, grouping, folder, stem, style)

@@ -19,9 +19,9 @@ from geoseg.atomic import Staging
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.bands import choose_bands, is_min_white, sample_bits
 from geoseg.geo.failures import vector_errors
-from geoseg.geo.paths import check_outputs, refuse_inputs
 from geoseg.geo.source import Source
 from geoseg.geo.validity import is_beyond_double
+from geoseg.guard import check_outputs, refuse_inputs
 from geoseg.interrupts import interruptible
 
 _GDAL_TYPES = {
@@ -56,8 +56,8 @@ class _Part:
     colors: tuple[str, ...]
     """What each band shows; a mask in an alpha band is no band."""
     nodata: float | None
-    masked: bool
-    """A mask or an alpha band says where the file is empty."""
+    masks: tuple[str, ...]
+    """Bands of a mask or an alpha band, as VRTs name them: the file is empty where all are 0."""
     files: tuple[str, ...]
     """All that GDAL reads of it: those beside it, and those that a VRT names."""
     bits: int
@@ -101,7 +101,7 @@ def write_mosaic(paths: Sequence[str], target: Path, *, overwrite: bool = False)
             SubElement(band, "NoDataValue").text = repr(first.nodata)
         for part, place in zip(parts, places, strict=True):
             _add_pixels(band, part, place, number)
-    if first.nodata is None or any(part.masked for part in parts):
+    if first.nodata is None or any(part.masks for part in parts):
         mask = SubElement(SubElement(vrt, "MaskBand"), "VRTRasterBand", dataType="Byte")
         for part, place in zip(parts, places, strict=True):
             _add_mask(mask, part, place)
@@ -129,14 +129,10 @@ def _part(path: str) -> _Part:
             raise SceneError(f"{path}: placed by control points only; warp it first (gdalwarp)")
         if ColorInterp.palette in dataset.colorinterp:
             raise SceneError(f"{path}: has a palette; expand it first (gdal_translate -expand rgb)")
-        if len(set(dataset.dtypes)) > 1 or len(set(dataset.nodatavals)) > 1:
+        if len(set(dataset.dtypes)) > 1 or len({*map(repr, dataset.nodatavals)}) > 1:
             raise SceneError(f"{path}: its bands differ in dtype or nodata value")
         bands, _ = choose_bands(path, dataset, None)
         validity, nodata = bands.validity, dataset.nodatavals[0]
-        if len(validity.masks) > 1:
-            raise SceneError(
-                f"{path}: each band has a mask of its own; give it one (gdal_translate)"
-            )
         if validity.alpha and (validity.masks or nodata is not None):
             other = "a mask" if validity.masks else f"the nodata value {nodata:g}"
             raise SceneError(
@@ -155,7 +151,7 @@ def _part(path: str) -> _Part:
             dtype=dataset.dtypes[0],
             colors=tuple(colors),
             nodata=None if is_beyond_double(np.dtype(dataset.dtypes[0])) else nodata,
-            masked=validity.has_mask,
+            masks=tuple(f"mask,{band}" for band in validity.masks or [1] * validity.has_mask),
             files=tuple(dataset.files),
             bits=sample_bits(dataset, 1),
             is_min_white=is_min_white(dataset),
@@ -194,15 +190,16 @@ def _add_pixels(band: Element, part: _Part, place: tuple[float, float], number: 
     source = _add_source(band, part, place, str(number))
     if part.nodata is not None:
         SubElement(source, "NODATA").text = repr(part.nodata)
-    if part.masked:
+    if part.masks:
         SubElement(source, "UseMaskBand").text = "true"
 
 
 def _add_mask(band: Element, part: _Part, place: tuple[float, float]) -> None:
-    source = _add_source(band, part, place, "mask,1" if part.masked else "1")
-    if part.masked:
-        SubElement(source, "NODATA").text = "0"  # where this file is empty, another may not be
-    else:  # full wherever the file is, whatever it holds
+    for mask in part.masks:
+        source = _add_source(band, part, place, mask)
+        SubElement(source, "NODATA").text = "0"  # where this one is empty, another may not be
+    if not part.masks:  # full wherever the file is, whatever it holds
+        source = _add_source(band, part, place, "1")
         SubElement(source, "ScaleOffset").text = "255"
         SubElement(source, "ScaleRatio").text = "0"
 

@@ -161,7 +161,10 @@ def _around_poles(
     left, bottom, right, top = _grown(x, y)
     inverse = ~geobox.transform
     for pole in (-turn / 4, turn / 4):
-        column, row = inverse @ move(transformer(crs, own), [0.0], [pole])
+        column, row = move(transformer(crs, own), [0.0], [pole])
+        if not np.isfinite([column, row]).all():
+            continue  # the map does not reach so far
+        column, row = inverse @ (column, row)
         if 0 <= column[0] <= geobox.width and 0 <= row[0] <= geobox.height:
             left, right = -turn / 2, turn / 2
             bottom, top = min(bottom, pole), max(top, pole)

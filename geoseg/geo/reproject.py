@@ -34,8 +34,16 @@ _SEAM = 1e-9
 """Of a turn, 0.04 m: what is cut at the edge of a map ends this far from it, on its own side."""
 
 
-def check_wgs84(geobox: GeoBox, kind: str, scene: str) -> None:
-    """Raises OptionError where results of a scene cannot be in WGS 84, as a format wants them."""
+def check_format(geobox: GeoBox, kind: str, scene: str, *, wgs84: bool, prj: bool) -> None:
+    """Raises OptionError where results of a scene cannot be in the CRS that a format wants.
+
+    Args:
+        wgs84, prj: of the format, see `in_wanted_crs`.
+    """
+    if prj and geobox.crs is not None:
+        _check_prj(system(geobox.crs), kind)
+    if not wgs84:
+        return
     if geobox.crs is None:
         raise OptionError(f"--format {kind} is in WGS 84, but {scene} has no CRS; choose another")
     columns, rows = np.meshgrid(np.linspace(0, geobox.width, 5), np.linspace(0, geobox.height, 5))
@@ -45,7 +53,9 @@ def check_wgs84(geobox: GeoBox, kind: str, scene: str) -> None:
 
 def check_target(kind: str, target: str | None, *, wgs84: bool) -> None:
     """Raises OptionError for a CRS that is none, or that the format cannot have."""
-    if target and not same(parse(target, "--t-srs"), parse(WGS84, "")) and wgs84:
+    if target is None:
+        return
+    if not same(parse(target, "--t-srs"), parse(WGS84, "")) and wgs84:
         raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
 
 
@@ -62,7 +72,7 @@ def in_wanted_crs(
         OptionError: no such CRS, nothing leads there, or the format cannot have it.
     """
     check_target(kind, target, wgs84=wgs84)
-    wanted = target or (WGS84 if wgs84 else None)
+    wanted = (WGS84 if wgs84 else None) if target is None else target
     if wanted is not None:
         if frame.crs is None:
             raise OptionError(
@@ -73,12 +83,17 @@ def in_wanted_crs(
         frame = reproject(frame, parse(wanted, "--t-srs"), flag)
     if frame.crs is None:
         return frame
-    crs = spelled_out(frame.crs)
-    if prj and not crs.is_old:
+    if prj:
+        _check_prj(frame.crs, kind)
+    return frame.set_crs(spelled_out(frame.crs), allow_override=True)
+
+
+def _check_prj(crs: pyproj.CRS, kind: str) -> None:
+    if not spelled_out(crs).is_old:
         raise OptionError(
-            f"--format {kind} has no words for {crs.name}; choose another, or a CRS (--t-srs)"
+            f"--format {kind} has no words for {crs.name}; choose another, or another CRS "
+            "(geoseg export --t-srs)"
         )
-    return frame.set_crs(crs, allow_override=True)
 
 
 def reproject(frame: GeoDataFrame, target: pyproj.CRS, flag: str) -> GeoDataFrame:

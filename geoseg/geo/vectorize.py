@@ -23,9 +23,10 @@ from geoseg.geo.export import FORMATS
 from geoseg.geo.features import no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
-from geoseg.geo.paths import check_outputs, printable
+from geoseg.geo.paths import printable
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.grid import Window
+from geoseg.guard import check_outputs
 
 BLOCK = 2048
 """Side of a block, px. Results do not depend on it."""
@@ -60,6 +61,7 @@ def vectorize(
     fill: bool = True,
     skip: Collection[int] = (0,),
     classes: tuple[LabelClass, ...] | None = None,
+    inputs: Iterable[Path] = (),
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -77,6 +79,7 @@ def vectorize(
         fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
         classes: names and colours; None = as the raster declares.
+        inputs: other files that the caller reads, which are never replaced either.
         workers: threads; None = as the machine has cores, 2 to 8.
         progress: called with pixels done and in all.
 
@@ -86,7 +89,7 @@ def vectorize(
     """
     start = time.perf_counter()
     _check_options(output, simplify, min_area)
-    check_outputs([output], [path], overwrite=overwrite)
+    check_outputs([output], [path, *inputs], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
     with raster.source.dataset() as dataset:
         check_outputs([output], dataset.files, overwrite=overwrite)

@@ -43,6 +43,8 @@ from geoseg.train.start import blank_model, initial_model
 from geoseg.train.sufficient import check_classes_file, check_training, check_validation
 
 STATE = "state.ckpt"
+RESULTS = ("best.safetensors", "last.safetensors", "recipe.yaml")
+"""Files that a new run writes into its folder."""
 STATE_EVERY = 250
 """Steps after which a killed run can be resumed, at the latest."""
 SAMPLES = 4
