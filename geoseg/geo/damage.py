@@ -14,6 +14,8 @@ from geoseg.geo.bands import Bands
 from geoseg.geo.source import Source
 from geoseg.grid import Window
 
+_SEQUENTIAL = {"PNG", "JPEG"}
+"""Drivers that decode an image from its top: after the first row that fails, none can be had."""
 _LOG = logging.getLogger("geoseg")
 
 
@@ -27,8 +29,13 @@ def read_around_damage(
     """
     color = np.zeros((3, window.height, window.width), bands.dtype)
     valid = np.zeros((window.height, window.width), bool)
-    damaged = []
+    damaged: list[Window] = []
+    with source.dataset() as dataset:
+        is_sequential = dataset.driver in _SEQUENTIAL
     for block in _own_blocks(source, window):
+        if damaged and is_sequential:
+            damaged.append(block)
+            continue
         piece = block.intersection(window)
         assert piece is not None
         rows, columns = piece.relative_to(window).slices
@@ -54,14 +61,17 @@ def look_around_damage(
     valid = np.zeros(shape, bool)
     with source.dataset() as dataset:
         strip = max(1, min(dataset.block_shapes[0][0], window.height))
+        is_sequential = dataset.driver in _SEQUENTIAL
     for top in range(0, window.height, strip):
         height = min(strip, window.height - top)
         part = Window(window.col_off, window.row_off + top, window.width, height)
         here = (rows >= top) & (rows < top + height)
         if here.any():
-            colors, validity, _ = read_around_damage(source, bands, part)
+            colors, validity, damaged = read_around_damage(source, bands, part)
             color[:, here] = colors[:, rows[here] - top][..., columns]
             valid[here] = validity[rows[here] - top][:, columns]
+            if damaged and is_sequential:
+                break
     return color, valid
 
 
