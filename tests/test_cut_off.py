@@ -16,6 +16,7 @@ from rasterio.transform import from_origin
 
 from geoseg.cli.main import main
 from geoseg.errors import DataError, SceneError
+from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
 from geoseg.grid import Window
 from geoseg.train.images import read_image
@@ -144,3 +145,31 @@ def test_predict_says_so_and_goes_on_if_told(tmp_path):
         ids = raster.read(1)
     assert (ids[125:] == 255).all()
     assert (ids[:100] != 255).all()
+
+
+@pytest.mark.parametrize("shift", [0, 0.5])
+def test_a_damaged_file_of_a_mosaic_takes_nothing_from_its_neighbors(tmp_path, shift):
+    """Files that meet within the VRT's blocks of 128 px; the last one perhaps within a pixel."""
+    place = {"crs": "EPSG:32633", "count": 3, "dtype": "uint8", "driver": "GTiff"}
+    files = [tmp_path / f"{number}.tif" for number in range(3)]
+    for number, path in enumerate(files):
+        origin = from_origin(5e5 + 50 * number, 5e6, 0.5, 0.5)
+        with rasterio.open(path, "w", width=100, height=100, transform=origin, **place) as file:
+            file.write(np.full((3, 100, 100), 50 + number, np.uint8))
+    target = tmp_path / "mosaic.vrt"
+    write_mosaic([str(path) for path in files], target)
+    text = target.read_text()
+    assert 'xOff="200' in text
+    target.write_text(text.replace('xOff="200', f'xOff="{200 + shift}'))
+    cut(files[2], 0.4)
+    scene = Scene.open(str(target), collar="off", skip_damage=True)
+    for window in (scene.geobox.extent, Window(150, 10, 100, 80)):
+        pixels = scene.read(window)
+        column = np.arange(window.col_off, window.col_end)
+        assert pixels.valid[:, column < 200].all()
+        assert (pixels.image[:, :, column < 100] == 50).all()
+        assert (pixels.image[:, :, (column >= 100) & (column < 200)] == 51).all()
+        assert not pixels.valid[:, column > 200].any()
+        assert pixels.damaged
+        assert all(part.col_off >= 200 for part in pixels.damaged)
+    scene.close()
