@@ -70,11 +70,12 @@ class WorkingFolder:
     written or is not one of geoseg's.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, given_as: str = "-o") -> None:
         """Args:
         name: of the results, for the working folder's.
+        given_as: the option or argument that names `folder`, for messages.
         """
-        self.folder = folder
+        self.folder, self.given_as = folder, given_as
         self.path = folder / f"{name}{SUFFIX}"
         self._made: list[Path] = []
         self._lock: Lock | None = None
@@ -85,7 +86,7 @@ class WorkingFolder:
             if self._lock is None:
                 raise InUseError(
                     f"{self.path} is in use by another run; wait for it, or choose another "
-                    "folder (-o)"
+                    f"folder ({self.given_as})"
                 )
             try:
                 recover(self.path, self.folder)
@@ -95,7 +96,7 @@ class WorkingFolder:
                 raise
         except OSError as error:
             _remove_empty(self._made)
-            raise cannot_write(self.folder, error) from error
+            raise cannot_write(self.folder, error, self.given_as) from error
         return self
 
     def __exit__(
@@ -126,7 +127,7 @@ class WorkingFolder:
         if names and not names & {_LOCK, _JOURNAL, RUN}:
             raise OutputError(
                 f"{self.path / min(names)} is not a file of geoseg's, but {self.path} is where "
-                "unfinished results go; move it away, or choose another folder (-o)"
+                f"unfinished results go; move it away, or choose another folder ({self.given_as})"
             )
 
     def _leave(self) -> None:
@@ -154,16 +155,22 @@ class Staging:
         obsolete: Iterable[Path] = (),
         *,
         within: WorkingFolder | None = None,
+        merged: bool = False,
+        given_as: str = "-o",
     ) -> None:
         """Args:
         name: of the results, for the working folder `<name>.unfinished` in `folder`.
         obsolete: files and folders in `folder` that go when the new ones come.
         within: that working folder, where this process is in it already.
+        merged: files below folders of `new` join those in folders of the same name; otherwise
+            a new folder takes the place of the old one.
+        given_as: the option or argument that names `folder`, for messages.
         """
         self.folder = folder
         self.working = folder / f"{name}{SUFFIX}"
-        self.obsolete = list(obsolete)
-        self._own = WorkingFolder(folder, name) if within is None else None
+        self.obsolete, self.merged = list(obsolete), merged
+        self.given_as = given_as
+        self._own = WorkingFolder(folder, name, given_as=given_as) if within is None else None
 
     @property
     def new(self) -> Path:
@@ -177,7 +184,7 @@ class Staging:
             try:
                 self.new.mkdir()
             except OSError as error:
-                raise cannot_write(self.folder, error) from error
+                raise cannot_write(self.folder, error, self.given_as) from error
             self._closing = opening.pop_all()
         return self
 
@@ -190,34 +197,37 @@ class Staging:
         with self._closing:
             try:
                 if kind is None:
-                    commit(self.working, self.folder, self.obsolete)
+                    commit(self.working, self.folder, self.obsolete, merged=self.merged)
             except OSError as failure:
-                raise cannot_write(self.folder, failure) from failure
+                raise cannot_write(self.folder, failure, self.given_as) from failure
             finally:
                 # With a journal, files are on their way, and the next run completes it.
                 if not (self.working / _JOURNAL).exists():
                     shutil.rmtree(self.new, ignore_errors=True)
 
 
-def cannot_write(folder: Path, error: OSError) -> OutputError:
+def cannot_write(folder: Path, error: OSError, given_as: str = "-o") -> OutputError:
     """What is said where results cannot be written."""
     reason = error.strerror or str(error)
-    return OutputError(f"{folder} cannot be written: {reason}; choose another folder (-o)")
+    return OutputError(f"{folder} cannot be written: {reason}; choose another folder ({given_as})")
 
 
-def commit(working: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
+def commit(
+    working: Path, folder: Path, obsolete: Iterable[Path] = (), *, merged: bool = False
+) -> None:
     """Move all of `working/new` into `folder`; what fails on the way is taken back.
 
-    Raises OSError, after which `folder` is as it was.
+    `merged` is that of `Staging`. Raises OSError, after which `folder` is as it was.
     """
-    new = sorted(path.name for path in (working / _NEW).iterdir())
+    new = _names(working / _NEW, merged=merged)
     leaving = {*obsolete, *(folder / name for name in new)}
     leaving |= {each for path in leaving for each in companions(path)}
-    old = sorted(path.name for path in leaving if os.path.lexists(path))
+    old = sorted(path.relative_to(folder).as_posix() for path in leaving if os.path.lexists(path))
     _sync_below(working / _NEW)
     moves = [(folder / name, working / _OLD / name) for name in old]
     moves += [(working / _NEW / name, folder / name) for name in new]
     done: list[tuple[Path, Path]] = []
+    made: list[Path] = []
     try:
         (working / _OLD).mkdir(exist_ok=True)
         journal = working / _JOURNAL
@@ -225,17 +235,19 @@ def commit(working: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
         sync(journal)
         sync(working)
         for source, target in moves:
+            made = [*_make_folders(target.parent), *made]
             try:
                 source.rename(target)
             except FileNotFoundError:
-                if source.parent != folder or not target.parent.exists():
+                if source.is_relative_to(working) or not target.parent.exists():
                     raise
                 continue  # somebody removed what was to go
             done.append((source, target))
-        sync(folder)
+        _sync_parents(folder, new)
     except BaseException:
         for source, target in reversed(done):
             target.rename(source)
+        _remove_empty(path for path in made if not path.is_relative_to(working))
         (working / _JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(working / _OLD, ignore_errors=True)
         raise
@@ -258,12 +270,33 @@ def recover(working: Path, folder: Path) -> None:
         # What is no longer in `new` has taken its place already.
         arrived = name in plan["new"] and not os.path.lexists(working / _NEW / name)
         if os.path.lexists(folder / name) and not arrived:
-            (folder / name).rename(working / _OLD / name)
+            _move(folder / name, working / _OLD / name)
     for name in plan["new"]:
         if os.path.lexists(working / _NEW / name):
-            (working / _NEW / name).rename(folder / name)
-    sync(folder)
+            _move(working / _NEW / name, folder / name)
+    _sync_parents(folder, plan["new"])
     _clean(working)
+
+
+def is_under_way(folder: Path, name: str) -> bool:
+    """Whether files are just changing places in `folder`, or a process was killed while they did.
+
+    What lies there is then neither all old nor all new.
+    """
+    return (folder / f"{name}{SUFFIX}" / _JOURNAL).exists()
+
+
+def _names(folder: Path, *, merged: bool) -> list[str]:
+    """What is moved, relative to `folder`: what lies in it, or all files below it."""
+    if not merged:
+        return sorted(path.name for path in folder.iterdir())
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
 
 
 def _clean(working: Path) -> None:
@@ -285,6 +318,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_parents(folder: Path, names: Iterable[str]) -> None:
+    """See that the names in `folder` and in the folders below, which `names` lie in, are on the
+    disk."""
+    parents = {parent for name in names for parent in Path(name).parents}
+    for parent in sorted(parents | {Path()}):
+        sync(folder / parent)
 
 
 def _sync_below(folder: Path) -> None:

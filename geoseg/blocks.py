@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from geoseg.clock import Clock
 from geoseg.decode import cells_around, decode
 from geoseg.grid import CELL, Block, Grid, Window
+from geoseg.resample import Resampler
 from geoseg.stitch import Partial, accumulate, blend
 
 REACH = range(-2, 3)
@@ -86,11 +87,21 @@ def predict_image(
     *,
     tile_size: int,
     overlap: int,
+    scale: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """Classes (H,W) of an image (3,H,W) in memory, by the same tiling as `predict`."""
-    height, width = valid.shape
+    """Classes (H,W) of an image (3,H,W) in memory, by the same tiling as `predict`.
+
+    Args:
+        scale: factor by which pixels are enlarged for the model, as `predict` does.
+    """
+    resampler = Resampler.of(valid.shape[1], valid.shape[0], 1 / scale, 1 / scale)
+    width, height = resampler.size
+    whole = Window(0, 0, valid.shape[1], valid.shape[0])
+    shown, seen = resampler.read(
+        Window(0, 0, width, height), lambda part: (image[:, *part.slices], valid[part.slices])
+    )
     grid = Grid(width, height, tile_size, overlap, tiles_per_block=max(width, height))
     (block,) = grid.blocks()
     cells = cells_around(grid.extent, grid.extent)
-    logits = blend(cells, [infer(block, grid, image, valid, model, Clock())])
-    return decode(logits, cells, grid.extent, confidence="none").class_ids
+    logits = blend(cells, [infer(block, grid, shown, seen, model, Clock())])
+    return decode(logits, cells, whole, step=resampler.step, confidence="none").class_ids

@@ -62,7 +62,9 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with the line that it is on."""
     head = text.partition("\n")[0]
     separator = max(SEPARATORS, key=head.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=separator, skipinitialspace=True)
+    reader = csv.DictReader(
+        text.splitlines(keepends=True), delimiter=separator, skipinitialspace=True
+    )
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     if missing := [name for name in ("id", "name") if name not in columns]:

@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
+from geoseg.atomic import SUFFIX, Staging, is_under_way
 from geoseg.classes import LabelClass
-from geoseg.errors import OutputError
+from geoseg.errors import DataError
 from geoseg.patches import SPLIT_COLUMNS, Patch, read_table, write_classes, write_table
 
 SCENE_COLUMNS = ("group", "scene")
+_NAME = "patches"
+"""Of the working folder in a folder of patches."""
+
+
+@contextmanager
+def adding(folder: Path, scene: str, stem: str) -> Iterator[Addition]:
+    """One scene's patches on their way into a folder: all of them, or nothing changes.
+
+    A context: what its `Addition` completed takes its place when the context is left without an
+    error. Where an earlier preparation was killed while its patches took theirs, that is completed
+    first; so ask what the folder holds within the context.
+
+    Args:
+        stem: of the scene's name.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        InUseError: another preparation adds to it.
+    """
+    with Staging(folder, _NAME, merged=True, given_as="DST") as staging:
+        yield Addition(staging, scene, stem)
+
+
+def check_complete(folder: Path) -> None:
+    """Raise DataError for a folder in which patches change places, or stopped doing so."""
+    if is_under_way(folder, _NAME):
+        raise DataError(
+            f"{folder} holds patches old and new: a preparation is putting them in place, or was "
+            f"killed while it did ({_NAME}{SUFFIX}); run it again, which completes the folder"
+        )
 
 
 class Addition:
-    """One scene's patches on their way into a folder: all of them, or nothing changes.
+    """One scene's patches, which are written into `staging` and listed by `complete`.
 
-    A context. Patches are written into `staging`, and `complete` puts them in place of those that
-    the same scene had before. `scenes.csv` knows which group is which scene's: scenes of one name
-    are kept apart, and a scene keeps its group.
+    `scenes.csv` knows which group is which scene's: scenes of one name are kept apart, and a scene
+    keeps its group.
     """
 
-    def __init__(self, folder: Path, scene: str, stem: str) -> None:
-        self.folder = folder
+    def __init__(self, staging: Staging, scene: str, stem: str) -> None:
+        self.folder, self.staging = staging.folder, staging.new
+        self._obsolete = staging.obsolete
         self.scene = scene if "://" in scene else str(Path(scene).resolve())
         self.known = self.groups()
         own = [group for group, known in self.known.items() if known == self.scene]
         self.group = own[0] if own else self.free_name(stem)
-        self.staging = folder / f"{self.group}.patches.unfinished"
         self.note = ""
         """What the user should know about the group, if anything."""
         if self.group != stem and not own:
             self.note = (
-                f"{folder} has patches of another scene called {stem} "
+                f"{self.folder} has patches of another scene called {stem} "
                 f"({self.known.get(stem, 'elsewhere')}): those of {self.scene} are kept apart as "
                 f"{self.group}"
             )
@@ -57,19 +86,10 @@ class Addition:
         names = [stem, *([f"{parent}_{stem}"] if parent else []), f"{stem}_{digest}"]
         return next((name for name in names if name.casefold() not in taken), names[-1])
 
-    def __enter__(self) -> Addition:
-        self.is_new = not self.folder.exists()
-        try:
-            shutil.rmtree(self.staging, ignore_errors=True)  # of a run that was killed
-            self.staging.mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
-        return self
-
     def complete(self, classes: Sequence[LabelClass], patches: Sequence[Patch]) -> None:
-        """Put the patches in place, list them, and remove what else the group had.
+        """List the patches in place of those that the scene had before, which are to go.
 
-        Raises OutputError.
+        Raises DataError for lists that cannot be read, OutputError.
         """
         rows: list[tuple[str, ...]] = []
         if (table := self.folder / "split.csv").is_file():
@@ -79,26 +99,14 @@ class Addition:
         before = {name for row in rows if row[0] == self.group for name in row[3:]}
         scenes = {group: scene for group, scene in self.known.items() if scene}
         scenes[self.group] = self.scene
-        new = {name for patch in patches for name in (patch.image, patch.mask)}
-        try:
-            for name in sorted(new):
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.staging / name).replace(self.folder / name)
-            write_classes(self.folder, classes)
-            write_table(self.folder / "scenes.csv", SCENE_COLUMNS, sorted(scenes.items()))
-            # Last: until here, the list is that of the patches from before.
-            write_table(table, SPLIT_COLUMNS, [*kept, *(patch.row for patch in patches)])
-            for name in sorted(before - new):
-                (self.folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
+        write_classes(self.staging, classes)
+        write_table(self.staging / "scenes.csv", SCENE_COLUMNS, sorted(scenes.items()))
+        listed = [*kept, *(patch.row for patch in patches)]
+        write_table(self.staging / "split.csv", SPLIT_COLUMNS, listed)
+        self._obsolete += [self.folder / name for name in sorted(before) if _is_below(name)]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        shutil.rmtree(self.staging, ignore_errors=True)
-        if self.is_new and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+
+def _is_below(name: str) -> bool:
+    """A path that stays within the folder it is relative to: others are not the folder's."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from geoseg.classes import ISAID, ISAID_MASK_COLORS
+from geoseg.collection import check_complete
 from geoseg.errors import DataError
 from geoseg.grid import Window
 from geoseg.patches import (
@@ -120,7 +121,8 @@ def prepare_isaid(
 
 
 def other_groups(target: Path) -> list[str]:
-    """Groups in `target` that are not iSAID's."""
+    """Groups in `target` that are not iSAID's. Raises DataError for a half-made folder."""
+    check_complete(target)
     if not (table := target / "split.csv").is_file():
         return []
     return sorted({row["group"] for row in read_table(table, SPLIT_COLUMNS)} - {GROUP})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name
-from geoseg.collection import Addition
+from geoseg.collection import Addition, adding
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
 from geoseg.errors import DataError
@@ -69,13 +69,14 @@ def prepare_boxes(
     Raises:
         DataError: nothing to read, a class that is not known, images that cannot be used.
         OutputError: `target` cannot be written.
+        InUseError: another preparation adds to it.
     """
     images, problems = read_boxes(source, form)
     names = sorted({box.name for image in images for box in image.boxes if not box.ignored})
-    spelled, classes = name_classes(names, renamed or {}, classes_of(target, classes))
     called = patch_names([image.path for image in images], source)
     splits = choose_splits(images, val_share)
-    with Addition(target, str(source), group or re.sub(r"\W+", "_", source.resolve().stem)) as new:
+    with adding(target, str(source), group or re.sub(r"\W+", "_", source.resolve().stem)) as new:
+        spelled, classes = name_classes(names, renamed or {}, classes_of(target, classes))
         cutter = Cutter(new, patching, classes, spelled)
         for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), 1):
             try:
@@ -85,7 +86,8 @@ def prepare_boxes(
             progress(done, len(images))
         if problems and not (skip_bad and cutter.patches):
             raise refuse(sorted(problems), len(images) + len(problems), "images")
-        write_table(target / "boxes.csv", BOX_COLUMNS, [*other_boxes(target, new), *cutter.rows])
+        boxes = [*other_boxes(target, new), *cutter.rows]
+        write_table(new.staging / "boxes.csv", BOX_COLUMNS, boxes)
         new.complete(classes, cutter.patches)
     return Prepared(
         classes=classes,

@@ -1,4 +1,4 @@
-"""Which of a VRT's files cannot be read."""
+"""The files of a VRT, and which of them cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOOKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """One file of a VRT."""
 
     path: str
@@ -44,7 +44,7 @@ def culprits(source: Source, damaged: Sequence[Window]) -> dict[str, str]:
     Empty for a file that is no VRT, and for one that is not made of files side by side.
     """
     found: dict[str, str] = {}
-    for part in _parts(source):
+    for part in parts_of(source):
         windows = [part.under(window) for window in damaged[:_LOOKS]]
         if used := [window for window in windows if window is not None]:
             with closing(Source(part.path)) as file:
@@ -64,7 +64,8 @@ def _failure(file: Source, windows: Sequence[Window]) -> str | None:
     return None
 
 
-def _parts(source: Source) -> Iterator[_Part]:
+def parts_of(source: Source) -> Iterator[Part]:
+    """The files that a VRT lays side by side; none for other files."""
     try:
         with source.dataset() as dataset:
             text = dataset.tags(ns="xml:VRT").get("xml:VRT") if dataset.driver == "VRT" else None
@@ -84,7 +85,7 @@ def _parts(source: Source) -> Iterator[_Part]:
         placed, used = element.find("DstRect"), element.find("SrcRect")
         place = _rectangle(placed) if placed is not None else _whole(extent)
         window = _rectangle(used) if used is not None else place
-        part = _Part(path, Window(*(int(value) for value in window)), place)
+        part = Part(path, Window(*(int(value) for value in window)), place)
         if part not in seen:
             seen.add(part)
             yield part

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import SceneError
 from geoseg.geo.bands import Bands
+from geoseg.geo.culprits import parts_of
 from geoseg.geo.source import Source
 from geoseg.grid import Window
 
+_SEQUENTIAL = {"PNG", "JPEG"}
+"""Drivers that decode an image from its top: after the first row that fails, none can be had."""
+Place = tuple[float, float, float, float]
+"""Left, top, width and height, px."""
 _LOG = logging.getLogger("geoseg")
 
 
@@ -23,14 +30,15 @@ def read_around_damage(
     """Colours (3, H, W) and validity (H, W) under `window`, and the blocks that could not be read.
 
     The file is asked for each of its own blocks, the least that can be lost; those that cannot be
-    read are not valid.
+    read are not valid. A VRT's blocks are parted where its files meet: one that is damaged takes
+    nothing from its neighbors.
     """
     color = np.zeros((3, window.height, window.width), bands.dtype)
     valid = np.zeros((window.height, window.width), bool)
-    damaged = []
-    for block in _own_blocks(source, window):
-        piece = block.intersection(window)
-        assert piece is not None
+
+    def is_read(area: Window) -> bool:
+        if (piece := area.intersection(window)) is None:
+            return True  # who needs it will see
         rows, columns = piece.relative_to(window).slices
         try:
             color[:, rows, columns], valid[rows, columns] = source.read(
@@ -38,8 +46,40 @@ def read_around_damage(
             )
         except SceneError as error:
             _LOG.info("%s", error)
+            return False
+        return True
+
+    damaged: list[Window] = []
+    places = [part.place for part in parts_of(source)]
+    with source.dataset() as dataset:
+        is_sequential = dataset.driver in _SEQUENTIAL
+    for block in _own_blocks(source, window):
+        if damaged and is_sequential:
             damaged.append(block)
+        elif not is_read(block):
+            pieces = _parted(block, places)
+            damaged += pieces if len(pieces) == 1 else [p for p in pieces if not is_read(p)]
     return color, valid, tuple(damaged)
+
+
+def _parted(block: Window, places: Sequence[Place]) -> list[Window]:
+    """The block, cut along the borders of the files that lie in it."""
+    columns, rows = {block.col_off, block.col_end}, {block.row_off, block.row_end}
+    for left, top, width, height in places:
+        right, bottom = left + width, top + height
+        beside = left >= block.col_end or right <= block.col_off
+        if beside or top >= block.row_end or bottom <= block.row_off:
+            continue
+        # A border between pixels, or the two sides of the pixels that it crosses.
+        columns |= {side(x) for x in (left, right) for side in (floor, ceil)}
+        rows |= {side(y) for y in (top, bottom) for side in (floor, ceil)}
+    xs = sorted(x for x in columns if block.col_off <= x <= block.col_end)
+    ys = sorted(y for y in rows if block.row_off <= y <= block.row_end)
+    return [
+        Window(x, y, right - x, bottom - y)
+        for y, bottom in pairwise(ys)
+        for x, right in pairwise(xs)
+    ]
 
 
 def look_around_damage(
@@ -54,14 +94,17 @@ def look_around_damage(
     valid = np.zeros(shape, bool)
     with source.dataset() as dataset:
         strip = max(1, min(dataset.block_shapes[0][0], window.height))
+        is_sequential = dataset.driver in _SEQUENTIAL
     for top in range(0, window.height, strip):
         height = min(strip, window.height - top)
         part = Window(window.col_off, window.row_off + top, window.width, height)
         here = (rows >= top) & (rows < top + height)
         if here.any():
-            colors, validity, _ = read_around_damage(source, bands, part)
+            colors, validity, damaged = read_around_damage(source, bands, part)
             color[:, here] = colors[:, rows[here] - top][..., columns]
             valid[here] = validity[rows[here] - top][:, columns]
+            if damaged and is_sequential:
+                break
     return color, valid
 
 

@@ -18,7 +18,7 @@ from shapely import STRtree
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import IGNORE, LabelClass, fault_of_name
-from geoseg.collection import Addition
+from geoseg.collection import Addition, adding
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.labels import Labels, read_labels
 from geoseg.geo.scene import Scene
@@ -92,7 +92,7 @@ def prepare_labels(
 
     Raises:
         DataError: labels that cannot be used, or none on the scene.
-        SceneError, OutputError, OptionError: as named there.
+        SceneError, OutputError, InUseError, OptionError: as named there.
     """
     patching = patching or Patching(512, 0)
     if not 0 <= val_share < 1:
@@ -107,16 +107,15 @@ def prepare_labels(
             "check their coordinate reference system"
         )
     area = None if area_path is None else read_labels(area_path, scene.geobox, field=None)
-    classes = class_list(target, labels.names)
-    ids = {c.name: c.id for c in classes}
-    painter = Painter.of(labels, ids, area)
-    validation = choose_cells(scene, painter, patching.size, val_share)
-    windows = [
-        window
-        for window in patching.windows(scene.geobox.width, scene.geobox.height)
-        if painter.classes_in(window)
-    ]
-    with Addition(target, scene.path, scene.stem) as addition:
+    with adding(target, scene.path, scene.stem) as addition:
+        classes = class_list(target, labels.names)
+        painter = Painter.of(labels, {c.name: c.id for c in classes}, area)
+        validation = choose_cells(scene, painter, patching.size, val_share)
+        windows = [
+            window
+            for window in patching.windows(scene.geobox.width, scene.geobox.height)
+            if painter.classes_in(window)
+        ]
         patches, counts = [], np.zeros(256, np.int64)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             make = partial(cut, scene, painter, addition, patching.size, validation)

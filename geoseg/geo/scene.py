@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +15,7 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.geo.bands import Bands, choose_bands
+from geoseg.geo.bands import Bands, choose_bands, sample_bits
 from geoseg.geo.collar import HALO, Collar, find_collars
 from geoseg.geo.damage import look_around_damage, read_around_damage
 from geoseg.geo.geobox import GeoBox
@@ -32,6 +34,8 @@ _BLOCK_BYTES = 2 * 2**30
 _Picture = tuple[NDArray, NDArray[np.bool_]]
 _Look = Callable[[Window, tuple[int, int], Resampling], _Picture]
 """Colours (3, h, w) and validity (h, w) of a window, resampled to a shape."""
+_FILLED = {"ENVI", "HFA", "PCIDSK"}
+"""Drivers that return zeros for what lies beyond the end of a file."""
 _LOSSY = {"jpeg", "webp", "jpeg2000", "lerc", "jxl", "ycbcr jpeg"}
 
 
@@ -203,6 +207,42 @@ def _check(path: str, dataset: DatasetReader) -> None:
             f"{path}: stored in blocks of {block_width} × {block_height} px, too large to decode; "
             "tile it first (gdal_translate -co TILED=YES)"
         )
+    if dataset.driver in _FILLED:
+        _check_size(path, dataset)
+
+
+def _check_size(path: str, dataset: DatasetReader) -> None:
+    """Raise SceneError where the file with the pixels is shorter than these."""
+    try:
+        file, found = max(
+            ((name, Path(name).stat().st_size) for name in dataset.files), key=itemgetter(1)
+        )
+    except OSError:  # in an archive, or on a server
+        return
+    if (needed := _least_size(dataset, Path(file))) > found:
+        raise SceneError(
+            f"{path}: cut off, for {Path(file).name} has {found} bytes of {needed}; copy or "
+            "download it anew"
+        )
+
+
+def _least_size(dataset: DatasetReader, file: Path) -> int:
+    """Bytes of a file of one of the drivers `_FILLED`; 0 where that is not known."""
+    if dataset.driver == "PCIDSK":  # whose head says so, in units of 512, where it has no tiles
+        if "IMAGE_STRUCTURE" not in dataset.tags(ns="IMAGE_STRUCTURE"):
+            return 0
+        with file.open("rb") as opened:
+            told = opened.read(32)[16:].decode("ascii", "replace").strip()
+        return 512 * int(told) if told.isdigit() else 0
+    tags = dataset.tags(ns="ENVI")
+    is_compressed = "COMPRESSION" in dataset.tags(1, ns="IMAGE_STRUCTURE")
+    if is_compressed or tags.get("file_compression", "0").strip() != "0":
+        return 0
+    rows, columns = dataset.block_shapes[0]
+    stored = -(-dataset.height // rows) * rows * -(-dataset.width // columns) * columns
+    bits = sum(sample_bits(dataset, band) for band in dataset.indexes)
+    offset = tags.get("header_offset", "0").strip()
+    return stored * bits // 8 + (int(offset) if offset.isdigit() else 0)
 
 
 def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:

@@ -40,6 +40,8 @@ _ROWS = 2048
 _GDAL: dict[str, Any] = {
     # A JPEG block that ends early is otherwise filled up with grey, under a mere warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
+    # Read at once, a PNG that ends early is filled up with black, without a word.
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     # On several threads, GDAL 3.10 loses the errors of a VRT's sources and returns zeros.
     "VRT_NUM_THREADS": 1,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from geoseg.blocks import predict_image
@@ -107,22 +106,13 @@ def predict_pixels(
     tile_size: int,
     overlap: int,
 ) -> NDArray[np.uint8]:
-    """Class ids (H,W) of an image (H,W,3), which is enlarged before as the weights demand.
+    """Class ids (H,W) of an image (H,W,3), which the model sees enlarged as its weights demand.
 
     Args:
         valid: (H,W); where False the model sees the channel mean, as in prediction.
     """
-    height, width = image.shape[:2]
-    scale = model.metadata.scale
-    if scale != 1:
-        size = (round(width * scale), round(height * scale))
-        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        valid = np.array(Image.fromarray(valid).resize(size, Image.Resampling.NEAREST))
-    pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
-    found = predict_image(pixels, valid, model, tile_size=tile_size, overlap=overlap)
-    if scale != 1:
-        found = np.array(Image.fromarray(found).resize((width, height), Image.Resampling.NEAREST))
-    return found
+    pixels, scale = np.ascontiguousarray(image.transpose(2, 0, 1)), model.metadata.scale
+    return predict_image(pixels, valid, model, tile_size=tile_size, overlap=overlap, scale=scale)
 
 
 def count(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import IGNORE, ISAID, LabelClass
+from geoseg.collection import check_complete
 from geoseg.errors import DataError
 from geoseg.patches import SPLIT_COLUMNS, read_table, refuse
 from geoseg.train.images import Picture, read_image, read_mask
@@ -80,9 +81,11 @@ class LabelledFolder:
         """Read the lists, not yet the images.
 
         Raises:
-            DataError: a list is missing or wrong, or names a file that does not exist.
+            DataError: a list is missing or wrong, or names a file that does not exist; or patches
+                are just changing places.
         """
         root = Path(root)
+        check_complete(root)
         table = root / "classes.csv"
         names_classes = table.is_file()
         classes = read_class_list(table) if names_classes else ISAID

@@ -44,8 +44,6 @@ def read_image(path: Path) -> Picture:
     try:
         with Image.open(path) as picture:
             plain = holds_pixels(picture)
-            if picture.format == "PNG":
-                picture.load()  # GDAL returns black for what a torn PNG lacks
             if plain and (picture.format == "PNG" or not find_spec("rasterio")):
                 image = np.array(picture.convert("RGB"))
                 return Picture(image, np.ones(image.shape[:2], bool))
