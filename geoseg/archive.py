@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.clock import Clock
 from geoseg.geo.flat import Polygons
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.grid import Block, Window
 from geoseg.stitch import Partial
 from geoseg.tasks import BlockResult, Inferred
+from geoseg.timing import Clock
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.clock import Clock
 from geoseg.decode import cells_around, decode
 from geoseg.grid import CELL, Block, Grid, Window
 from geoseg.resample import Resampler
 from geoseg.stitch import Partial, accumulate, blend
+from geoseg.timing import Clock
 
 REACH = range(-2, 3)
 """A last tile that was shifted inward may reach over its neighbour into the block after."""

@@ -17,7 +17,6 @@ import pandas as pd
 from geopandas import GeoDataFrame
 
 from geoseg.classes import IGNORE, LabelClass
-from geoseg.clock import Clock
 from geoseg.errors import OutputError
 from geoseg.geo.export import FORMATS, write_format
 from geoseg.geo.features import features, no_features, tables
@@ -34,6 +33,7 @@ from geoseg.request import Request
 from geoseg.store import kept_files
 from geoseg.summary import ClassTotal
 from geoseg.tasks import BlockResult, Plan
+from geoseg.timing import Clock
 
 TOLERANCE = 0.5
 """Of outlines, by default: pixels."""

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import dask.threaded
 
 from geoseg.atomic import Staging, WorkingFolder
-from geoseg.clock import Clock
 from geoseg.decode import cells_around
 from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
@@ -52,6 +51,7 @@ from geoseg.request import Reading, Request, Tiling
 from geoseg.store import Store
 from geoseg.summary import Summary, summarize
 from geoseg.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
+from geoseg.timing import Clock
 
 if TYPE_CHECKING:
     from geoseg.cluster import Cluster, ClusterRun

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from geoseg.geo.view import suitable_gsd
 
 if TYPE_CHECKING:
-    from geoseg.clock import Clock
     from geoseg.model.inference import TileModel
     from geoseg.outputs import Written
     from geoseg.record import Record
     from geoseg.request import Reading, Request, Tiling
     from geoseg.tasks import Plan
+    from geoseg.timing import Clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from geoseg.blocks import infer, readable
 from geoseg.classes import IGNORE
-from geoseg.clock import Clock
 from geoseg.decode import cells_around, decode
 from geoseg.geo.aoi import Aoi
 from geoseg.geo.polygons import BlockPolygons, polygonize
@@ -19,6 +18,7 @@ from geoseg.grid import CELL, Block, Grid, Window
 from geoseg.heap import return_free_memory
 from geoseg.model.inference import TileModel
 from geoseg.stitch import Partial, blend
+from geoseg.timing import Clock
 
 
 @dataclass(frozen=True, slots=True)

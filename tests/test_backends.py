@@ -11,12 +11,12 @@ import torch
 
 from geoseg.bench import StandIn
 from geoseg.classes import ISAID
-from geoseg.clock import Clock
 from geoseg.errors import OptionError
 from geoseg.model import backends
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
+from geoseg.timing import Clock
 
 SIDE = 64
 

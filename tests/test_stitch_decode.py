@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.blocks import contributors, infer, predict_image, readable
-from geoseg.clock import Clock
 from geoseg.compiled import library
 from geoseg.decode import cells_around, decode
 from geoseg.grid import CELL, Grid, Window
 from geoseg.stitch import blend, taper
+from geoseg.timing import Clock
 
 CLASSES = 3
 

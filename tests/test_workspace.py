@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from geoseg.classes import ISAID
-from geoseg.clock import Clock
 from geoseg.model.crew import Crew, new_map
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.workspace import SLAB, SMALL, Slab, Workspace
+from geoseg.timing import Clock
 
 LIKE = torch.empty(0)
 

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from geoseg.clock import Clock
 from geoseg.errors import OptionError
 from geoseg.heap import idle_bytes, keep_free_memory
 from geoseg.model.backends import Backend, open_backend
@@ -27,6 +26,7 @@ from geoseg.model.kernels import normalise
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.threads import one_thread
+from geoseg.timing import Clock
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
