@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from geoseg.grid import OVERLAP, TILE_SIZE
+from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
 LINE_EVERY = 60.0
 """Seconds between signs of life where there is no terminal."""

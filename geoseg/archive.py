@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from geoseg.geo.flat import Polygons
 from geoseg.geo.polygons import BlockPolygons
-from geoseg.grid import Block, Window
-from geoseg.stitch import Partial
 from geoseg.tasks import BlockResult, Inferred
+from geoseg.tiling.blending import Partial
+from geoseg.tiling.grid import Block, Window
 from geoseg.timing import Clock
 
 Arrays = dict[str, NDArray[Any]]

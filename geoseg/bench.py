@@ -25,7 +25,6 @@ from geoseg.classes import ISAID
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View, suitable_gsd
-from geoseg.grid import Grid
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import DTYPES, Precision, TileModel, computes_bfloat16
@@ -34,6 +33,7 @@ from geoseg.model.threads import one_thread
 from geoseg.predict import predict
 from geoseg.render import render_scene
 from geoseg.request import Request, Tiling
+from geoseg.tiling.grid import Grid
 
 AT_ONCE = 8
 """Tiles that the model is timed on, alone."""

@@ -27,7 +27,6 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import dask
 
-from geoseg.decode import cells_around
 from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.mark import Mark
 from geoseg.geo.scene import Scene
@@ -35,6 +34,7 @@ from geoseg.identity import build
 from geoseg.model.inference import TileModel
 from geoseg.order import Order
 from geoseg.tasks import BlockResult, Plan
+from geoseg.tiling.decoding import cells_around
 from geoseg.worker import Demand, Parcel, inspect, run
 
 _WAIT = 60.0

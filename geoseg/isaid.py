@@ -20,7 +20,6 @@ from PIL import Image, UnidentifiedImageError
 from geoseg.classes import ISAID, ISAID_MASK_COLORS
 from geoseg.collection import check_complete
 from geoseg.errors import DataError
-from geoseg.grid import Window
 from geoseg.patches import (
     SPLIT_COLUMNS,
     Patch,
@@ -32,6 +31,7 @@ from geoseg.patches import (
     write_patch,
     write_split,
 )
+from geoseg.tiling.grid import Window
 
 MASK_SUFFIX = "_instance_color_RGB"
 SPLITS = ("train", "val")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from geoseg.blocks import REACH, contributors
-from geoseg.grid import Block
 from geoseg.tasks import Plan
+from geoseg.tiling.blocks import REACH, contributors
+from geoseg.tiling.grid import Block
 
 
 @dataclass(frozen=True, slots=True)

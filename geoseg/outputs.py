@@ -27,12 +27,12 @@ from geoseg.geo.layers import Layers
 from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
-from geoseg.grid import Window
 from geoseg.heap import return_free_memory
 from geoseg.request import Request
 from geoseg.store import kept_files
 from geoseg.summary import ClassTotal
 from geoseg.tasks import BlockResult, Plan
+from geoseg.tiling.grid import Window
 from geoseg.timing import Clock
 
 TOLERANCE = 0.5

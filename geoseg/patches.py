@@ -21,7 +21,7 @@ from PIL import Image
 from geoseg.atomic import replace
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError, OutputError
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 SPLIT_COLUMNS = ("group", "name", "split", "image", "mask")
 CLASS_COLUMNS = ("id", "name", "color")

@@ -15,10 +15,10 @@ from geoseg.geo.export import FORMATS, check_installed
 from geoseg.geo.reproject import check_format
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View
-from geoseg.grid import Grid, Window
 from geoseg.model.metadata import Metadata
 from geoseg.request import Reading, Request, Tiling
 from geoseg.tasks import Plan
+from geoseg.tiling.grid import Grid, Window
 
 _LOG = logging.getLogger("geoseg")
 

@@ -23,14 +23,12 @@ from typing import TYPE_CHECKING, Any
 import dask.threaded
 
 from geoseg.atomic import Staging, WorkingFolder
-from geoseg.decode import cells_around
 from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
 from geoseg.geo.inputs import files_of, vector_files_of
 from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import suitable_gsd
-from geoseg.grid import Block
 from geoseg.guard import refuse_inputs
 from geoseg.heap import refused_memory
 from geoseg.identity import blocks_identity, identity, results_identity
@@ -51,6 +49,8 @@ from geoseg.request import Reading, Request, Tiling
 from geoseg.store import Store
 from geoseg.summary import Summary, summarize
 from geoseg.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
+from geoseg.tiling.decoding import cells_around
+from geoseg.tiling.grid import Block
 from geoseg.timing import Clock
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Literal
 from geoseg.address import refuse_address
 from geoseg.errors import OptionError
 from geoseg.geo.export import FORMATS
-from geoseg.grid import ALIGN, OVERLAP, TILE_SIZE
+from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
 
 def cores() -> int:

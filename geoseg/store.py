@@ -38,8 +38,8 @@ from geoseg.archive import (
 )
 from geoseg.atomic import RUN, sync
 from geoseg.errors import OutputError
-from geoseg.grid import Block
 from geoseg.tasks import BlockResult, Inferred
+from geoseg.tiling.grid import Block
 
 _OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")

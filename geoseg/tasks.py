@@ -8,16 +8,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.blocks import infer, readable
 from geoseg.classes import IGNORE
-from geoseg.decode import cells_around, decode
 from geoseg.geo.aoi import Aoi
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.view import View
-from geoseg.grid import CELL, Block, Grid, Window
 from geoseg.heap import return_free_memory
 from geoseg.model.inference import TileModel
-from geoseg.stitch import Partial, blend
+from geoseg.tiling.blending import Partial, blend
+from geoseg.tiling.blocks import infer, readable
+from geoseg.tiling.decoding import cells_around, decode
+from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.timing import Clock
 
 

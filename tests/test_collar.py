@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from geoseg.geo.scene import Scene
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 4e6)}
 JPEG = {"compress": "jpeg", "photometric": "ycbcr", "interleave": "pixel", "tiled": True}

@@ -18,7 +18,7 @@ from geoseg.cli.main import main
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 from geoseg.train.images import read_image
 
 SIDE = 192

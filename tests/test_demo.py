@@ -13,8 +13,8 @@ from geoseg.demo import CORNER, CRS, GSD, Demo, count_covered, write_truth
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.objects import score_objects
 from geoseg.geo.raster import RasterWriter
-from geoseg.grid import Window
 from geoseg.render import render_scene
+from geoseg.tiling.grid import Window
 
 SIDE = 512
 

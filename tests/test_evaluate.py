@@ -26,7 +26,6 @@ from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.objects import ObjectScore, count_matches, score_objects
 from geoseg.geo.raster import RasterWriter
-from geoseg.grid import Window
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
@@ -34,6 +33,7 @@ from geoseg.model.segnext import SegNeXt
 from geoseg.patches import Patch, write_patch, write_split
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
+from geoseg.tiling.grid import Window
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.folder import LabelledFolder
 from geoseg.train.images import read_image

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.grid import ALIGN, CELL, Grid, Window, round_up
+from geoseg.tiling.grid import ALIGN, CELL, Grid, Window, round_up
 
 sides = st.integers(1, 3000)
 tilings = st.tuples(st.integers(1, 16), st.integers(0, 15)).filter(lambda t: t[1] < t[0])

@@ -29,11 +29,11 @@ from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vectorize import vectorize
-from geoseg.grid import Window
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
+from geoseg.tiling.grid import Window
 
 UTM = CRS.from_epsg(32633)
 GEOBOX = GeoBox(60, 80, Affine(0.3, 0, 4e5, 0, -0.3, 5.5e6), UTM)

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 TRANSFORM = Affine(0.3, 0, 5e5, 0, -0.3, 4e6)
 RGBA = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)

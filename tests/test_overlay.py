@@ -19,7 +19,7 @@ from geoseg.geo.aoi import read_aoi
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
 from geoseg.geo.overlay import overlay
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 ROTATED = "+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +o_lon_p=0 +lon_0=18"
 

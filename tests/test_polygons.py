@@ -26,7 +26,7 @@ from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.seams import merge
 from geoseg.geo.sieve import sieve
 from geoseg.geo.simplify import noded, thinned
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 ClassMap = NDArray[np.uint8]
 

@@ -20,7 +20,7 @@ from geoseg.geo.layers import write_layers
 from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
 SCRIPT = Path(__file__).with_name("qgis_layers.py")

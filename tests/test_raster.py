@@ -20,7 +20,7 @@ from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster import RasterWriter
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 UTM = CRS.from_epsg(32632)
 PLACES = {

@@ -19,7 +19,7 @@ from rasterio.io import MemoryFile
 
 from geoseg.errors import SceneError
 from geoseg.geo.scene import Scene
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 SIDE, BLOCK = 3072, 512
 

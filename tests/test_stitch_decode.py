@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.blocks import contributors, infer, predict_image, readable
 from geoseg.compiled import library
-from geoseg.decode import cells_around, decode
-from geoseg.grid import CELL, Grid, Window
-from geoseg.stitch import blend, taper
+from geoseg.tiling.blending import blend, taper
+from geoseg.tiling.blocks import contributors, infer, predict_image, readable
+from geoseg.tiling.decoding import cells_around, decode
+from geoseg.tiling.grid import CELL, Grid, Window
 from geoseg.timing import Clock
 
 CLASSES = 3
@@ -123,7 +123,7 @@ def test_decode_equals_interpolation_and_argmax(
     height, width, classes, confidence, compiled, monkeypatch
 ):
     if not compiled:
-        monkeypatch.setattr("geoseg.decode.library", lambda: None)
+        monkeypatch.setattr("geoseg.tiling.decoding.library", lambda: None)
     elif not library():
         pytest.skip("no compiler was at hand")
     torch.manual_seed(height)
@@ -156,7 +156,7 @@ def test_decoding_agrees_with_and_without_c_code(monkeypatch):
     for confidence in ("objects", "all"):
         found = decode(logits, cells, core, step=(1.7, 1.3), confidence=confidence)
         with monkeypatch.context() as patch:
-            patch.setattr("geoseg.decode.library", lambda: None)
+            patch.setattr("geoseg.tiling.decoding.library", lambda: None)
             plain = decode(logits, cells, core, step=(1.7, 1.3), confidence=confidence)
         assert (found.class_ids == plain.class_ids).mean() > 0.9999  # rounding may turn a tie
         np.testing.assert_allclose(found.confidence, plain.confidence, rtol=1e-4, atol=1e-6)

@@ -35,7 +35,7 @@ from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster import RasterWriter
 from geoseg.geo.seams import merge
 from geoseg.geo.vectorize import vectorize
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 PLACES = {
     "utm": (32633, Affine(0.3, 0, 4e5, 0, -0.3, 5.5e6)),

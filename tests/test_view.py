@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 from geoseg.errors import SceneError
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 
 @pytest.fixture(scope="module")

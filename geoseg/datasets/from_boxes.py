@@ -17,7 +17,6 @@ from geoseg.collection import Addition, adding
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
 from geoseg.errors import DataError
-from geoseg.grid import Window
 from geoseg.hues import hue
 from geoseg.patches import (
     BOX_COLUMNS,
@@ -30,6 +29,7 @@ from geoseg.patches import (
     write_patch,
     write_table,
 )
+from geoseg.tiling.grid import Window
 from geoseg.train.images import read_image
 
 RUNS = 10

@@ -17,7 +17,7 @@ from geoseg.geo.crs import circle, system
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.overlay import overlay
 from geoseg.geo.vector_file import read_vector_file
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _TINY = 64.0
 """Square pixels, from which on an area holds the center of a pixel, unless it is a thin line."""

@@ -15,7 +15,7 @@ from rasterio.windows import Window as RasterioWindow
 from geoseg.errors import SceneError
 from geoseg.geo.sample import sample
 from geoseg.geo.validity import Validity, real_dtype
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 

@@ -19,7 +19,7 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.legend import declared_classes
 from geoseg.geo.source import Source
 from geoseg.geo.validity import Validity, real_dtype
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _SCAN_ROWS = 1024
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _NEAR = 4
 """Counts by which JPEG makes a flat area differ from its value."""

@@ -12,7 +12,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
 from geoseg.geo.source import Source
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _LOOKS = 64
 """Damaged windows of a VRT that are looked into."""

@@ -15,7 +15,7 @@ from geoseg.errors import SceneError
 from geoseg.geo.bands import Bands
 from geoseg.geo.culprits import parts_of
 from geoseg.geo.source import Source
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _SEQUENTIAL = {"PNG", "JPEG"}
 """Drivers that decode an image from its top: after the first row that fails, none can be had."""

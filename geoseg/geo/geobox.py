@@ -14,7 +14,7 @@ from rasterio.io import DatasetReader
 
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.crs import Ground, flat, system
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 Floats = NDArray[np.float64]
 

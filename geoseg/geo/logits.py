@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
-from geoseg.grid import CELL, Window
+from geoseg.tiling.grid import CELL, Window
 
 CHUNK = 256
 """Side of a Zarr chunk, cells."""

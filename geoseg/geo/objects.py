@@ -21,7 +21,7 @@ from geoseg.geo.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.polygons import polygonize
 from geoseg.geo.seams import merge
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 BLOCK = 2048
 """Side of the windows that are polygonized at once, px."""

@@ -25,7 +25,7 @@ from geoseg.compiled import library
 from geoseg.geo.edges import connected
 from geoseg.geo.flat import PROBABILITY_UNIT, Polygons, spread
 from geoseg.geo.rings import Corners, trace
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 Ints = NDArray[np.integer]
 Bools = NDArray[np.bool_]

@@ -22,9 +22,9 @@ from geoseg.collection import Addition, adding
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.labels import Labels, read_labels
 from geoseg.geo.scene import Scene
-from geoseg.grid import Window
 from geoseg.hues import hue
 from geoseg.patches import Patch, Patching, Prepared, refuse, write_patch
+from geoseg.tiling.grid import Window
 
 BACKGROUND = "background"
 Cell = tuple[int, int]

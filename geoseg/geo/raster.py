@@ -25,7 +25,7 @@ from geoseg.errors import OutputError
 from geoseg.geo.crs import axis_order, flat, system
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.styles import opacity, raster_qml
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _FAILURES = (RasterioError, OSError, CPLE_BaseError)
 """rasterio lets GDAL's own errors through when it copies."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _SIDE = 1024
 _PIECES = 8

@@ -22,8 +22,8 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.rescale import Rescale, rescale_by_percentiles
 from geoseg.geo.sample import sample
 from geoseg.geo.source import Source, sample_bytes
-from geoseg.grid import Window
 from geoseg.naming import scene_stem
+from geoseg.tiling.grid import Window
 
 _COARSE = 2048
 """Cells a side in the picture of the whole scene on which collars are looked for."""

@@ -25,8 +25,8 @@ from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.paths import printable
 from geoseg.geo.polygons import BlockPolygons, polygonize
-from geoseg.grid import Window
 from geoseg.guard import check_outputs
+from geoseg.tiling.grid import Window
 
 BLOCK = 2048
 """Side of a block, px. Results do not depend on it."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.scene import Pixels, Scene
-from geoseg.grid import Window
-from geoseg.resample import Resampler
+from geoseg.tiling.grid import Window
+from geoseg.tiling.resample import Resampler
 
 _COARSEST = 32
 """Scene pixels a side that become one unasked, at most."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import DataError
-from geoseg.grid import Window
 from geoseg.patches import BOX_COLUMNS, IGNORED, read_table
+from geoseg.tiling.grid import Window
 
 if TYPE_CHECKING:
     from geoseg.geo.objects import ObjectScore

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geoseg.blocks import predict_image
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import DataError
-from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.inference import TileModel
+from geoseg.tiling.blocks import predict_image
+from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 from geoseg.train.box_scores import BoxCounts, read_box_table
 from geoseg.train.folder import Item, LabelledFolder
 from geoseg.train.metrics import Confusion, Evaluation, Scores, ignore_hidden

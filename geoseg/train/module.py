@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from geoseg.classes import IGNORE
-from geoseg.grid import OVERLAP, TILE_SIZE
 from geoseg.model.checkpoint import build_model, stored_state
 from geoseg.model.inference import TileModel
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
+from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 from geoseg.train.evaluate import count, predict_pixels
 from geoseg.train.loss import distillation, pairwise, partial_cross_entropy, projection
 from geoseg.train.metrics import Confusion

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 from geoseg.train.augment import Placement, sample_pixels
 from geoseg.train.folder import Item
 from geoseg.train.recipe import GroupOptions

@@ -24,11 +24,11 @@ from geoseg.bench import passes, write_scene
 from geoseg.cli.main import SWITCH_INTERVAL
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import View, suitable_gsd
-from geoseg.grid import Grid
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
+from geoseg.tiling.grid import Grid
 
 
 def middle(scene: str, path: Path, size: int) -> str:

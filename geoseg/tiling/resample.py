@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from geoseg.grid import Window
+from geoseg.tiling.grid import Window
 
 _UNIT = 1024
 """Steps are whole multiples of 1 / 1024 pixel. Then every position on the new grid is exact in the

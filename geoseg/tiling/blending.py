@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.grid import CELL, Window
+from geoseg.tiling.grid import CELL, Window
 
 Floats = NDArray[np.float32]
 

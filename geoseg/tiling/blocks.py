@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.decode import cells_around, decode
-from geoseg.grid import CELL, Block, Grid, Window
-from geoseg.resample import Resampler
-from geoseg.stitch import Partial, accumulate, blend
+from geoseg.tiling.blending import Partial, accumulate, blend
+from geoseg.tiling.decoding import cells_around, decode
+from geoseg.tiling.grid import CELL, Block, Grid, Window
+from geoseg.tiling.resample import Resampler
 from geoseg.timing import Clock
 
 REACH = range(-2, 3)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.compiled import library
-from geoseg.grid import CELL, Window
+from geoseg.tiling.grid import CELL, Window
 
 Floats = NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""Windows, tiles, blending and decoding: NumPy only."""
