@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test lint clean
 
-C_CODE := geoseg/lanes.h geoseg/decode.c geoseg/geo/polygons.c geoseg/model/kernels.c
+C_CODE := $(wildcard geoseg/native/*.c geoseg/native/*.h)
 
 demo: .venv/demo.stamp
 	$(BIN)/geoseg demo
@@ -29,4 +29,4 @@ lint: .venv/dev.stamp
 	touch $@
 
 clean:
-	rm -rf .venv build dist geoseg.egg-info geoseg/_compiled*
+	rm -rf .venv build dist geoseg.egg-info geoseg/native/_compiled*

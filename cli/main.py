@@ -12,7 +12,7 @@ import click
 
 from geoseg import __version__
 from geoseg.errors import GeosegError
-from geoseg.heap import refused_memory
+from geoseg.native.malloc import refused_memory
 
 from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
 from .streams import Stopped, forgive_output, stop_on_signals

@@ -27,7 +27,7 @@ from geoseg.geo.layers import Layers
 from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster import RasterWriter
-from geoseg.heap import return_free_memory
+from geoseg.native.malloc import return_free_memory
 from geoseg.request import Request
 from geoseg.store import kept_files
 from geoseg.summary import ClassTotal

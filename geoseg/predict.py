@@ -30,11 +30,11 @@ from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.scene import Scene
 from geoseg.geo.view import suitable_gsd
 from geoseg.guard import refuse_inputs
-from geoseg.heap import refused_memory
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads
 from geoseg.model.inference import TileModel
 from geoseg.naming import scene_stem
+from geoseg.native.malloc import refused_memory
 from geoseg.order import Order
 from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage
 from geoseg.plan import (

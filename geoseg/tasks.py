@@ -12,8 +12,8 @@ from geoseg.classes import IGNORE
 from geoseg.geo.aoi import Aoi
 from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.view import View
-from geoseg.heap import return_free_memory
 from geoseg.model.inference import TileModel
+from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import Partial, blend
 from geoseg.tiling.blocks import infer, readable
 from geoseg.tiling.decoding import cells_around, decode

@@ -17,9 +17,9 @@ import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.mark import Mark
-from geoseg.heap import refused_memory
 from geoseg.identity import build
 from geoseg.model.inference import Asked, TileModel, choose_device, choose_dtype
+from geoseg.native.malloc import refused_memory
 from geoseg.tasks import Plan, decode_block, halo, infer_block
 
 T = TypeVar("T")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from geoseg.compiled import library
 from geoseg.model import crew as crews
 from geoseg.model import fold as folding
 from geoseg.model import kernels, products
 from geoseg.model.crew import Crew, divide
 from geoseg.model.segnext import SegNeXt
+from geoseg.native.library import library
 
 PATIENCE = 20
 """Seconds that a test waits for another thread."""

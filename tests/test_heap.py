@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from geoseg.heap import glibc
+from geoseg.native.malloc import glibc
 
 pytestmark = pytest.mark.skipif(glibc() is None, reason="needs glibc 2.33")
 
 SCRIPT = """
 import resource, sys, threading
 import numpy as np
-from geoseg.heap import keep_free_memory, return_free_memory
+from geoseg.native.malloc import keep_free_memory, return_free_memory
 
 MB = 2**20
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.compiled import library
 from geoseg.model import kernels, products
 from geoseg.model.fold import fold
 from geoseg.model.segnext import MSCA, NMF, VARIANTS, SegNeXt, depthwise
+from geoseg.native.library import library
 
 needs_compiled = pytest.mark.skipif(not library(), reason="no compiler was at hand")
 SIZES = [(1, 1), (1, 9), (3, 72), (24, 73), (26, 150), (61, 7)]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.compiled import library
+from geoseg.native.library import library
 from geoseg.tiling.blending import blend, taper
 from geoseg.tiling.blocks import contributors, infer, predict_image, readable
 from geoseg.tiling.decoding import cells_around, decode

@@ -27,9 +27,9 @@ from geoseg.geo import source as source_module
 from geoseg.geo.bands import Bands
 from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.source import ReadError, Source
-from geoseg.heap import refused_memory
 from geoseg.interrupts import GRACE, threads
 from geoseg.model.inference import TileModel
+from geoseg.native.malloc import refused_memory
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.compiled import library
 from geoseg.geo.edges import connected
 from geoseg.geo.flat import PROBABILITY_UNIT, Polygons, spread
 from geoseg.geo.rings import Corners, trace
+from geoseg.native.library import library
 from geoseg.tiling.grid import Window
 
 Ints = NDArray[np.integer]

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoseg.errors import OptionError
-from geoseg.heap import idle_bytes, keep_free_memory
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.crew import Crew
 from geoseg.model.fold import FoldedSegNeXt, fold
@@ -26,6 +25,7 @@ from geoseg.model.kernels import normalise
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.threads import one_thread
+from geoseg.native.malloc import idle_bytes, keep_free_memory
 from geoseg.timing import Clock
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.compiled import library
 from geoseg.model.crew import divide, new_map
 from geoseg.model.segnext import NMF
+from geoseg.native.library import library
 
 LANES = 8
 """Channels that the C code computes at once."""

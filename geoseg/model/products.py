@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geoseg.compiled import library
 from geoseg.model.crew import divide, new_map
 from geoseg.model.kernels import LANES, WORTHWHILE, addresses, bias_gelu, compiled, sizes
+from geoseg.native.library import library
 
 WEIGHT_BYTES = 2**18
 """Of an MLP whose weights are read for every row of a map: half of a core's cache."""

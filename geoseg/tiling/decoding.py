@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.compiled import library
+from geoseg.native.library import library
 from geoseg.tiling.grid import CELL, Window
 
 Floats = NDArray[np.float32]

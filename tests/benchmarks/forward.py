@@ -29,12 +29,12 @@ from torch import Tensor
 
 from geoseg import load_model
 from geoseg.classes import ISAID
-from geoseg.heap import keep_free_memory
 from geoseg.model import kernels
 from geoseg.model.backends import Backend, missing_packages, open_backend
 from geoseg.model.fold import fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
+from geoseg.native.malloc import keep_free_memory
 from geoseg.render import render_scene
 
 

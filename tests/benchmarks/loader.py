@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from geoseg.heap import keep_free_memory
 from geoseg.model.inference import choose_device
+from geoseg.native.malloc import keep_free_memory
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.fit import settled
 from geoseg.train.folder import LabelledFolder, inspect

@@ -1,6 +1,6 @@
 /* Bilinear interpolation, argmax and softmax of the pixels that need them; see decode.py. */
 
-#include "lanes.h"
+#include "simd.h"
 
 enum { CLASSES = 256 }; /* at most; the rest of a vector holds what never wins nor counts */
 static const float NEVER = -1e30f;

@@ -6,7 +6,7 @@
  * in parallel, and parts of them where threads are idle. So where the loop is not over all of a
  * map's pixels, a function takes the rows or channels that it computes. */
 
-#include "../lanes.h"
+#include "simd.h"
 
 /* x Phi(x), where Phi(x) = 1/2 + x p(x^2) / q(x^2): a rational least-squares fit with a largest
  * error of 3e-9 up to the limit, beyond which Phi is 0 or 1 in single precision. */

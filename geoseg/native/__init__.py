@@ -1,0 +1,1 @@
+"""Code in C, optional: everything works without it."""
