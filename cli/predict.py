@@ -145,10 +145,10 @@ def command(
     Exit codes: 0 all done or skipped, 1 some failed, 2 impossible options, 3 done, but for parts
     that could not be read.
     """
+    from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
     from geoseg.guard import refuse_inputs
     from geoseg.model.checkpoint import load_model
     from geoseg.model.inference import TileModel
-    from geoseg.naming import refuse_equal_names, scene_stem
     from geoseg.outputs import planned_names
     from geoseg.predict import predict
     from geoseg.request import Reading, Request, Tiling

@@ -69,10 +69,10 @@ def command(
     Writes a GeoPackage with a layer per class, in the classes' colours. Lengths and areas are in
     metres, or in pixels where the raster has no place on the ground.
     """
-    from geoseg.geo.legend import read_classes
     from geoseg.geo.paths import printable
+    from geoseg.geo.raster.legend import read_classes
+    from geoseg.geo.raster.naming import scene_stem
     from geoseg.geo.vectorize import vectorize
-    from geoseg.naming import scene_stem
 
     with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:
         done = vectorize(

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from geoseg.classes import ISAID
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.scene import Scene
-from geoseg.geo.view import View, suitable_gsd
+from geoseg.geo.raster.resampled import View, suitable_gsd
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import DTYPES, Precision, TileModel, computes_bfloat16

@@ -28,8 +28,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import dask
 
 from geoseg.errors import ClusterError, OptionError, SchedulerError
-from geoseg.geo.mark import Mark
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.mark import Mark
+from geoseg.geo.raster.scene import Scene
 from geoseg.identity import build
 from geoseg.model.inference import TileModel
 from geoseg.order import Order

@@ -22,7 +22,7 @@ from geoseg.errors import OutputError
 from geoseg.geo.layers import read_layers
 from geoseg.geo.objects import ObjectScore, score_objects
 from geoseg.geo.preview import write_preview
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict

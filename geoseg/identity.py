@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg import __version__
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.inference import TileModel
 from geoseg.request import Reading, Request, Tiling
 

@@ -24,9 +24,9 @@ from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.flat import Polygons
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import Layers
-from geoseg.geo.logits import LogitsWriter
 from geoseg.geo.polygons import BlockPolygons
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.zarr_writer import LogitsWriter
 from geoseg.native.malloc import return_free_memory
 from geoseg.request import Request
 from geoseg.store import kept_files

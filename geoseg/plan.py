@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from geoseg.errors import SceneError
-from geoseg.geo.aoi import read_aoi
-from geoseg.geo.class_raster import SPECK
-from geoseg.geo.culprits import culprits
 from geoseg.geo.export import FORMATS, check_installed
+from geoseg.geo.raster.aoi import read_aoi
+from geoseg.geo.raster.class_raster import SPECK
+from geoseg.geo.raster.culprits import culprits
+from geoseg.geo.raster.resampled import View
+from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format
-from geoseg.geo.scene import Scene
-from geoseg.geo.view import View
 from geoseg.model.metadata import Metadata
 from geoseg.request import Reading, Request, Tiling
 from geoseg.tasks import Plan

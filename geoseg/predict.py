@@ -25,15 +25,15 @@ import dask.threaded
 from geoseg.atomic import Staging, WorkingFolder
 from geoseg.earlier import Earlier
 from geoseg.geo.finish import Finished
-from geoseg.geo.inputs import files_of, vector_files_of
-from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.scene import Scene
-from geoseg.geo.view import suitable_gsd
+from geoseg.geo.raster.inputs import files_of, vector_files_of
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.naming import scene_stem
+from geoseg.geo.raster.resampled import suitable_gsd
+from geoseg.geo.raster.scene import Scene
 from geoseg.guard import refuse_inputs
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads
 from geoseg.model.inference import TileModel
-from geoseg.naming import scene_stem
 from geoseg.native.malloc import refused_memory
 from geoseg.order import Order
 from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage

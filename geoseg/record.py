@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from geoseg.geo.raster import beside
+from geoseg.geo.raster.cog_writer import beside
 from geoseg.store import difference
 
 _DOMAIN, _KEY = "GEOSEG", "RUN"

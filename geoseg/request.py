@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from geoseg.address import refuse_address
 from geoseg.errors import OptionError
 from geoseg.geo.export import FORMATS
+from geoseg.geo.raster.address import refuse_address
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from geoseg.geo.view import suitable_gsd
+from geoseg.geo.raster.resampled import suitable_gsd
 
 if TYPE_CHECKING:
     from geoseg.model.inference import TileModel

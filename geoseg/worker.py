@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
-from geoseg.geo.mark import Mark
+from geoseg.geo.raster.mark import Mark
 from geoseg.identity import build
 from geoseg.model.inference import Asked, TileModel, choose_device, choose_dtype
 from geoseg.native.malloc import refused_memory

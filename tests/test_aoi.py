@@ -12,8 +12,8 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from geoseg.errors import SceneError
-from geoseg.geo.aoi import read_aoi
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.raster.aoi import read_aoi
 from geoseg.tiling.grid import Window
 
 BOX = GeoBox(200, 300, Affine(0.5, 0, 5e5, 0, -0.5, 5e6), CRS.from_epsg(32632))

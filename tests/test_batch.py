@@ -397,7 +397,7 @@ def test_files_of_others_survive(tmp_path, scene):
 
 def test_blocks_of_a_file_that_was_damaged_are_made_again(tmp_path, monkeypatch):
     """A disk that answers again, or a share that was mounted late. The others are kept."""
-    from geoseg.geo.bands import Bands
+    from geoseg.geo.raster.bands import Bands
 
     scene = write_discs(tmp_path / "town.tif", 330, 150)
     read, failing = Bands.read, [True]

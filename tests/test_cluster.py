@@ -22,8 +22,8 @@ from geoseg import cluster as client_side
 from geoseg import worker as worker_side
 from geoseg.cluster import Cluster
 from geoseg.errors import ClusterError, MachineError, OptionError, SceneError, SchedulerError
-from geoseg.geo.mark import Mark
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.mark import Mark
+from geoseg.geo.raster.scene import Scene
 from geoseg.identity import build, sources_hash
 from geoseg.model.inference import TileModel
 from geoseg.predict import make_plan, predict

@@ -12,7 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 4e6)}

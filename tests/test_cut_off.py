@@ -16,8 +16,8 @@ from rasterio.transform import from_origin
 
 from geoseg.cli.main import main
 from geoseg.errors import DataError, SceneError
-from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 from geoseg.train.images import read_image
 

@@ -25,7 +25,7 @@ from geoseg.cli.main import main
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.objects import ObjectScore, count_matches, score_objects
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata

@@ -19,9 +19,9 @@ from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.geo import export as engine
 from geoseg.geo.export import FORMATS, earlier_files, export, write_format
 from geoseg.geo.layers import read_layers, write_layers
-from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.preview import write_preview
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vectorize import vectorize
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import TileModel
 from geoseg.patches import write_classes

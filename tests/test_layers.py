@@ -25,7 +25,7 @@ from geoseg.geo.features import drawing_order, features, no_features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers, write_layers
 from geoseg.geo.polygons import polygonize
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.seams import merge
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vectorize import vectorize

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
 TRANSFORM = Affine(0.3, 0, 5e5, 0, -0.3, 4e6)

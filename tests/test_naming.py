@@ -21,9 +21,9 @@ from geoseg.geo.export import export
 from geoseg.geo.names import clean
 from geoseg.geo.objects import score_objects
 from geoseg.geo.paths import vector_path
+from geoseg.geo.raster.naming import LONGEST, refuse_equal_names, scene_stem
 from geoseg.geo.vectorize import vectorize
 from geoseg.model.inference import TileModel
-from geoseg.naming import LONGEST, refuse_equal_names, scene_stem
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 from geoseg.summary import Summary

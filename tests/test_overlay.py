@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from geoseg.errors import DataError, SceneError
-from geoseg.geo.aoi import read_aoi
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
 from geoseg.geo.overlay import overlay
+from geoseg.geo.raster.aoi import read_aoi
 from geoseg.tiling.grid import Window
 
 ROTATED = "+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +o_lon_p=0 +lon_0=18"

@@ -16,8 +16,8 @@ from rasterio.crs import CRS
 
 from geoseg.classes import ISAID, ISAID_MASK_COLORS, LabelClass, display_color
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.legend import declared_classes
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.legend import declared_classes
 from geoseg.hues import PALETTE, hue
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.train.pictures import sample_sheet

@@ -20,15 +20,15 @@ from rasterio.transform import from_origin
 from geoseg.classes import LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import OutputError
-from geoseg.geo.aoi import read_aoi
 from geoseg.geo.export import export, planned_files
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.names import LONGEST, LayerNames, clean, distinct
 from geoseg.geo.objects import score_objects
 from geoseg.geo.paths import raster_path, vector_path
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.aoi import read_aoi
+from geoseg.geo.raster.naming import scene_stem
+from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vectorize import vectorize
-from geoseg.naming import scene_stem
 
 STRANGE = "!;#?%:'\"\\ \n\t\r-.|*[]{}<>&=~$,@+"
 letters = st.one_of(

@@ -16,11 +16,11 @@ from rasterio.enums import ColorInterp
 from stand_ins import Colors
 
 from geoseg.errors import SceneError
-from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.layers import read_layers
-from geoseg.geo.mosaic import write_mosaic
 from geoseg.geo.objects import read_objects
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.class_raster import ClassRaster
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vectorize import vectorize
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict

@@ -18,7 +18,7 @@ from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import write_layers
 from geoseg.geo.polygons import polygonize
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.seams import merge
 from geoseg.tiling.grid import Window
 

@@ -19,7 +19,7 @@ from geoseg.atomic import Staging
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.tiling.grid import Window
 
 UTM = CRS.from_epsg(32632)

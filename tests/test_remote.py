@@ -18,7 +18,7 @@ from PIL import Image
 from rasterio.io import MemoryFile
 
 from geoseg.errors import SceneError
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
 SIDE, BLOCK = 3072, 512

@@ -32,11 +32,11 @@ from test_paths import write_map
 from geoseg.atomic import Staging
 from geoseg.cli.main import main
 from geoseg.errors import OptionError
-from geoseg.geo.aoi import read_aoi
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers
-from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.aoi import read_aoi
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request

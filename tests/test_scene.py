@@ -25,7 +25,7 @@ from rasterio.rpc import RPC
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.scene import Pixels, Scene
+from geoseg.geo.raster.scene import Pixels, Scene
 from geoseg.tiling.grid import Window
 
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 4e6)}

@@ -21,12 +21,12 @@ import rasterio
 from stand_ins import Colors, write_discs
 from test_predict import assert_same_outputs
 
-from geoseg.address import absolute, is_remote, names_server, refuse_address
 from geoseg.errors import GeosegError, MachineError, OptionError, SceneError
-from geoseg.geo import source as source_module
-from geoseg.geo.bands import Bands
-from geoseg.geo.mosaic import write_mosaic
-from geoseg.geo.source import ReadError, Source
+from geoseg.geo.raster import source as source_module
+from geoseg.geo.raster.address import absolute, is_remote, names_server, refuse_address
+from geoseg.geo.raster.bands import Bands
+from geoseg.geo.raster.mosaic import write_mosaic
+from geoseg.geo.raster.source import ReadError, Source
 from geoseg.interrupts import GRACE, threads
 from geoseg.model.inference import TileModel
 from geoseg.native.malloc import refused_memory

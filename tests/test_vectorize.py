@@ -24,15 +24,15 @@ from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo import vectorize as engine
-from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.export import FORMATS, export, shapefile_size, short_names, write_format
 from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers, write_layers
-from geoseg.geo.legend import read_classes
 from geoseg.geo.measure import measure
 from geoseg.geo.polygons import polygonize
-from geoseg.geo.raster import RasterWriter
+from geoseg.geo.raster.class_raster import ClassRaster
+from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.legend import read_classes
 from geoseg.geo.seams import merge
 from geoseg.geo.vectorize import vectorize
 from geoseg.tiling.grid import Window

@@ -14,8 +14,8 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from geoseg.errors import SceneError
-from geoseg.geo.scene import Scene
-from geoseg.geo.view import View
+from geoseg.geo.raster.resampled import View
+from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
 

@@ -30,7 +30,7 @@ from test_predict import assert_same_outputs, layers_of
 from geoseg.classes import IGNORE
 from geoseg.cli.main import main
 from geoseg.errors import OptionError, RecipeError, SceneError
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
@@ -224,7 +224,7 @@ def test_a_mosaic_of_cut_files_is_the_whole(scene, whole, tmp_path):
             parts.append(tmp_path / f"{left}-{top}.tif")
             with rasterio.open(parts[-1], "w", **profile) as part:
                 part.write(file.read(window=window))
-    from geoseg.geo.mosaic import write_mosaic
+    from geoseg.geo.raster.mosaic import write_mosaic
 
     write_mosaic([str(path) for path in parts], tmp_path / "mosaic.vrt")
     assert_same_outputs(whole, run(tmp_path / "mosaic.vrt", tmp_path))

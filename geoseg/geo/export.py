@@ -23,12 +23,12 @@ from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.geo.edited import FIELDS, layer_names, read_edited
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
-from geoseg.geo.inputs import vector_files_of
 from geoseg.geo.kml import paint
 from geoseg.geo.layers import NO_OBJECTS, write_polygons
 from geoseg.geo.measure import measure
 from geoseg.geo.names import LayerNames, clean, distinct
 from geoseg.geo.paths import vector_path
+from geoseg.geo.raster.inputs import vector_files_of
 from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
 from geoseg.guard import check_outputs

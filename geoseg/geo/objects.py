@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from shapely import STRtree
 
 from geoseg.errors import DataError, SceneError
-from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.polygons import polygonize
+from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.seams import merge
 from geoseg.tiling.grid import Window
 

@@ -14,7 +14,7 @@ from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.guard import check_outputs
 from geoseg.hues import Color, hue
 

@@ -18,13 +18,13 @@ from geoseg import __version__
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
-from geoseg.geo.class_raster import ClassRaster
 from geoseg.geo.export import FORMATS
 from geoseg.geo.features import no_features, tables
 from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.paths import printable
 from geoseg.geo.polygons import BlockPolygons, polygonize
+from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.guard import check_outputs
 from geoseg.tiling.grid import Window
 

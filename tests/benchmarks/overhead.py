@@ -22,8 +22,8 @@ from rasterio.windows import Window
 
 from geoseg.bench import passes, write_scene
 from geoseg.cli.main import SWITCH_INTERVAL
-from geoseg.geo.scene import Scene
-from geoseg.geo.view import View, suitable_gsd
+from geoseg.geo.raster.resampled import View, suitable_gsd
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import TileModel
 from geoseg.predict import predict

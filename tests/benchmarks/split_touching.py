@@ -27,7 +27,7 @@ from rasterio.transform import from_origin
 from scipy import ndimage
 
 from geoseg.classes import ISAID
-from geoseg.geo.class_raster import SPECK
+from geoseg.geo.raster.class_raster import SPECK
 from geoseg.render import render_scene
 
 CLASSES = (9, 8, 1, 14, 4)

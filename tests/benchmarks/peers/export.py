@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from torch import Tensor, nn
 
 from geoseg import load_model
-from geoseg.geo.scene import Scene
+from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import export_onnx
 from geoseg.model.segnext import SegNeXt
 

@@ -13,8 +13,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
-from geoseg.geo.sample import sample
-from geoseg.geo.validity import Validity, real_dtype
+from geoseg.geo.raster.sample import sample
+from geoseg.geo.raster.validity import Validity, real_dtype
 from geoseg.tiling.grid import Window
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
-from geoseg.geo.source import Source
+from geoseg.geo.raster.source import Source
 from geoseg.tiling.grid import Window
 
 _LOOKS = 64

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import SceneError
-from geoseg.geo.bands import Bands
-from geoseg.geo.culprits import parts_of
-from geoseg.geo.source import Source
+from geoseg.geo.raster.bands import Bands
+from geoseg.geo.raster.culprits import parts_of
+from geoseg.geo.raster.source import Source
 from geoseg.tiling.grid import Window
 
 _SEQUENTIAL = {"PNG", "JPEG"}

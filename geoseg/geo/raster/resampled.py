@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.scene import Pixels, Scene
+from geoseg.geo.raster.scene import Pixels, Scene
 from geoseg.tiling.grid import Window
 from geoseg.tiling.resample import Resampler
 

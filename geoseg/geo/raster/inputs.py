@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from geoseg.errors import SceneError
-from geoseg.geo.source import Source
+from geoseg.geo.raster.source import Source
 
 
 def files_of(path: str) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from rasterio.vrt import WarpedVRT
 
 from geoseg.atomic import Staging
 from geoseg.errors import OutputError, SceneError
-from geoseg.geo.bands import choose_bands, is_min_white, sample_bits
 from geoseg.geo.failures import vector_errors
-from geoseg.geo.source import Source
-from geoseg.geo.validity import is_beyond_double
+from geoseg.geo.raster.bands import choose_bands, is_min_white, sample_bits
+from geoseg.geo.raster.source import Source
+from geoseg.geo.raster.validity import is_beyond_double
 from geoseg.guard import check_outputs, refuse_inputs
 from geoseg.interrupts import interruptible
 

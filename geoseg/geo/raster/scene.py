@@ -15,14 +15,14 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.geo.bands import Bands, choose_bands, sample_bits
-from geoseg.geo.collar import HALO, Collar, find_collars
-from geoseg.geo.damage import look_around_damage, read_around_damage
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.rescale import Rescale, rescale_by_percentiles
-from geoseg.geo.sample import sample
-from geoseg.geo.source import Source, sample_bytes
-from geoseg.naming import scene_stem
+from geoseg.geo.raster.bands import Bands, choose_bands, sample_bits
+from geoseg.geo.raster.collar import HALO, Collar, find_collars
+from geoseg.geo.raster.damage import look_around_damage, read_around_damage
+from geoseg.geo.raster.naming import scene_stem
+from geoseg.geo.raster.sample import sample
+from geoseg.geo.raster.source import Source, sample_bytes
+from geoseg.geo.raster.stretch import Rescale, rescale_by_percentiles
 from geoseg.tiling.grid import Window
 
 _COARSE = 2048

@@ -16,9 +16,9 @@ from rasterio.windows import Window as RasterioWindow
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.legend import declared_classes
-from geoseg.geo.source import Source
-from geoseg.geo.validity import Validity, real_dtype
+from geoseg.geo.raster.legend import declared_classes
+from geoseg.geo.raster.source import Source
+from geoseg.geo.raster.validity import Validity, real_dtype
 from geoseg.tiling.grid import Window
 
 _SCAN_ROWS = 1024

@@ -21,9 +21,9 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from geoseg.address import absolute, is_remote, names_server
 from geoseg.errors import SceneError
 from geoseg.geo.paths import raster_path
+from geoseg.geo.raster.address import absolute, is_remote, names_server
 
 # A picture without a place on the ground is one of the things that a scene's notes say.
 warnings.filterwarnings("ignore", "Dataset has no geotransform")
