@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.flat import Polygons
-from geoseg.geo.polygons import BlockPolygons
+from geoseg.geo.vector.polygonize import BlockPolygons
+from geoseg.geo.vector.polygons import Polygons
 from geoseg.tasks import BlockResult, Inferred
 from geoseg.tiling.blending import Partial
 from geoseg.tiling.grid import Block, Window

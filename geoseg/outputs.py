@@ -20,13 +20,13 @@ from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.export import FORMATS, write_format
 from geoseg.geo.features import features, no_features, tables
-from geoseg.geo.finish import Finish, Finished
-from geoseg.geo.flat import Polygons
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import Layers
-from geoseg.geo.polygons import BlockPolygons
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
+from geoseg.geo.vector.cleanup import Finish, Finished
+from geoseg.geo.vector.polygonize import BlockPolygons
+from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
 from geoseg.request import Request
 from geoseg.store import kept_files

@@ -24,12 +24,12 @@ import dask.threaded
 
 from geoseg.atomic import Staging, WorkingFolder
 from geoseg.earlier import Earlier
-from geoseg.geo.finish import Finished
 from geoseg.geo.raster.inputs import files_of, vector_files_of
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.naming import scene_stem
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
+from geoseg.geo.vector.cleanup import Finished
 from geoseg.guard import refuse_inputs
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads

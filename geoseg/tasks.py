@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE
-from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.raster.aoi import Aoi
 from geoseg.geo.raster.resampled import View
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.model.inference import TileModel
 from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import Partial, blend

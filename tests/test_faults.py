@@ -529,7 +529,7 @@ for _what, _says, _during, _options in (
     ("names, at the first file", "No space left", failing("pathlib.Path.rename", FULL), ()),
     ("names, at the last file", "No space left", failing("pathlib.Path.rename", FULL, 3), ()),
     ("polygons, for want of memory", "refuses more memory",
-     failing("geoseg.geo.finish.merge", MemoryError("12 GB")), ()),
+     failing("geoseg.geo.vector.cleanup.merge", MemoryError("12 GB")), ()),
 ):  # fmt: skip
     CASES.append(
         Case(

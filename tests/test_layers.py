@@ -24,10 +24,10 @@ from geoseg.geo.export import FORMATS, export, write_format
 from geoseg.geo.features import drawing_order, features, no_features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers, write_layers
-from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster.cog_writer import RasterWriter
-from geoseg.geo.seams import merge
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
+from geoseg.geo.vector.merge import merge
+from geoseg.geo.vector.polygonize import polygonize
 from geoseg.geo.vectorize import vectorize
 from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata

@@ -16,16 +16,16 @@ from shapely.affinity import rotate, scale, translate
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
-from geoseg.geo import groups
-from geoseg.geo import polygons as polygons_module
-from geoseg.geo.finish import Finish
-from geoseg.geo.flat import PROBABILITY_UNIT, Polygons
-from geoseg.geo.groups import independent
-from geoseg.geo.outlines import Outlines
-from geoseg.geo.polygons import BlockPolygons, polygonize
-from geoseg.geo.seams import merge
-from geoseg.geo.sieve import sieve
-from geoseg.geo.simplify import noded, thinned
+from geoseg.geo.vector import groups
+from geoseg.geo.vector import polygonize as polygons_module
+from geoseg.geo.vector.cleanup import Finish
+from geoseg.geo.vector.groups import independent
+from geoseg.geo.vector.merge import merge
+from geoseg.geo.vector.outlines import Outlines
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
+from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons
+from geoseg.geo.vector.sieve import sieve
+from geoseg.geo.vector.simplify import noded, thinned
 from geoseg.tiling.grid import Window
 
 ClassMap = NDArray[np.uint8]

@@ -17,9 +17,9 @@ from geoseg.classes import IGNORE, ISAID
 from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import write_layers
-from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster.cog_writer import RasterWriter
-from geoseg.geo.seams import merge
+from geoseg.geo.vector.merge import merge
+from geoseg.geo.vector.polygonize import polygonize
 from geoseg.tiling.grid import Window
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")

@@ -29,11 +29,11 @@ from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers import read_layers, write_layers
 from geoseg.geo.measure import measure
-from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.legend import read_classes
-from geoseg.geo.seams import merge
+from geoseg.geo.vector.merge import merge
+from geoseg.geo.vector.polygonize import polygonize
 from geoseg.geo.vectorize import vectorize
 from geoseg.tiling.grid import Window
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
 from geoseg.geo.crs import spelled_out, system
-from geoseg.geo.flat import Polygons, sum_runs
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.measure import measure
+from geoseg.geo.vector.polygons import Polygons, sum_runs
 
 _BATCH = 500_000
 """Corners that exist as geometry at a time."""

@@ -18,9 +18,9 @@ from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.labels import read_labels
 from geoseg.geo.paths import vector_path
-from geoseg.geo.polygons import polygonize
 from geoseg.geo.raster.class_raster import ClassRaster
-from geoseg.geo.seams import merge
+from geoseg.geo.vector.merge import merge
+from geoseg.geo.vector.polygonize import polygonize
 from geoseg.tiling.grid import Window
 
 BLOCK = 2048

@@ -20,11 +20,11 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
 from geoseg.geo.export import FORMATS
 from geoseg.geo.features import no_features, tables
-from geoseg.geo.finish import Finish, Finished
 from geoseg.geo.layers import Layers
 from geoseg.geo.paths import printable
-from geoseg.geo.polygons import BlockPolygons, polygonize
 from geoseg.geo.raster.class_raster import ClassRaster
+from geoseg.geo.vector.cleanup import Finish, Finished
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.guard import check_outputs
 from geoseg.tiling.grid import Window
 

@@ -76,8 +76,8 @@ def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) ->
     """Bounding boxes of the 4-connected regions of a mask (H,W), but of background."""
     import shapely  # a machine that only trains may lack GIS packages
 
-    from geoseg.geo.polygons import polygonize
-    from geoseg.geo.seams import merge
+    from geoseg.geo.vector.merge import merge
+    from geoseg.geo.vector.polygonize import polygonize
 
     height, width = class_ids.shape
     regions = merge([polygonize(class_ids, Window(0, 0, width, height))])

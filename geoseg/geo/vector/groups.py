@@ -6,8 +6,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.geo.edges import connected
-from geoseg.geo.flat import Polygons, following_corners, spread, sum_runs
+from geoseg.geo.vector.edges import connected
+from geoseg.geo.vector.polygons import Polygons, following_corners, spread, sum_runs
 
 _GROUP = 100_000
 """Corners that are worth a turn: enough for arrays to pay, few enough for the processor's cache."""

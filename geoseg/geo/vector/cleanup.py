@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.flat import Polygons
-from geoseg.geo.groups import clusters, independent
-from geoseg.geo.polygons import BlockPolygons
-from geoseg.geo.seams import merge
-from geoseg.geo.sieve import sieve
-from geoseg.geo.simplify import reach, thinned
+from geoseg.geo.vector.groups import clusters, independent
+from geoseg.geo.vector.merge import merge
+from geoseg.geo.vector.polygonize import BlockPolygons
+from geoseg.geo.vector.polygons import Polygons
+from geoseg.geo.vector.sieve import sieve
+from geoseg.geo.vector.simplify import reach, thinned
 
 
 @dataclass(frozen=True, slots=True)

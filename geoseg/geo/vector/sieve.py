@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.edges import NOBODY, Edges, Stretches, connected, linked
-from geoseg.geo.flat import Polygons
+from geoseg.geo.vector.edges import NOBODY, Edges, Stretches, connected, linked
+from geoseg.geo.vector.polygons import Polygons
 
 Ints = NDArray[np.integer]
 

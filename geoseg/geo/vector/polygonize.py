@@ -1,10 +1,10 @@
 """Polygons of class rasters, from blocks to layers.
 
     block = polygonize(class_ids, window, confidence=probs)    # in workers, any thread
-    polygons = Finish(min_pixels, tolerance=0.5).unite(blocks) # geoseg.geo.finish, by:
-        merge(blocks)                                          #   geoseg.geo.seams
-        sieve(polygons, min_pixels)                            #   geoseg.geo.sieve
-        thinned(polygons, tolerance)                           #   geoseg.geo.simplify
+    polygons = Finish(min_pixels, tolerance=0.5).unite(blocks) # geoseg.geo.vector.cleanup, by:
+        merge(blocks)                                          #   geoseg.geo.vector.merge
+        sieve(polygons, min_pixels)                            #   geoseg.geo.vector.sieve
+        thinned(polygons, tolerance)                           #   geoseg.geo.vector.simplify
     for table in tables(polygons, geobox, classes):            # geoseg.geo.features
         layers.append(table)                                   # geoseg.geo.layers
 
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.edges import connected
-from geoseg.geo.flat import PROBABILITY_UNIT, Polygons, spread
-from geoseg.geo.rings import Corners, trace
+from geoseg.geo.vector.contours import Corners, trace
+from geoseg.geo.vector.edges import connected
+from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons, spread
 from geoseg.native.library import library
 from geoseg.tiling.grid import Window
 
@@ -58,7 +58,7 @@ def polygonize(
         class_ids: (H, W) under `window`; IGNORE never becomes a polygon.
         skip: classes that do not become polygons either.
         confidence: (H, W) probability of the class, 0-1.
-        min_pixels, fill: as they will be given to `geoseg.geo.sieve.sieve`. What that would do
+        min_pixels, fill: as they will be given to `geoseg.geo.vector.sieve.sieve`. What that would do
             away with for certain is left out at once; its result is the same.
     """
     lone = np.zeros((2, 0), np.int64)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.flat import Polygons, following_corners, spread
+from geoseg.geo.vector.polygons import Polygons, following_corners, spread
 
 Ints = NDArray[np.signedinteger]
 

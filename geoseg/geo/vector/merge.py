@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from geoseg.geo.edges import NOBODY, Edges, Stretches, connected, linked
-from geoseg.geo.flat import Polygons
-from geoseg.geo.polygons import BlockPolygons
+from geoseg.geo.vector.edges import NOBODY, Edges, Stretches, connected, linked
+from geoseg.geo.vector.polygonize import BlockPolygons
+from geoseg.geo.vector.polygons import Polygons
 
 
 def merge(blocks: Iterable[BlockPolygons]) -> Polygons:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.flat import Polygons, following_corners, spread
-from geoseg.geo.rings import cycles
+from geoseg.geo.vector.contours import cycles
+from geoseg.geo.vector.polygons import Polygons, following_corners, spread
 
 Ints = NDArray[np.integer]
 NOBODY = -1

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from geoseg.geo.flat import Polygons, following_corners, spread, sum_runs
-from geoseg.geo.outlines import Outlines
+from geoseg.geo.vector.outlines import Outlines
+from geoseg.geo.vector.polygons import Polygons, following_corners, spread, sum_runs
 
 
 def thinned(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Polygons:

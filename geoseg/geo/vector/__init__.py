@@ -1,0 +1,1 @@
+"""Polygons as arrays: traced, merged, sieved, simplified."""
