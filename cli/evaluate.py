@@ -11,7 +11,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from geoseg.geo.objects import ObjectScore
+    from geoseg.geo.layers.object_scores import ObjectScore
     from geoseg.train.folder import LabelledFolder
     from geoseg.train.metrics import Evaluation
 
@@ -59,7 +59,7 @@ def command(
     whose intersection with a true object is at least half of their union.
     """
     if scene is not None and truth is not None and weights is None:
-        from geoseg.geo.objects import score_objects
+        from geoseg.geo.layers.object_scores import score_objects
 
         if how["confusion"] is not None:
             raise click.UsageError("--confusion goes with WEIGHTS and DATA")

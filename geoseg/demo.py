@@ -19,9 +19,9 @@ from rasterio.transform import from_origin
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.layers import read_layers
-from geoseg.geo.objects import ObjectScore, score_objects
-from geoseg.geo.preview import write_preview
+from geoseg.geo.layers.geopackage import read_layers
+from geoseg.geo.layers.object_scores import ObjectScore, score_objects
+from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.inference import TileModel

@@ -11,9 +11,9 @@ from typing import Any
 from geoseg.atomic import companions
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.export import FORMATS, earlier_files, planned_files
-from geoseg.geo.layers import NO_OBJECTS
-from geoseg.geo.names import distinct
+from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
+from geoseg.geo.layers.geopackage import NO_OBJECTS
+from geoseg.geo.layers.names import distinct
 from geoseg.outputs import planned_names
 from geoseg.record import Record
 from geoseg.request import Request

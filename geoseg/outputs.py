@@ -18,10 +18,10 @@ from geopandas import GeoDataFrame
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.export import FORMATS, write_format
-from geoseg.geo.features import features, no_features, tables
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers import Layers
+from geoseg.geo.layers.features import features, no_features, tables
+from geoseg.geo.layers.formats import FORMATS, write_format
+from geoseg.geo.layers.geopackage import Layers
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
 from geoseg.geo.vector.cleanup import Finish, Finished

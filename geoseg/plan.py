@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from geoseg.errors import SceneError
-from geoseg.geo.export import FORMATS, check_installed
+from geoseg.geo.layers.formats import FORMATS, check_installed
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.class_raster import SPECK
 from geoseg.geo.raster.culprits import culprits

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from geoseg.errors import OptionError
-from geoseg.geo.export import FORMATS
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.raster.address import refuse_address
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
@@ -81,7 +81,7 @@ class Request:
     folder: Path
     """Made if it does not exist."""
     formats: tuple[str, ...] = ("gpkg",)
-    """Of the polygons: gpkg, or one of `geoseg.geo.export.FORMATS`."""
+    """Of the polygons: gpkg, or one of `geoseg.geo.layers.formats.FORMATS`."""
     confidence: bool = False
     """Also `<stem>.confidence.tif`."""
     logits: bool = False

@@ -17,9 +17,9 @@ from geopandas import GeoDataFrame
 from geoseg.classes import LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError, GeosegError, OutputError
-from geoseg.geo.edited import FIELDS, read_edited
-from geoseg.geo.export import export
-from geoseg.geo.layers import write_layers
+from geoseg.geo.layers.edited import FIELDS, read_edited
+from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.geopackage import write_layers
 
 CLASSES = (
     LabelClass(1, "ship", (10, 20, 30)),

@@ -24,7 +24,7 @@ from geoseg.classes import IGNORE, ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.objects import ObjectScore, count_matches, score_objects
+from geoseg.geo.layers.object_scores import ObjectScore, count_matches, score_objects
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.inference import TileModel

@@ -16,10 +16,10 @@ from test_paths import labels, write_map
 from geoseg.classes import LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import GeosegError, OptionError, OutputError
-from geoseg.geo import export as engine
-from geoseg.geo.export import FORMATS, earlier_files, export, write_format
-from geoseg.geo.layers import read_layers, write_layers
-from geoseg.geo.preview import write_preview
+from geoseg.geo.layers import formats as engine
+from geoseg.geo.layers.formats import FORMATS, earlier_files, export, write_format
+from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vectorize import vectorize

@@ -13,7 +13,7 @@ from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.measure import measure
+from geoseg.geo.layers.measure import measure
 
 GEOD = pyproj.Geod(ellps="WGS84")
 WITHIN = 5e-3

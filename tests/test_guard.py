@@ -14,7 +14,7 @@ from stand_ins import write_discs
 from test_paths import write_map
 from test_reported import command, contents, refused
 
-from geoseg.geo.layers import read_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.model.checkpoint import load_model
 
 

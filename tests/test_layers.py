@@ -19,11 +19,11 @@ from stand_ins import Colors, write_discs
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
-from geoseg.geo.edited import read_edited
-from geoseg.geo.export import FORMATS, export, write_format
-from geoseg.geo.features import drawing_order, features, no_features
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers import read_layers, write_layers
+from geoseg.geo.layers.edited import read_edited
+from geoseg.geo.layers.features import drawing_order, features, no_features
+from geoseg.geo.layers.formats import FORMATS, export, write_format
+from geoseg.geo.layers.geopackage import read_layers, write_layers
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vector.merge import merge

@@ -17,9 +17,9 @@ from stand_ins import TRANSFORM, Colors
 
 from geoseg.classes import ISAID, fault_of_name
 from geoseg.errors import OptionError
-from geoseg.geo.export import export
-from geoseg.geo.names import clean
-from geoseg.geo.objects import score_objects
+from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.names import clean
+from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.naming import LONGEST, refuse_equal_names, scene_stem
 from geoseg.geo.vectorize import vectorize

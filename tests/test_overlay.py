@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.labels import read_labels
+from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.overlay import overlay
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.tiling.grid import Window

@@ -20,10 +20,10 @@ from rasterio.transform import from_origin
 from geoseg.classes import LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import OutputError
-from geoseg.geo.export import export, planned_files
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.names import LONGEST, LayerNames, clean, distinct
-from geoseg.geo.objects import score_objects
+from geoseg.geo.layers.formats import export, planned_files
+from geoseg.geo.layers.names import LONGEST, LayerNames, clean, distinct
+from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import raster_path, vector_path
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.naming import scene_stem

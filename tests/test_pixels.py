@@ -16,8 +16,8 @@ from rasterio.enums import ColorInterp
 from stand_ins import Colors
 
 from geoseg.errors import SceneError
-from geoseg.geo.layers import read_layers
-from geoseg.geo.objects import read_objects
+from geoseg.geo.layers.geopackage import read_layers
+from geoseg.geo.layers.object_scores import read_objects
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene

@@ -14,9 +14,9 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from geoseg.classes import IGNORE, ISAID
-from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers import write_layers
+from geoseg.geo.layers.features import features
+from geoseg.geo.layers.geopackage import write_layers
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize

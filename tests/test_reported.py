@@ -33,7 +33,7 @@ from geoseg.atomic import Staging
 from geoseg.cli.main import main
 from geoseg.errors import OptionError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers import read_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene

@@ -20,9 +20,9 @@ from stand_ins import Colors, write_discs
 from geoseg.cli.main import main
 from geoseg.errors import OptionError
 from geoseg.geo.crs import parse
-from geoseg.geo.export import export
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers import read_layers
+from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.reproject import reproject
 from geoseg.geo.vectorize import vectorize
 from geoseg.model.inference import TileModel

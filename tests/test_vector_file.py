@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.labels import read_labels
+from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.raster.aoi import read_aoi
 
 BOX = GeoBox(512, 512, Affine(0.3, 0, 448_153.6, 0, -0.3, 5_411_846.4), CRS.from_epsg(32633))

@@ -24,11 +24,11 @@ from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo import vectorize as engine
-from geoseg.geo.export import FORMATS, export, shapefile_size, short_names, write_format
-from geoseg.geo.features import features
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers import read_layers, write_layers
-from geoseg.geo.measure import measure
+from geoseg.geo.layers.features import features
+from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
+from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.measure import measure
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.legend import read_classes
@@ -383,7 +383,7 @@ def test_shapefiles_get_short_names_that_are_told(layers, tmp_path, caplog):
 
 
 def test_shapefiles_near_their_limit_are_announced(layers, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("geoseg.geo.export._SHAPEFILE_LIMIT", 1000)
+    monkeypatch.setattr("geoseg.geo.layers.formats._SHAPEFILE_LIMIT", 1000)
     export(layers, tmp_path / "out", "shapefile")
     assert "2 GB" in caplog.text
 

@@ -18,9 +18,9 @@ from geoseg import __version__
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
-from geoseg.geo.export import FORMATS
-from geoseg.geo.features import no_features, tables
-from geoseg.geo.layers import Layers
+from geoseg.geo.layers.features import no_features, tables
+from geoseg.geo.layers.formats import FORMATS
+from geoseg.geo.layers.geopackage import Layers
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.cleanup import Finish, Finished

@@ -21,7 +21,7 @@ from geoseg.patches import BOX_COLUMNS, IGNORED, read_table
 from geoseg.tiling.grid import Window
 
 if TYPE_CHECKING:
-    from geoseg.geo.objects import ObjectScore
+    from geoseg.geo.layers.object_scores import ObjectScore
 
 MIN_IOUS = (0.3, 0.5)
 """Overlaps of boxes from which on an object counts as found. Boxes of slanted objects are much
@@ -158,7 +158,7 @@ class BoxCounts:
 
     def scores(self, min_iou: float, group: str | None = None) -> list[ObjectScore]:
         """Per class, of one group or of all, where there is or was found anything."""
-        from geoseg.geo.objects import ObjectScore
+        from geoseg.geo.layers.object_scores import ObjectScore
 
         groups = [group] if group else self.groups
         scores = []

@@ -5,8 +5,8 @@
         merge(blocks)                                          #   geoseg.geo.vector.merge
         sieve(polygons, min_pixels)                            #   geoseg.geo.vector.sieve
         thinned(polygons, tolerance)                           #   geoseg.geo.vector.simplify
-    for table in tables(polygons, geobox, classes):            # geoseg.geo.features
-        layers.append(table)                                   # geoseg.geo.layers
+    for table in tables(polygons, geobox, classes):            # geoseg.geo.layers.features
+        layers.append(table)                                   # geoseg.geo.layers.geopackage
 
 All but the last two is integer arithmetic on pixel corners, so the result does not depend on how
 the raster was cut into blocks, nor on the order in which these arrive.

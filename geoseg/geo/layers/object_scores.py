@@ -16,7 +16,7 @@ from shapely import STRtree
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.labels import read_labels
+from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.merge import merge

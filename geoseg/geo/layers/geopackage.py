@@ -19,11 +19,11 @@ from geopandas import GeoDataFrame
 
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.edited import read_edited
 from geoseg.geo.failures import vector_errors
-from geoseg.geo.features import drawing_order
 from geoseg.geo.gdal_settings import WRITING, vector_settings
-from geoseg.geo.names import LayerNames
+from geoseg.geo.layers.edited import read_edited
+from geoseg.geo.layers.features import drawing_order
+from geoseg.geo.layers.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, layer_qml
 from geoseg.hues import Color, hue

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geoseg.classes import LabelClass
 from geoseg.geo.crs import spelled_out, system
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.measure import measure
+from geoseg.geo.layers.measure import measure
 from geoseg.geo.vector.polygons import Polygons, sum_runs
 
 _BATCH = 500_000

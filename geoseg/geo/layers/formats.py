@@ -20,13 +20,13 @@ from rasterio.crs import CRS
 from geoseg.atomic import Staging, companions
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError, OutputError
-from geoseg.geo.edited import FIELDS, layer_names, read_edited
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
-from geoseg.geo.kml import paint
-from geoseg.geo.layers import NO_OBJECTS, write_polygons
-from geoseg.geo.measure import measure
-from geoseg.geo.names import LayerNames, clean, distinct
+from geoseg.geo.layers.edited import FIELDS, layer_names, read_edited
+from geoseg.geo.layers.geopackage import NO_OBJECTS, write_polygons
+from geoseg.geo.layers.kml import paint
+from geoseg.geo.layers.measure import measure
+from geoseg.geo.layers.names import LayerNames, clean, distinct
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.inputs import vector_files_of
 from geoseg.geo.reproject import check_target, in_wanted_crs

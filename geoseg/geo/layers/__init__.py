@@ -1,0 +1,1 @@
+"""Objects as features: measured, written to files, read back."""
