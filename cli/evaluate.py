@@ -89,7 +89,7 @@ def score_pixels(
     tta: bool,
 ) -> Evaluation:
     from geoseg.model.checkpoint import load_model, locate_weights
-    from geoseg.model.inference import TileModel
+    from geoseg.model.tile_model import TileModel
     from geoseg.train.crops import hidden_by_group
     from geoseg.train.evaluate import evaluate, ids_by_name
     from geoseg.train.folder import LabelledFolder

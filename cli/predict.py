@@ -148,7 +148,7 @@ def command(
     from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
     from geoseg.guard import refuse_inputs
     from geoseg.model.checkpoint import load_model
-    from geoseg.model.inference import TileModel
+    from geoseg.model.tile_model import TileModel
     from geoseg.outputs import planned_names
     from geoseg.predict import predict
     from geoseg.request import Reading, Request, Tiling

@@ -36,8 +36,8 @@ def list_() -> None:
 def show(weights: str) -> None:
     """Describe the weights NAME (as in `list`; not fetched by this) or the checkpoint PATH."""
     from geoseg.model.checkpoint import load_model, locate_weights
-    from geoseg.model.inference import weights_hash
     from geoseg.model.registry import find_public
+    from geoseg.model.tile_model import weights_hash
 
     public = find_public(weights)
     if public and not public.path.is_file():
@@ -113,7 +113,7 @@ def import_(
     from geoseg.classes import ISAID
     from geoseg.errors import OutputError
     from geoseg.guard import refuse_inputs
-    from geoseg.model.importers import import_checkpoint
+    from geoseg.model.convert import import_checkpoint
     from geoseg.model.metadata import read_classes
 
     if target.exists() and not overwrite:

@@ -27,9 +27,9 @@ from geoseg.geo.raster.resampled import View, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import DTYPES, Precision, TileModel, computes_bfloat16
+from geoseg.model.cpu.threads import one_thread
 from geoseg.model.metadata import Metadata
-from geoseg.model.threads import one_thread
+from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
 from geoseg.predict import predict
 from geoseg.render import render_scene
 from geoseg.request import Request, Tiling

@@ -31,7 +31,7 @@ from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.raster.mark import Mark
 from geoseg.geo.raster.scene import Scene
 from geoseg.identity import build
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.order import Order
 from geoseg.tasks import BlockResult, Plan
 from geoseg.tiling.decoding import cells_around

@@ -24,7 +24,7 @@ from geoseg.geo.layers.object_scores import ObjectScore, score_objects
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.render import RenderedObject, RenderedScene, render_scene
 from geoseg.request import Request

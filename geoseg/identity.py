@@ -12,7 +12,7 @@ from typing import Any
 
 from geoseg import __version__
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.request import Reading, Request, Tiling
 
 BESIDE = (".aux.xml", ".ovr")

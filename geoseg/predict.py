@@ -33,7 +33,7 @@ from geoseg.geo.vector.cleanup import Finished
 from geoseg.guard import refuse_inputs
 from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
 from geoseg.order import Order
 from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from geoseg.geo.raster.resampled import suitable_gsd
 
 if TYPE_CHECKING:
-    from geoseg.model.inference import TileModel
+    from geoseg.model.tile_model import TileModel
     from geoseg.outputs import Written
     from geoseg.record import Record
     from geoseg.request import Reading, Request, Tiling

@@ -12,7 +12,7 @@ from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
 from geoseg.geo.raster.resampled import View
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import Partial, blend
 from geoseg.tiling.blocks import infer, readable

@@ -18,7 +18,7 @@ import torch
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.mark import Mark
 from geoseg.identity import build
-from geoseg.model.inference import Asked, TileModel, choose_device, choose_dtype
+from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
 from geoseg.native.malloc import refused_memory
 from geoseg.tasks import Plan, decode_block, halo, infer_block
 

@@ -25,7 +25,7 @@ from geoseg.atomic import WorkingFolder
 from geoseg.classes import ISAID
 from geoseg.cli.main import main
 from geoseg.errors import MachineError, OptionError, OutputError
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.record import Record
 from geoseg.request import Reading, Request, Tiling

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from geoseg import bench
 from geoseg.bench import Report, in_turns, ways
 from geoseg.cli.main import main
-from geoseg.model.inference import TileModel, choose_device
+from geoseg.model.tile_model import TileModel, choose_device
 from geoseg.request import Tiling
 
 

@@ -25,7 +25,7 @@ from geoseg.errors import ClusterError, MachineError, OptionError, SceneError, S
 from geoseg.geo.raster.mark import Mark
 from geoseg.geo.raster.scene import Scene
 from geoseg.identity import build, sources_hash
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import make_plan, predict
 from geoseg.request import Reading, Request, Tiling
 from geoseg.worker import Demand, inspect
@@ -237,7 +237,7 @@ def test_a_worker_finds_its_own_device(monkeypatch):
     model.asked["device"] = "auto"
     content = pickle.dumps(model)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr("geoseg.model.inference.choose_device", lambda asked: torch.device("meta"))
+    monkeypatch.setattr("geoseg.model.tile_model.choose_device", lambda asked: torch.device("meta"))
     arrived = pickle.loads(content)
     assert (arrived.device.type, arrived.batch_size, arrived.cores) == ("meta", 8, 3)
     with pytest.raises(OptionError, match="--device nonsense"):

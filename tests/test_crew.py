@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from geoseg.model import crew as crews
-from geoseg.model import fold as folding
-from geoseg.model import kernels, products
-from geoseg.model.crew import Crew, divide
+from geoseg.model import fused as folding
+from geoseg.model.cpu import kernels
+from geoseg.model.cpu import matmul as products
+from geoseg.model.cpu import parallel as crews
+from geoseg.model.cpu.parallel import Crew, divide
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.library import library
 

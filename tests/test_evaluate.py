@@ -27,9 +27,9 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.object_scores import ObjectScore, count_matches, score_objects
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.model.checkpoint import save_checkpoint
-from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
+from geoseg.model.tile_model import TileModel
 from geoseg.patches import Patch, write_patch, write_split
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.classes import ISAID
-from geoseg.model.fold import fold
-from geoseg.model.inference import TileModel
+from geoseg.model.fused import fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import VARIANTS, SegNeXt
+from geoseg.model.tile_model import TileModel
 
 
 def lively(variant: str, *, head_bias: bool = False) -> SegNeXt:
@@ -69,14 +69,14 @@ def test_slabs_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively("T")
     x = pixels(2, 3, 128, 64)
     widest = 2 * 256 * 16 * 4  # bytes of a row of the first stage's MLP
-    monkeypatch.setattr("geoseg.model.fold.SLAB_BYTES", rows * widest)
-    monkeypatch.setattr("geoseg.model.fold.fits_mlp", lambda x, hidden: False)
+    monkeypatch.setattr("geoseg.model.fused.SLAB_BYTES", rows * widest)
+    monkeypatch.setattr("geoseg.model.fused.fits_mlp", lambda x, hidden: False)
     assert_equal_logits(model, fold(model), x)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 32])
 def test_parts_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.fold.STEM_ROWS", rows)
+    monkeypatch.setattr("geoseg.model.fused.STEM_ROWS", rows)
     model = TileModel(lively("T"), device="cpu")
     tiles = torch.randint(0, 256, (2, 3, 128, 96), dtype=torch.uint8)
     mask = torch.rand(2, 128, 96) > 0.1
@@ -88,7 +88,7 @@ def test_parts_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.fold.SLAB_BYTES", 1)
+    monkeypatch.setattr("geoseg.model.fused.SLAB_BYTES", 1)
     folded = fold(lively("T"))
     program = torch.export.export(folded, (pixels(1, 3, 64, 64),))
     convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)

@@ -27,7 +27,7 @@ from torch import Tensor
 from geoseg import ISAID, LabelClass
 from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import Metadata, load_model, save_checkpoint
-from geoseg.model.importers import import_checkpoint, load_backbone_state
+from geoseg.model.convert import import_checkpoint, load_backbone_state
 from geoseg.model.metadata import read_classes
 from geoseg.model.segnext import MSCAN, SegNeXt
 

@@ -19,7 +19,7 @@ from spellings import SPELLINGS, arrays, sealed
 from geoseg import ISAID
 from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import Metadata, read_checkpoint
-from geoseg.model.importers import read_foreign
+from geoseg.model.convert import read_foreign
 from geoseg.model.pickles import read_jittor
 
 STATE = {

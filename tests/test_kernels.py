@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model import kernels, products
-from geoseg.model.fold import fold
+from geoseg.model.cpu import kernels
+from geoseg.model.cpu import matmul as products
+from geoseg.model.fused import fold
 from geoseg.model.segnext import MSCA, NMF, VARIANTS, SegNeXt, depthwise
 from geoseg.native.library import library
 

@@ -21,7 +21,7 @@ from geoseg.cli.main import main
 from geoseg.errors import DataError
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.patches import write_classes
 from geoseg.predict import predict
 from geoseg.request import Request

@@ -29,8 +29,8 @@ from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
 from geoseg.geo.vectorize import vectorize
-from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
 from geoseg.tiling.grid import Window

@@ -23,7 +23,7 @@ from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.naming import LONGEST, refuse_equal_names, scene_stem
 from geoseg.geo.vectorize import vectorize
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 from geoseg.summary import Summary

@@ -22,7 +22,7 @@ from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vectorize import vectorize
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request
 

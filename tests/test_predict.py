@@ -19,9 +19,9 @@ from geoseg.classes import IGNORE, ISAID
 from geoseg.cli.main import main
 from geoseg.errors import OptionError, OutputError
 from geoseg.model.checkpoint import save_checkpoint
-from geoseg.model.inference import TileModel
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 from geoseg.tasks import infer_block

@@ -37,7 +37,7 @@ from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request
 

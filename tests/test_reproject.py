@@ -25,7 +25,7 @@ from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.reproject import reproject
 from geoseg.geo.vectorize import vectorize
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request
 

@@ -15,7 +15,7 @@ from stand_ins import Colors, write_discs
 from test_predict import assert_same_outputs
 
 from geoseg.errors import OutputError
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geoseg import ISAID
 from geoseg.model.checkpoint import load_model
-from geoseg.model.importers import import_checkpoint
+from geoseg.model.convert import import_checkpoint
 from geoseg.model.segnext import MSCAN, NMF, SegNeXt
 
 TOLERANCE = 5e-5

@@ -28,7 +28,7 @@ from geoseg.geo.raster.bands import Bands
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.source import ReadError, Source
 from geoseg.interrupts import GRACE, threads
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling

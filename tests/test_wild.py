@@ -31,7 +31,7 @@ from geoseg.classes import IGNORE
 from geoseg.cli.main import main
 from geoseg.errors import OptionError, RecipeError, SceneError
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 from geoseg.train.recipe import find_recipe, load_recipe

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from geoseg.classes import ISAID
-from geoseg.model.crew import Crew, new_map
-from geoseg.model.inference import TileModel
+from geoseg.model.cpu.arena import SLAB, SMALL, Slab, Workspace
+from geoseg.model.cpu.parallel import Crew, new_map
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.model.workspace import SLAB, SMALL, Slab, Workspace
+from geoseg.model.tile_model import TileModel
 from geoseg.timing import Clock
 
 LIKE = torch.empty(0)
@@ -68,7 +68,7 @@ def test_large_maps_of_float32_are_in_the_workspace() -> None:
 
 
 def test_a_map_too_large_for_a_slab_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.workspace.SLAB", 2 * SMALL)
+    monkeypatch.setattr("geoseg.model.cpu.arena.SLAB", 2 * SMALL)
     workspace = Workspace()
     held = [workspace.new_map(LIKE, count * SMALL).fill_(count) for count in (1, 3, 1)]
     assert len(workspace.slabs) == 2
@@ -102,7 +102,7 @@ def test_jobs_at_once_use_memory_of_their_own() -> None:
 
 
 def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.workspace.SMALL", 2**10)
+    monkeypatch.setattr("geoseg.model.cpu.arena.SMALL", 2**10)
     network = SegNeXt("T", 16)
     network.metadata = Metadata("T", ISAID)
     model = TileModel(network, device="cpu")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from geoseg import ISAID, __version__
 from geoseg.errors import CheckpointError, DownloadError
 from geoseg.model.checkpoint import checkpoint_hash
-from geoseg.model.importers import import_checkpoint
+from geoseg.model.convert import import_checkpoint
 from geoseg.model.registry import LICENCE, PublicWeights
 
 TIMEOUT = 30.0

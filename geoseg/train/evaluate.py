@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import DataError
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.tiling.blocks import predict_image
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 from geoseg.train.box_scores import BoxCounts, read_box_table

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import choose_device, computes_bfloat16
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
+from geoseg.model.tile_model import choose_device, computes_bfloat16
 from geoseg.native.malloc import keep_free_memory
 from geoseg.patches import write_whole
 from geoseg.train.box_scores import read_box_table

@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from geoseg.classes import IGNORE
 from geoseg.model.checkpoint import build_model, stored_state
-from geoseg.model.inference import TileModel
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
+from geoseg.model.tile_model import TileModel
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 from geoseg.train.evaluate import count, predict_pixels
 from geoseg.train.loss import distillation, pairwise, partial_cross_entropy, projection

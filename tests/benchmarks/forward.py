@@ -29,9 +29,9 @@ from torch import Tensor
 
 from geoseg import load_model
 from geoseg.classes import ISAID
-from geoseg.model import kernels
 from geoseg.model.backends import Backend, missing_packages, open_backend
-from geoseg.model.fold import fold
+from geoseg.model.cpu import kernels
+from geoseg.model.fused import fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import keep_free_memory

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import rasterio
 
 from geoseg.bench import StandIn
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
 

@@ -25,7 +25,7 @@ from geoseg.cli.main import SWITCH_INTERVAL
 from geoseg.geo.raster.resampled import View, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Reading, Request, Tiling
 from geoseg.tiling.grid import Grid

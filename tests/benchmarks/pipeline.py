@@ -21,7 +21,7 @@ from pathlib import Path
 import rasterio.shutil
 
 from geoseg.bench import StandIn, write_scene
-from geoseg.model.inference import TileModel
+from geoseg.model.tile_model import TileModel
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
 

@@ -131,7 +131,7 @@ def predicted(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.fl
     paths = [folder / f"{name}.{kind}.tif" for kind in ("classes", "confidence")]
     if not all(path.exists() for path in paths):
         from geoseg.model.checkpoint import load_model
-        from geoseg.model.inference import TileModel
+        from geoseg.model.tile_model import TileModel
         from geoseg.predict import predict
         from geoseg.request import Reading, Request
 

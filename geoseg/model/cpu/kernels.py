@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.crew import divide, new_map
+from geoseg.model.cpu.parallel import divide, new_map
 from geoseg.model.segnext import NMF
 from geoseg.native.library import library
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from geoseg.errors import OptionError
 from geoseg.model.backends import Backend, open_backend
-from geoseg.model.crew import Crew
-from geoseg.model.fold import FoldedSegNeXt, fold
-from geoseg.model.kernels import normalise
+from geoseg.model.cpu.kernels import normalise
+from geoseg.model.cpu.parallel import Crew
+from geoseg.model.cpu.threads import one_thread
+from geoseg.model.fused import FoldedSegNeXt, fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.model.threads import one_thread
 from geoseg.native.malloc import idle_bytes, keep_free_memory
 from geoseg.timing import Clock
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from geoseg.model.workspace import Workspace
+from geoseg.model.cpu.arena import Workspace
 
 PIECES = 2
 """Of a loop, for each thread: all are to end at about the same time."""

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geoseg.model.crew import divide, new_map
-from geoseg.model.kernels import LANES, WORTHWHILE, addresses, bias_gelu, compiled, sizes
+from geoseg.model.cpu.kernels import LANES, WORTHWHILE, addresses, bias_gelu, compiled, sizes
+from geoseg.model.cpu.parallel import divide, new_map
 from geoseg.native.library import library
 
 WEIGHT_BYTES = 2**18

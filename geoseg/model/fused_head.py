@@ -1,4 +1,4 @@
-"""The decoder of SegNeXt for inference; `geoseg.model.fold` says what was folded."""
+"""The decoder of SegNeXt for inference; `geoseg.model.fused` says what was folded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from geoseg.model.kernels import add_resized, factorize, group_norm_relu
-from geoseg.model.products import add_low_rank, project
+from geoseg.model.cpu.kernels import add_resized, factorize, group_norm_relu
+from geoseg.model.cpu.matmul import add_low_rank, project
 from geoseg.model.segnext import Hamburger, HamHead
 
 

@@ -13,7 +13,7 @@ Exact up to rounding, in evaluation mode:
 - On a CPU a block is added to its input in place, the MLP slab by slab: its map, up to 8 times
   wider than the block's, then stays in the cache and needs no fresh memory; so do pixels, which
   come row by row. Large maps lie in one piece of memory (`Workspace`), and are freed as soon as
-  they are used. What torch does slowly is left to `geoseg.model.kernels` and `products`.
+  they are used. What torch does slowly is left to `geoseg.model.cpu.kernels` and `products`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.crew import new_map
-from geoseg.model.folded_head import FoldedHead
-from geoseg.model.kernels import bias_gelu, depthwise_gelu, strips
+from geoseg.model.cpu.kernels import bias_gelu, depthwise_gelu, strips
+from geoseg.model.cpu.matmul import fits_mlp, mlp, product, vector
+from geoseg.model.cpu.parallel import new_map
+from geoseg.model.fused_head import FoldedHead
 from geoseg.model.metadata import Metadata
-from geoseg.model.products import fits_mlp, mlp, product, vector
 from geoseg.model.segnext import MSCA, Block, ChannelNorm, SegNeXt
 
 SLAB_BYTES = 2 * 2**20
