@@ -10,7 +10,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from geoseg.patches import Prepared
+    from geoseg.datasets.layout import Prepared
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -53,8 +53,8 @@ def isaid(
     Images are NAME.png, masks NAME_instance_color_RGB.png, in one folder or two. Interrupted, the
     same command goes on where it stopped. JSeg's patches are --patch 800 --overlap 200.
     """
-    from geoseg.isaid import prepare_isaid
-    from geoseg.patches import Patching
+    from geoseg.datasets.isaid import prepare_isaid
+    from geoseg.datasets.layout import Patching
 
     with options.count_bar("prepare", "image") as progress:
         prepared = prepare_isaid(
@@ -104,8 +104,8 @@ def labels(
     Several scenes can be prepared into one DST, one after the other; those of one name are kept
     apart. A scene that is prepared again replaces its own patches.
     """
-    from geoseg.geo.prepare import prepare_labels
-    from geoseg.patches import Patching
+    from geoseg.datasets.from_labels import prepare_labels
+    from geoseg.datasets.layout import Patching
 
     with options.count_bar("prepare", "patch") as progress:
         prepared = prepare_labels(
@@ -177,8 +177,8 @@ def boxes(
     can be prepared into one DST, one after the other.
     """
     from geoseg.datasets.from_boxes import prepare_boxes
+    from geoseg.datasets.layout import Patching
     from geoseg.model.metadata import read_classes
-    from geoseg.patches import Patching
 
     with options.count_bar("prepare", "image") as progress:
         prepared = prepare_boxes(

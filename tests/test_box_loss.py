@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from geoseg.classes import ISAID
+from geoseg.datasets.layout import Patch, write_patch, write_table
 from geoseg.model.metadata import Metadata
-from geoseg.patches import Patch, write_patch, write_table
 from geoseg.train.augment import Placement
 from geoseg.train.box_scores import BoxOutlines, read_box_table
 from geoseg.train.crops import MOST_BOXES, Crops

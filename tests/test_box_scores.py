@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.classes import ISAID
+from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split, write_table
 from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
-from geoseg.patches import Patch, write_classes, write_patch, write_split, write_table
 from geoseg.train.box_scores import BoxCounts, count_pairs, overlaps, region_boxes
 from geoseg.train.evaluate import evaluate
 from geoseg.train.folder import LabelledFolder

@@ -22,8 +22,8 @@ from geoseg.cli.main import main
 from geoseg.datasets.box_masks import SHAPES, Shape, core, paint_boxes, polygon, rim
 from geoseg.datasets.boxes import Box, decode_runs, read_boxes
 from geoseg.datasets.from_boxes import choose_splits, prepare_boxes
+from geoseg.datasets.layout import Patching
 from geoseg.errors import DataError
-from geoseg.patches import Patching
 from geoseg.train.box_scores import read_box_table
 from geoseg.train.folder import LabelledFolder
 

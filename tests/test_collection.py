@@ -15,9 +15,9 @@ from PIL import Image
 from geoseg.atomic import Staging
 from geoseg.cli.main import main
 from geoseg.datasets.from_boxes import prepare_boxes
+from geoseg.datasets.isaid import prepare_isaid
+from geoseg.datasets.layout import BOX_COLUMNS, Patching, read_table
 from geoseg.errors import DataError, InUseError, OutputError
-from geoseg.isaid import prepare_isaid
-from geoseg.patches import BOX_COLUMNS, Patching, read_table
 from geoseg.train.folder import LabelledFolder
 
 DIE = """
@@ -25,7 +25,7 @@ import os, sys
 from pathlib import Path
 from geoseg import atomic
 from geoseg.datasets.from_boxes import prepare_boxes
-from geoseg.patches import Patching
+from geoseg.datasets.layout import Patching
 
 source, target, moves, size = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
 rename, commit, left = Path.rename, atomic.commit, moves

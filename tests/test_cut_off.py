@@ -15,11 +15,11 @@ from rasterio.shutil import copy
 from rasterio.transform import from_origin
 
 from geoseg.cli.main import main
+from geoseg.datasets.images import read_image
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
-from geoseg.train.images import read_image
 
 SIDE = 192
 PIXELS = np.random.default_rng(0).integers(1, 256, (4, SIDE, SIDE), dtype=np.uint8)

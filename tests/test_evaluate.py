@@ -22,6 +22,8 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from geoseg.classes import IGNORE, ISAID, LabelClass
 from geoseg.cli.main import main
+from geoseg.datasets.images import read_image
+from geoseg.datasets.layout import Patch, write_patch, write_split
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.object_scores import ObjectScore, count_matches, score_objects
@@ -30,13 +32,11 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
-from geoseg.patches import Patch, write_patch, write_split
 from geoseg.predict import predict
 from geoseg.request import Request, Tiling
 from geoseg.tiling.grid import Window
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.folder import LabelledFolder
-from geoseg.train.images import read_image
 from geoseg.train.metrics import Confusion, Scores, ignore_hidden
 
 

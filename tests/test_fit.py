@@ -20,11 +20,11 @@ from rasterio.transform import from_origin
 
 from geoseg.classes import ISAID, ISAID_MASK_COLORS, LabelClass
 from geoseg.cli.main import main
+from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split
 from geoseg.errors import CheckpointError, DataError, OptionError, OutputError
 from geoseg.model.checkpoint import load_model, read_metadata, save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
-from geoseg.patches import Patch, write_classes, write_patch, write_split
 from geoseg.render import render_scene
 from geoseg.train.fit import fit, settled
 from geoseg.train.recipe import load_recipe

@@ -57,7 +57,7 @@ def test_models_and_training_do_without_gis(room):
 
 
 def test_preparing_isaid_needs_numpy_and_pillow_only():
-    loaded = loaded_by("import geoseg.isaid")
+    loaded = loaded_by("import geoseg.datasets.isaid")
     assert not loaded & (GIS | {"torch", "yaml", "pytorch_lightning"})
 
 

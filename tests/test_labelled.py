@@ -18,18 +18,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.cli.main import main
+from geoseg.datasets.images import read_image
+from geoseg.datasets.layout import write_classes
 from geoseg.errors import DataError
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.patches import write_classes
 from geoseg.predict import predict
 from geoseg.request import Request
 from geoseg.train.crops import load_cached
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.fit import fit
 from geoseg.train.folder import Item, LabelledFolder, inspect
-from geoseg.train.images import read_image
 from geoseg.train.recipe import load_recipe
 from geoseg.train.sufficient import check_training, check_validation
 

@@ -18,10 +18,10 @@ from rasterio.transform import from_origin
 
 from geoseg.classes import IGNORE, ISAID, ISAID_MASK_COLORS
 from geoseg.cli.main import main
+from geoseg.datasets.from_labels import prepare_labels
+from geoseg.datasets.isaid import ids_of_colors, packed, prepare_isaid
+from geoseg.datasets.layout import Patching, Prepared, read_table
 from geoseg.errors import DataError, OptionError
-from geoseg.geo.prepare import prepare_labels
-from geoseg.isaid import ids_of_colors, packed, prepare_isaid
-from geoseg.patches import Patching, Prepared, read_table
 from geoseg.train.folder import LabelledFolder, inspect
 
 PALETTE = np.array(list(ISAID_MASK_COLORS.values()), dtype=np.uint8)

@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from geoseg.classes import IGNORE, LabelClass
+from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split
 from geoseg.errors import CheckpointError, DataError
 from geoseg.model.checkpoint import load_model, save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.tile_model import TileModel
-from geoseg.patches import Patch, write_classes, write_patch, write_split
 from geoseg.timing import Clock
 from geoseg.train.fit import fit
 from geoseg.train.loss import distillation

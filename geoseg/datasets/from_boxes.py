@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name
-from geoseg.collection import Addition, adding
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
-from geoseg.errors import DataError
-from geoseg.hues import hue
-from geoseg.patches import (
+from geoseg.datasets.collection import Addition, adding
+from geoseg.datasets.images import read_image
+from geoseg.datasets.layout import (
     BOX_COLUMNS,
     IGNORED,
     Patch,
@@ -29,8 +28,9 @@ from geoseg.patches import (
     write_patch,
     write_table,
 )
+from geoseg.errors import DataError
+from geoseg.hues import hue
 from geoseg.tiling.grid import Window
-from geoseg.train.images import read_image
 
 RUNS = 10
 """Images that follow each other by name often show one place: the validation split takes whole

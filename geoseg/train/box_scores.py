@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE, LabelClass
+from geoseg.datasets.layout import BOX_COLUMNS, IGNORED, read_table
 from geoseg.errors import DataError
-from geoseg.patches import BOX_COLUMNS, IGNORED, read_table
 from geoseg.tiling.grid import Window
 
 if TYPE_CHECKING:

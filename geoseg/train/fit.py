@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from geoseg.datasets.layout import write_whole
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.model.checkpoint import load_model
 from geoseg.model.metadata import HEADER_KEY, Metadata
@@ -32,7 +33,6 @@ from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import choose_device, computes_bfloat16
 from geoseg.native.malloc import keep_free_memory
-from geoseg.patches import write_whole
 from geoseg.train.box_scores import read_box_table
 from geoseg.train.callbacks import MovingAverage, ProgressBar, Validation
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group

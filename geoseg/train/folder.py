@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import IGNORE, ISAID, LabelClass
-from geoseg.collection import check_complete
+from geoseg.datasets.collection import check_complete
+from geoseg.datasets.images import Picture, read_image, read_mask
+from geoseg.datasets.layout import SPLIT_COLUMNS, read_table, refuse
 from geoseg.errors import DataError
-from geoseg.patches import SPLIT_COLUMNS, read_table, refuse
-from geoseg.train.images import Picture, read_image, read_mask
 
 SMALLEST = 32
 """Side of an image, px: the stride of the model's deepest stage."""

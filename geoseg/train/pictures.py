@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from geoseg.classes import IGNORE, LabelClass
-from geoseg.patches import write_whole
+from geoseg.datasets.layout import write_whole
 from geoseg.train.lettering import font, legible, width
 from geoseg.train.metrics import Scores
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from geoseg.classes import IGNORE, ISAID
 from geoseg.datasets.from_boxes import prepare_boxes
-from geoseg.patches import SPLIT_COLUMNS, Patching, read_table, write_table
+from geoseg.datasets.layout import SPLIT_COLUMNS, Patching, read_table, write_table
 
 BOXED = (
     *("aerial_airport", "airbus_aircraft", "airbus_tanks", "dota_full", "estonia_ortho"),

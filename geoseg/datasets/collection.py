@@ -9,8 +9,8 @@ from pathlib import Path
 
 from geoseg.atomic import SUFFIX, Staging, is_under_way
 from geoseg.classes import LabelClass
+from geoseg.datasets.layout import SPLIT_COLUMNS, Patch, read_table, write_classes, write_table
 from geoseg.errors import DataError
-from geoseg.patches import SPLIT_COLUMNS, Patch, read_table, write_classes, write_table
 
 SCENE_COLUMNS = ("group", "scene")
 _NAME = "patches"

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from geoseg.classes import ISAID, ISAID_MASK_COLORS
-from geoseg.collection import check_complete
-from geoseg.errors import DataError
-from geoseg.patches import (
+from geoseg.datasets.collection import check_complete
+from geoseg.datasets.layout import (
     SPLIT_COLUMNS,
     Patch,
     Patching,
@@ -31,6 +30,7 @@ from geoseg.patches import (
     write_patch,
     write_split,
 )
+from geoseg.errors import DataError
 from geoseg.tiling.grid import Window
 
 MASK_SUFFIX = "_instance_color_RGB"

@@ -18,12 +18,12 @@ from shapely import STRtree
 
 from geoseg.class_list import read_class_list
 from geoseg.classes import IGNORE, LabelClass, fault_of_name
-from geoseg.collection import Addition, adding
+from geoseg.datasets.collection import Addition, adding
+from geoseg.datasets.layout import Patch, Patching, Prepared, refuse, write_patch
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.layers.labels import Labels, read_labels
 from geoseg.geo.raster.scene import Scene
 from geoseg.hues import hue
-from geoseg.patches import Patch, Patching, Prepared, refuse, write_patch
 from geoseg.tiling.grid import Window
 
 BACKGROUND = "background"
