@@ -11,7 +11,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from geoseg.bench import Report
+    from geoseg.pipeline.bench import Report
 
 
 @click.command()
@@ -40,7 +40,7 @@ def command(scene: str | None, as_json: bool, **how: Any) -> None:
 
     --backend and --precision say how the model runs in the prediction of the whole scene.
     """
-    from geoseg.bench import bench
+    from geoseg.pipeline.bench import bench
 
     with options.count_bar("bench", "run") as progress:
         report = bench(scene, progress=progress, **how)

@@ -10,7 +10,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from geoseg.demo import Demo
+    from geoseg.pipeline.demo import Demo
 
 
 @click.command()
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @options.device
 def command(output: Path, weights: str | None, device: str) -> None:
     """Render a scene with known objects, find them, and count what is right and what is false."""
-    from geoseg.demo import run_demo
+    from geoseg.pipeline.demo import run_demo
 
     with options.pixel_bar("demo", quiet=False) as progress:
         demo = run_demo(output, weights=weights, device=device, progress=progress)

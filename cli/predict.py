@@ -20,7 +20,7 @@ from geoseg.errors import (
 from . import options
 
 if TYPE_CHECKING:
-    from geoseg.summary import Summary
+    from geoseg.pipeline.summary import Summary
 
 POLL = 1.0
 """Seconds between looks whether another run has ended."""
@@ -149,9 +149,9 @@ def command(
     from geoseg.guard import refuse_inputs
     from geoseg.model.checkpoint import load_model
     from geoseg.model.tile_model import TileModel
-    from geoseg.outputs import planned_names
-    from geoseg.predict import predict
-    from geoseg.request import Reading, Request, Tiling
+    from geoseg.pipeline.options import Reading, Request, Tiling
+    from geoseg.pipeline.outputs import planned_names
+    from geoseg.pipeline.predict import predict
 
     reading = Reading(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi)
     tiling = Tiling(tile_size=tile_size, overlap=overlap, workers=workers, scheduler=scheduler)
@@ -184,7 +184,7 @@ def command(
         "inputs": [weights] if weights and Path(weights).is_file() else [],
     }
     if scheduler is not None:
-        from geoseg.cluster import Cluster
+        from geoseg.pipeline.cluster.client import Cluster
 
         further["cluster"] = click.get_current_context().with_resource(Cluster(scheduler))
 

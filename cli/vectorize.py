@@ -72,7 +72,7 @@ def command(
     from geoseg.geo.paths import printable
     from geoseg.geo.raster.legend import read_classes
     from geoseg.geo.raster.naming import scene_stem
-    from geoseg.geo.vectorize import vectorize
+    from geoseg.pipeline.vectorize import vectorize
 
     with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:
         done = vectorize(

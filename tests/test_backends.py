@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg.bench import StandIn
 from geoseg.classes import ISAID
 from geoseg.errors import OptionError
 from geoseg.model import backends
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
+from geoseg.pipeline.bench import StandIn
 from geoseg.timing import Clock
 
 SIDE = 64

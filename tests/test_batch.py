@@ -26,9 +26,9 @@ from geoseg.classes import ISAID
 from geoseg.cli.main import main
 from geoseg.errors import MachineError, OptionError, OutputError
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.record import Record
-from geoseg.request import Reading, Request, Tiling
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import predict
+from geoseg.pipeline.record import Record
 
 SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".qml")
 TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)
@@ -422,7 +422,7 @@ def test_blocks_of_a_file_that_was_damaged_are_made_again(tmp_path, monkeypatch)
 def test_what_is_kept_needs_no_room_again(tmp_path, scene, monkeypatch):
     with pytest.raises(Stop):
         run(scene, tmp_path, progress=stop_after(3))
-    monkeypatch.setattr("geoseg.outputs.BYTES_PER_PIXEL", 1.0)
+    monkeypatch.setattr("geoseg.pipeline.outputs.BYTES_PER_PIXEL", 1.0)
     kept = sum(path.stat().st_size for path in (tmp_path / "town.unfinished").iterdir())
     needed = 200 * 220
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - kept // 2)

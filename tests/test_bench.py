@@ -10,11 +10,11 @@ from dataclasses import asdict
 import pytest
 from click.testing import CliRunner
 
-from geoseg import bench
-from geoseg.bench import Report, in_turns, ways
 from geoseg.cli.main import main
 from geoseg.model.tile_model import TileModel, choose_device
-from geoseg.request import Tiling
+from geoseg.pipeline import bench
+from geoseg.pipeline.bench import Report, in_turns, ways
+from geoseg.pipeline.options import Tiling
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,17 @@ from stand_ins import Colors, write_discs
 from test_predict import assert_same_outputs
 
 from geoseg import __version__
-from geoseg import cluster as client_side
-from geoseg import worker as worker_side
-from geoseg.cluster import Cluster
 from geoseg.errors import ClusterError, MachineError, OptionError, SceneError, SchedulerError
 from geoseg.geo.raster.mark import Mark
 from geoseg.geo.raster.scene import Scene
-from geoseg.identity import build, sources_hash
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import make_plan, predict
-from geoseg.request import Reading, Request, Tiling
-from geoseg.worker import Demand, inspect
+from geoseg.pipeline.cluster import client as client_side
+from geoseg.pipeline.cluster import worker as worker_side
+from geoseg.pipeline.cluster.client import Cluster
+from geoseg.pipeline.cluster.worker import Demand, inspect
+from geoseg.pipeline.fingerprint import build, sources_hash
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import make_plan, predict
 
 distributed = pytest.importorskip("distributed")
 

@@ -32,8 +32,8 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request, Tiling
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Window
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.folder import LabelledFolder

@@ -22,7 +22,7 @@ from geoseg.geo.layers.geopackage import read_layers, write_layers
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.vectorize import vectorize
+from geoseg.pipeline.vectorize import vectorize
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -215,7 +215,7 @@ def test_vectorize_goes_whole_or_not_at_all(
     with pytest.raises(OutputError, match="exists"):
         vectorize(scene, output)
     with monkeypatch.context() as patch:
-        patch.setattr("geoseg.geo.vectorize.tables", lambda *_: 1 / 0)
+        patch.setattr("geoseg.pipeline.vectorize.tables", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             vectorize(scene, output, overwrite=True)
     assert contents(tmp_path) == before

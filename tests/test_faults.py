@@ -39,7 +39,7 @@ from geoseg.cli.main import main
 from geoseg.model.checkpoint import load_model, save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.store import Store
+from geoseg.pipeline.block_store import Store
 
 TABLE = Path(__file__).parent / "faults.md"
 HEAD = """\

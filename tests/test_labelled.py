@@ -24,8 +24,8 @@ from geoseg.errors import DataError
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.predict import predict
 from geoseg.train.crops import load_cached
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.fit import fit

@@ -28,11 +28,11 @@ from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
-from geoseg.geo.vectorize import vectorize
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request, Tiling
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
+from geoseg.pipeline.vectorize import vectorize
 from geoseg.tiling.grid import Window
 
 UTM = CRS.from_epsg(32633)

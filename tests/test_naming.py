@@ -22,11 +22,11 @@ from geoseg.geo.layers.names import clean
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.naming import LONGEST, refuse_equal_names, scene_stem
-from geoseg.geo.vectorize import vectorize
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Reading, Request, Tiling
-from geoseg.summary import Summary
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import predict
+from geoseg.pipeline.summary import Summary
+from geoseg.pipeline.vectorize import vectorize
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from geoseg.geo.paths import raster_path, vector_path
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.naming import scene_stem
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.vectorize import vectorize
+from geoseg.pipeline.vectorize import vectorize
 
 STRANGE = "!;#?%:'\"\\ \n\t\r-.|*[]{}<>&=~$,@+"
 letters = st.one_of(

@@ -21,10 +21,10 @@ from geoseg.geo.layers.object_scores import read_objects
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.vectorize import vectorize
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.predict import predict
+from geoseg.pipeline.vectorize import vectorize
 
 TRANSFORM = Affine(0.3, 0, 5e5, 0, -0.3, 4e6)
 RGBA = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)

@@ -22,9 +22,9 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Reading, Request, Tiling
-from geoseg.tasks import infer_block
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import predict
+from geoseg.pipeline.tasks import infer_block
 
 HEIGHT, WIDTH = 410, 530
 
@@ -326,7 +326,7 @@ def test_blocks_begin_in_turn(scene, tmp_path, monkeypatch, workers):
         done.add(number)
         return inferred
 
-    monkeypatch.setattr("geoseg.predict.infer_block", watched)
+    monkeypatch.setattr("geoseg.pipeline.predict.infer_block", watched)
     run(scene, tmp_path, Tiling(tile_size=128, overlap=32, workers=workers))
     assert len(done) == 24
     assert early == []

@@ -38,8 +38,8 @@ from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.predict import predict
 
 
 def command(*arguments: object) -> Result:

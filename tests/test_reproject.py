@@ -24,10 +24,10 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.reproject import reproject
-from geoseg.geo.vectorize import vectorize
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.predict import predict
+from geoseg.pipeline.vectorize import vectorize
 
 LOCAL = 'LOCAL_CS["Site grid",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
 ROTATED = "+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +o_lon_p=0 +lon_0=18 +datum=WGS84"

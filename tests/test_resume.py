@@ -16,8 +16,8 @@ from test_predict import assert_same_outputs
 
 from geoseg.errors import OutputError
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request, Tiling
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
 
 TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)
 

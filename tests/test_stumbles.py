@@ -30,8 +30,8 @@ from geoseg.geo.raster.source import ReadError, Source
 from geoseg.interrupts import GRACE, threads
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
-from geoseg.predict import predict
-from geoseg.request import Reading, Request, Tiling
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import predict
 
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
 TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)

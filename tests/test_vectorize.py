@@ -23,7 +23,6 @@ from rasterio.crs import CRS
 from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
-from geoseg.geo import vectorize as engine
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features
 from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
@@ -34,7 +33,8 @@ from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.legend import read_classes
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
-from geoseg.geo.vectorize import vectorize
+from geoseg.pipeline import vectorize as engine
+from geoseg.pipeline.vectorize import vectorize
 from geoseg.tiling.grid import Window
 
 PLACES = {

@@ -32,8 +32,8 @@ from geoseg.cli.main import main
 from geoseg.errors import OptionError, RecipeError, SceneError
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Reading, Request, Tiling
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import predict
 from geoseg.train.recipe import find_recipe, load_recipe
 
 SMALL = Tiling(tile_size=64, overlap=32, tiles_per_block=1, workers=2)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request, Tiling
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
 
 
 class Counted(TileModel):

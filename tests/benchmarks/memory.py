@@ -19,10 +19,10 @@ from pathlib import Path
 
 import rasterio
 
-from geoseg.bench import StandIn
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request, Tiling
+from geoseg.pipeline.bench import StandIn
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
 
 
 def repeat(path: Path, times: int, target: Path) -> None:

@@ -20,14 +20,14 @@ from pathlib import Path
 import rasterio
 from rasterio.windows import Window
 
-from geoseg.bench import passes, write_scene
 from geoseg.cli.main import SWITCH_INTERVAL
 from geoseg.geo.raster.resampled import View, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Reading, Request, Tiling
+from geoseg.pipeline.bench import passes, write_scene
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Grid
 
 

@@ -152,7 +152,10 @@ def commands(tool: Tool, python: Path, work: Path, tiling: list[str]) -> list[li
         predict = [python, "-P", "-m", "geoseg", "predict", scene, "-o", folder, "--quiet"]
         gsd = (work / "gsd.txt").read_text()  # the pixels that the others see, too
         options = ["--gsd", gsd] if gsd else []
-        return [[python, "-P", "-c", "import geoseg.predict"], [*predict, *options, *tool.options]]
+        return [
+            [python, "-P", "-c", "import geoseg.pipeline.predict"],
+            [*predict, *options, *tool.options],
+        ]
     script = [python, "-P", HERE / f"{tool.stem}.py"]
     return [script, [*script, scene, work, folder, *tiling]]
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import rasterio.shutil
 
-from geoseg.bench import StandIn, write_scene
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
-from geoseg.request import Request, Tiling
+from geoseg.pipeline.bench import StandIn, write_scene
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
 
 
 def predicted(scene: str) -> None:

@@ -132,8 +132,8 @@ def predicted(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.fl
     if not all(path.exists() for path in paths):
         from geoseg.model.checkpoint import load_model
         from geoseg.model.tile_model import TileModel
-        from geoseg.predict import predict
-        from geoseg.request import Reading, Request
+        from geoseg.pipeline.options import Reading, Request
+        from geoseg.pipeline.predict import predict
 
         model = TileModel(load_model(None), device="cpu")
         with rasterio.open(folder / f"{name}.tif") as file:

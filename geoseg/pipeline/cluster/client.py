@@ -2,7 +2,7 @@
 
 The cluster gets a few blocks ahead at a time, as many as its threads can take, so that neither the
 scheduler nor the workers hold what follows the size of a scene. A step's task names nothing but
-the standard library, and its data is bytes, which `geoseg.worker` opens.
+the standard library, and its data is bytes, which `geoseg.pipeline.cluster.worker` opens.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import dask
 from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.raster.mark import Mark
 from geoseg.geo.raster.scene import Scene
-from geoseg.identity import build
 from geoseg.model.tile_model import TileModel
-from geoseg.order import Order
-from geoseg.tasks import BlockResult, Plan
+from geoseg.pipeline.cluster.worker import Demand, Parcel, inspect, run
+from geoseg.pipeline.fingerprint import build
+from geoseg.pipeline.schedule import Order
+from geoseg.pipeline.tasks import BlockResult, Plan
 from geoseg.tiling.decoding import cells_around
-from geoseg.worker import Demand, Parcel, inspect, run
 
 _WAIT = 60.0
 """Seconds that a cluster may be without a worker."""

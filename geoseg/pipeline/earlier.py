@@ -14,10 +14,10 @@ from geoseg.errors import OutputError
 from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct
-from geoseg.outputs import planned_names
-from geoseg.record import Record
-from geoseg.request import Request
-from geoseg.summary import Summary
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.outputs import planned_names
+from geoseg.pipeline.record import Record
+from geoseg.pipeline.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)

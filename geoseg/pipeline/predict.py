@@ -2,7 +2,7 @@
 
 A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
 of it) and *decode* (blend, decode, polygonize). In this process a fourth, *done*, hands the block
-to the outputs; from a cluster the blocks are fetched (`geoseg.cluster`) and written here.
+to the outputs; from a cluster the blocks are fetched (`geoseg.pipeline.cluster.client`) and written here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import dask.threaded
 
 from geoseg.atomic import Staging, WorkingFolder
-from geoseg.earlier import Earlier
 from geoseg.geo.raster.inputs import files_of, vector_files_of
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.naming import scene_stem
@@ -31,30 +30,31 @@ from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vector.cleanup import Finished
 from geoseg.guard import refuse_inputs
-from geoseg.identity import blocks_identity, identity, results_identity
 from geoseg.interrupts import interruptible, threads
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
-from geoseg.order import Order
-from geoseg.outputs import Outputs, refuse_clashes, refuse_shortage
-from geoseg.plan import (
+from geoseg.pipeline.block_store import Store
+from geoseg.pipeline.earlier import Earlier
+from geoseg.pipeline.fingerprint import blocks_identity, identity, results_identity
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.outputs import Outputs, refuse_clashes, refuse_shortage
+from geoseg.pipeline.plan import (
     damage_error,
     description,
     emptiness_error,
     make_plan,
     open_scene,
 )
-from geoseg.record import Record
-from geoseg.request import Reading, Request, Tiling
-from geoseg.store import Store
-from geoseg.summary import Summary, summarize
-from geoseg.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
+from geoseg.pipeline.record import Record
+from geoseg.pipeline.schedule import Order
+from geoseg.pipeline.summary import Summary, summarize
+from geoseg.pipeline.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
 from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Block
 from geoseg.timing import Clock
 
 if TYPE_CHECKING:
-    from geoseg.cluster import Cluster, ClusterRun
+    from geoseg.pipeline.cluster.client import Cluster, ClusterRun
 
 Graph = dict[Any, Any]
 
@@ -123,7 +123,7 @@ def predict(
 
 def connection(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
     """`cluster`, which stays open, or one of its own."""
-    from geoseg.cluster import Cluster
+    from geoseg.pipeline.cluster.client import Cluster
 
     return Cluster(address) if cluster is None else nullcontext(cluster)
 

@@ -17,10 +17,10 @@ import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.mark import Mark
-from geoseg.identity import build
 from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
 from geoseg.native.malloc import refused_memory
-from geoseg.tasks import Plan, decode_block, halo, infer_block
+from geoseg.pipeline.fingerprint import build
+from geoseg.pipeline.tasks import Plan, decode_block, halo, infer_block
 
 T = TypeVar("T")
 _KEPT = 4

@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from geoseg.geo.raster.cog_writer import beside
-from geoseg.store import difference
+from geoseg.pipeline.block_store import difference
 
 _DOMAIN, _KEY = "GEOSEG", "RUN"
 

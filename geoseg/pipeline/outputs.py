@@ -28,10 +28,10 @@ from geoseg.geo.vector.cleanup import Finish, Finished
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
-from geoseg.request import Request
-from geoseg.store import kept_files
-from geoseg.summary import ClassTotal
-from geoseg.tasks import BlockResult, Plan
+from geoseg.pipeline.block_store import kept_files
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.summary import ClassTotal
+from geoseg.pipeline.tasks import BlockResult, Plan
 from geoseg.tiling.grid import Window
 from geoseg.timing import Clock
 

@@ -30,9 +30,9 @@ from geoseg.model.checkpoint import load_model
 from geoseg.model.cpu.threads import one_thread
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
-from geoseg.predict import predict
+from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.predict import predict
 from geoseg.render import render_scene
-from geoseg.request import Request, Tiling
 from geoseg.tiling.grid import Grid
 
 AT_ONCE = 8

@@ -25,9 +25,9 @@ from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.predict import predict
+from geoseg.pipeline.options import Request
+from geoseg.pipeline.predict import predict
 from geoseg.render import RenderedObject, RenderedScene, render_scene
-from geoseg.request import Request
 
 SIZE = 2560
 """Side of the scene, px."""

@@ -29,16 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.archive import (
+from geoseg.atomic import RUN, sync
+from geoseg.errors import OutputError
+from geoseg.pipeline.serialization import (
     Arrays,
     packed_inferred,
     packed_result,
     unpacked_inferred,
     unpacked_result,
 )
-from geoseg.atomic import RUN, sync
-from geoseg.errors import OutputError
-from geoseg.tasks import BlockResult, Inferred
+from geoseg.pipeline.tasks import BlockResult, Inferred
 from geoseg.tiling.grid import Block
 
 _OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")

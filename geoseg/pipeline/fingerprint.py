@@ -13,7 +13,7 @@ from typing import Any
 from geoseg import __version__
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.request import Reading, Request, Tiling
+from geoseg.pipeline.options import Reading, Request, Tiling
 
 BESIDE = (".aux.xml", ".ovr")
 """Suffixes of files that viewers put beside a scene, which then is as it was."""

@@ -1,0 +1,1 @@
+"""Scene in, results out: the only room that sees both geo and model."""

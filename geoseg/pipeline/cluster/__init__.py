@@ -1,0 +1,1 @@
+"""Blocks computed by a dask.distributed cluster."""
