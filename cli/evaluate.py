@@ -12,7 +12,7 @@ from . import options
 
 if TYPE_CHECKING:
     from geoseg.geo.layers.object_scores import ObjectScore
-    from geoseg.train.folder import LabelledFolder
+    from geoseg.train.dataset import LabelledFolder
     from geoseg.train.metrics import Evaluation
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -91,9 +91,9 @@ def score_pixels(
     from geoseg.model.checkpoint import load_model, locate_weights
     from geoseg.model.tile_model import TileModel
     from geoseg.train.crops import hidden_by_group
+    from geoseg.train.dataset import LabelledFolder
     from geoseg.train.evaluate import evaluate, ids_by_name
-    from geoseg.train.folder import LabelledFolder
-    from geoseg.train.pictures import confusion_picture, write_picture
+    from geoseg.train.figures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
     from geoseg.train.sufficient import IDS
 

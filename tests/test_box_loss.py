@@ -15,7 +15,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.train.augment import Placement
 from geoseg.train.box_scores import BoxOutlines, read_box_table
 from geoseg.train.crops import MOST_BOXES, Crops
-from geoseg.train.folder import Item
+from geoseg.train.dataset import Item
 from geoseg.train.loss import pairwise, projection
 from geoseg.train.recipe import DataOptions, LossOptions, Recipe, Stage
 

@@ -14,8 +14,8 @@ from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
 from geoseg.train.box_scores import BoxCounts, count_pairs, overlaps, region_boxes
+from geoseg.train.dataset import LabelledFolder
 from geoseg.train.evaluate import evaluate
-from geoseg.train.folder import LabelledFolder
 
 SHIP, PLANE = ISAID[1], ISAID[14]
 NOTHING = np.zeros(len(ISAID), bool)

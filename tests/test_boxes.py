@@ -25,7 +25,7 @@ from geoseg.datasets.from_boxes import choose_splits, prepare_boxes
 from geoseg.datasets.layout import Patching
 from geoseg.errors import DataError
 from geoseg.train.box_scores import read_box_table
-from geoseg.train.folder import LabelledFolder
+from geoseg.train.dataset import LabelledFolder
 
 IDS = {item.name: item.id for item in ISAID}
 SIZE = (120, 160)

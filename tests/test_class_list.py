@@ -9,8 +9,8 @@ import torch
 from geoseg.class_list import read_class_list
 from geoseg.classes import ISAID, LabelClass
 from geoseg.errors import DataError
+from geoseg.train.figures import confusion_picture, sample_sheet
 from geoseg.train.metrics import Scores
-from geoseg.train.pictures import confusion_picture, sample_sheet
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from geoseg.datasets.from_boxes import prepare_boxes
 from geoseg.datasets.isaid import prepare_isaid
 from geoseg.datasets.layout import BOX_COLUMNS, Patching, read_table
 from geoseg.errors import DataError, InUseError, OutputError
-from geoseg.train.folder import LabelledFolder
+from geoseg.train.dataset import LabelledFolder
 
 DIE = """
 import os, sys

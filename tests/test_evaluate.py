@@ -35,8 +35,8 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request, Tiling
 from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Window
+from geoseg.train.dataset import LabelledFolder
 from geoseg.train.evaluate import evaluate, predict_pixels
-from geoseg.train.folder import LabelledFolder
 from geoseg.train.metrics import Confusion, Scores, ignore_hidden
 
 

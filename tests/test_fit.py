@@ -27,8 +27,8 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.render import render_scene
 from geoseg.train.fit import fit, settled
+from geoseg.train.initialization import initial_model
 from geoseg.train.recipe import load_recipe
-from geoseg.train.start import initial_model
 
 OWN = tuple(
     LabelClass(i, name, (i, i, i)) for i, name in enumerate(["background", "red", "blue", "yellow"])

@@ -27,9 +27,9 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request
 from geoseg.pipeline.predict import predict
 from geoseg.train.crops import load_cached
+from geoseg.train.dataset import Item, LabelledFolder, inspect
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.fit import fit
-from geoseg.train.folder import Item, LabelledFolder, inspect
 from geoseg.train.recipe import load_recipe
 from geoseg.train.sufficient import check_training, check_validation
 

@@ -20,7 +20,7 @@ from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.legend import declared_classes
 from geoseg.hues import PALETTE, hue
 from geoseg.model.metadata import HEADER_KEY, Metadata
-from geoseg.train.pictures import sample_sheet
+from geoseg.train.figures import sample_sheet
 
 GROUNDS = {"asphalt": (90, 90, 95), "dark water": (40, 60, 70), "grass": (90, 110, 70)}
 OLD = tuple(LabelClass(i, *item) for i, item in enumerate(ISAID_MASK_COLORS.items()))

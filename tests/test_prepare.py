@@ -22,7 +22,7 @@ from geoseg.datasets.from_labels import prepare_labels
 from geoseg.datasets.isaid import ids_of_colors, packed, prepare_isaid
 from geoseg.datasets.layout import Patching, Prepared, read_table
 from geoseg.errors import DataError, OptionError
-from geoseg.train.folder import LabelledFolder, inspect
+from geoseg.train.dataset import LabelledFolder, inspect
 
 PALETTE = np.array(list(ISAID_MASK_COLORS.values()), dtype=np.uint8)
 SMALL = Patching(64, 16)

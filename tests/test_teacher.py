@@ -18,9 +18,9 @@ from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.tile_model import TileModel
 from geoseg.timing import Clock
 from geoseg.train.fit import fit
+from geoseg.train.initialization import initial_model
 from geoseg.train.loss import distillation
 from geoseg.train.recipe import load_recipe
-from geoseg.train.start import initial_model
 
 OWN = (
     LabelClass(0, "background", (0, 0, 0)),

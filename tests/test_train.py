@@ -19,11 +19,11 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import VARIANTS, DropPath, SegNeXt
 from geoseg.render import render_scene
 from geoseg.train.augment import Placement, sample_ids, sample_pixels
+from geoseg.train.copy_paste import SIDE, cut_out, paste
 from geoseg.train.crops import Crops, StagedBatches
-from geoseg.train.folder import Item, LabelledFolder, inspect
+from geoseg.train.dataset import Item, LabelledFolder, inspect
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.module import parameter_groups, rate_factor
-from geoseg.train.paste import SIDE, cut_out, paste
 from geoseg.train.recipe import AugmentOptions, LossOptions, Recipe, Stage, load_recipe
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

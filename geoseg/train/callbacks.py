@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
+from geoseg.train.figures import Sample, sample_sheet, write_picture
 from geoseg.train.metrics import Scores
 from geoseg.train.module import Labelled, SegmentationModule
-from geoseg.train.pictures import Sample, sample_sheet, write_picture
 
 
 class Validation(Callback):

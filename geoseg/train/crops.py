@@ -19,8 +19,8 @@ from geoseg.model.metadata import Metadata
 from geoseg.render import render_scene
 from geoseg.train.augment import Placement, photometric, sample_ids, sample_pixels
 from geoseg.train.box_scores import BoxOutlines
-from geoseg.train.folder import Item
-from geoseg.train.paste import cut_out, paste
+from geoseg.train.copy_paste import cut_out, paste
+from geoseg.train.dataset import Item
 from geoseg.train.recipe import GroupOptions, Recipe, Stage
 
 RENDERED_SIZE = 1024

@@ -15,7 +15,7 @@ from geoseg.model.tile_model import TileModel
 from geoseg.tiling.blocks import predict_image
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 from geoseg.train.box_scores import BoxCounts, read_box_table
-from geoseg.train.folder import Item, LabelledFolder
+from geoseg.train.dataset import Item, LabelledFolder
 from geoseg.train.metrics import Confusion, Evaluation, Scores, ignore_hidden
 
 

@@ -13,7 +13,7 @@ import yaml
 from geoseg.errors import RecipeError
 from geoseg.model.metadata import TEACHERS
 from geoseg.model.segnext import VARIANTS, NmfGradient
-from geoseg.train.strict import build, check, check_share
+from geoseg.train.schema import build, check, check_share
 
 
 @dataclass(frozen=True, slots=True)

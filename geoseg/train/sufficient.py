@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError
-from geoseg.train.folder import Item, LabelledFolder
+from geoseg.train.dataset import Item, LabelledFolder
 from geoseg.train.recipe import Recipe
 
 IDS = (

@@ -43,7 +43,7 @@ LARGEST = 1600
 
 
 def pack(arguments: argparse.Namespace) -> None:
-    from geoseg.train.folder import LabelledFolder
+    from geoseg.train.dataset import LabelledFolder
 
     recipe = load_recipe(arguments.recipe)
     folder = LabelledFolder.open(recipe.data.root)

@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 from geoseg.model.tile_model import choose_device
 from geoseg.native.malloc import keep_free_memory
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
+from geoseg.train.dataset import LabelledFolder, inspect
 from geoseg.train.fit import settled
-from geoseg.train.folder import LabelledFolder, inspect
+from geoseg.train.initialization import initial_model
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.module import SegmentationModule
 from geoseg.train.recipe import Stage, load_recipe
-from geoseg.train.start import initial_model
 
 
 def timed(batches: Iterator[object], batch: int, seconds: float) -> float:

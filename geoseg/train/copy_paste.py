@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geoseg.tiling.grid import Window
 from geoseg.train.augment import Placement, sample_pixels
-from geoseg.train.folder import Item
+from geoseg.train.dataset import Item
 from geoseg.train.recipe import GroupOptions
 
 SIDE = 96
