@@ -13,7 +13,7 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.pipeline.demo import CORNER, CRS, GSD, Demo, count_covered, write_truth
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import Window
 
 SIDE = 512

@@ -25,7 +25,7 @@ from geoseg.errors import CheckpointError, DataError, OptionError, OutputError
 from geoseg.model.checkpoint import load_model, read_metadata, save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 from geoseg.train.fit import fit, settled
 from geoseg.train.initialization import initial_model
 from geoseg.train.recipe import load_recipe

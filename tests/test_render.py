@@ -12,12 +12,12 @@ import shapely
 from rasterio.features import rasterize as gdal_rasterize
 
 from geoseg.classes import ISAID
-from geoseg.render import RenderedScene, render_scene
-from geoseg.render.canvas import SUPERSAMPLING, Canvas
-from geoseg.render.geometry import Frame, rasterize
-from geoseg.render.sports import basketball_court, soccer_field, tennis_court, track_field
-from geoseg.render.structures import bridge, tank
-from geoseg.render.vehicles import car, plane, ship, truck
+from geoseg.synthetic import RenderedScene, render_scene
+from geoseg.synthetic.canvas import SUPERSAMPLING, Canvas
+from geoseg.synthetic.geometry import Frame, rasterize
+from geoseg.synthetic.sports import basketball_court, soccer_field, tennis_court, track_field
+from geoseg.synthetic.structures import bridge, tank
+from geoseg.synthetic.vehicles import car, plane, ship, truck
 
 Painter = Callable[[Canvas, Frame], bool]
 CASES = [(0.12, 11), (0.3, 4), (0.5, 6), (1.1, 3)]
@@ -175,7 +175,7 @@ def test_odd_sizes(size: tuple[int, int]) -> None:
 
 def test_needs_neither_gdal_nor_torch() -> None:
     code = (
-        "import sys; from geoseg.render import render_scene; render_scene(64, 64, seed=1); "
+        "import sys; from geoseg.synthetic import render_scene; render_scene(64, 64, seed=1); "
         "print(*{'torch', 'rasterio', 'shapely', 'scipy'} & set(sys.modules))"
     )
     loaded = subprocess.run(

@@ -32,7 +32,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
 from geoseg.pipeline.options import Request, Tiling
 from geoseg.pipeline.predict import predict
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import Grid
 
 AT_ONCE = 8

@@ -27,7 +27,7 @@ from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request
 from geoseg.pipeline.predict import predict
-from geoseg.render import RenderedObject, RenderedScene, render_scene
+from geoseg.synthetic import RenderedObject, RenderedScene, render_scene
 
 SIZE = 2560
 """Side of the scene, px."""

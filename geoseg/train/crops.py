@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 from geoseg.train.augment import Placement, photometric, sample_ids, sample_pixels
 from geoseg.train.box_scores import BoxOutlines
 from geoseg.train.copy_paste import cut_out, paste

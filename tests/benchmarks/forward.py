@@ -35,7 +35,7 @@ from geoseg.model.fused import fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import keep_free_memory
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from geoseg.classes import IGNORE
 from geoseg.model.checkpoint import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import ALIGN, Grid
 from geoseg.train.evaluate import predict_pixels
 

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from geoseg.classes import ISAID
 from geoseg.geo.raster.class_raster import SPECK
-from geoseg.render import render_scene
+from geoseg.synthetic import render_scene
 
 CLASSES = (9, 8, 1, 14, 4)
 SIZE, SEED = 1024, 700_001
