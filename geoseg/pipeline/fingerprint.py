@@ -17,7 +17,7 @@ from geoseg.pipeline.options import Reading, Request, Tiling
 
 BESIDE = (".aux.xml", ".ovr")
 """Suffixes of files that viewers put beside a scene, which then is as it was."""
-_AROUND = {"cli", "configs", "render", "train"}
+_AROUND = {"cli", "configs", "synthetic", "train"}
 """Folders of the package that do not decide on results."""
 
 
@@ -28,7 +28,7 @@ def build() -> str:
     Two checkouts of one version differ. C sources are not in an installed package, so they do not
     count.
     """
-    return f"{__version__}+{sources_hash(Path(__file__).parent)[:8]}"
+    return f"{__version__}+{sources_hash(Path(__file__).parents[1])[:8]}"
 
 
 def sources_hash(folder: Path) -> str:
