@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import IGNORE, LabelClass, fault_of_name
+from geoseg.classes import IGNORE, LabelClass, fault_of_name, hue
 from geoseg.errors import DataError
-from geoseg.hues import hue
 
 BLACK = (0, 0, 0)
 FORM = "the first line is id,name,color and the next, say, 0,background,#000000"

@@ -14,11 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from rasterio.crs import CRS
 
-from geoseg.classes import ISAID, ISAID_MASK_COLORS, LabelClass, display_color
+from geoseg.classes import ISAID, ISAID_MASK_COLORS, PALETTE, LabelClass, display_color, hue
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.legend import declared_classes
-from geoseg.hues import PALETTE, hue
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.train.figures import sample_sheet
 

@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name
+from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name, hue
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
 from geoseg.datasets.collection import Addition, adding
@@ -29,7 +29,6 @@ from geoseg.datasets.layout import (
     write_table,
 )
 from geoseg.errors import DataError
-from geoseg.hues import hue
 from geoseg.tiling.grid import Window
 
 RUNS = 10

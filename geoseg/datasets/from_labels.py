@@ -17,13 +17,12 @@ from rasterio.features import rasterize
 from shapely import STRtree
 
 from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, LabelClass, fault_of_name
+from geoseg.classes import IGNORE, LabelClass, fault_of_name, hue
 from geoseg.datasets.collection import Addition, adding
 from geoseg.datasets.layout import Patch, Patching, Prepared, refuse, write_patch
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.layers.labels import Labels, read_labels
 from geoseg.geo.raster.scene import Scene
-from geoseg.hues import hue
 from geoseg.tiling.grid import Window
 
 BACKGROUND = "background"

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from geoseg.classes import LabelClass
-from geoseg.hues import Color
+from geoseg.classes import Color, LabelClass
 
 FILL_ALPHA = 96
 """Of 255: the picture under a polygon stays readable."""

@@ -14,13 +14,13 @@ import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
+from geoseg.classes import Color, hue
 from geoseg.errors import DataError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.paths import vector_path
 from geoseg.geo.reproject import reproject
 from geoseg.geo.styles import fill_color
-from geoseg.hues import Color, hue
 
 FIELDS = {
     "object_id": "int64",

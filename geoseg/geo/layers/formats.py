@@ -18,7 +18,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
 from geoseg.atomic import Staging, companions
-from geoseg.classes import LabelClass
+from geoseg.classes import Color, LabelClass, hue
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
@@ -32,7 +32,6 @@ from geoseg.geo.raster.inputs import vector_files_of
 from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
 from geoseg.guard import check_outputs
-from geoseg.hues import Color, hue
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
 _DBF_TEXT = 254

@@ -17,7 +17,7 @@ from typing import Any
 import pyogrio
 from geopandas import GeoDataFrame
 
-from geoseg.classes import LabelClass
+from geoseg.classes import Color, LabelClass, hue
 from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import WRITING, vector_settings
@@ -26,7 +26,6 @@ from geoseg.geo.layers.features import drawing_order
 from geoseg.geo.layers.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, layer_qml
-from geoseg.hues import Color, hue
 
 NO_OBJECTS = "objects"
 """The layer of a file without a feature."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from geoseg.hues import Color
+from geoseg.classes import Color
 
 _QUOTED = re.compile(r"<!\[CDATA\[.*?(\]\]>|$)", re.DOTALL)
 _FILL, _LINE = "60", "ff"

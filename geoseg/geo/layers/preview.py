@@ -11,12 +11,11 @@ from geopandas import GeoDataFrame
 from PIL import Image, ImageDraw, ImageFont
 
 from geoseg.atomic import Staging
-from geoseg.classes import LabelClass
+from geoseg.classes import Color, LabelClass, hue
 from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.raster.scene import Scene
 from geoseg.guard import check_outputs
-from geoseg.hues import Color, hue
 
 SIDE = 1600
 """Longest side of the view, px."""

@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 
 from rasterio.io import DatasetReader
 
-from geoseg.classes import LabelClass, display_color
+from geoseg.classes import Color, LabelClass, display_color, hue
 from geoseg.errors import DataError, SceneError
-from geoseg.hues import Color, hue
 
 _NAME, _MIN, _VALUE, _RGB = "2", "3", "5", ("6", "7", "8")
 """What columns of an attribute table are for: GDALRATFieldUsage."""
