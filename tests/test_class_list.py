@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg.class_list import read_class_list
-from geoseg.classes import ISAID, LabelClass
+from geoseg.classes import ISAID, LabelClass, read_class_list
 from geoseg.errors import DataError
 from geoseg.train.figures import confusion_picture, sample_sheet
 from geoseg.train.metrics import Scores

@@ -11,8 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name, hue
+from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name, hue, read_class_list
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
 from geoseg.datasets.collection import Addition, adding

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely import STRtree
 
-from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, LabelClass, fault_of_name, hue
+from geoseg.classes import IGNORE, LabelClass, fault_of_name, hue, read_class_list
 from geoseg.datasets.collection import Addition, adding
 from geoseg.datasets.layout import Patch, Patching, Prepared, refuse, write_patch
 from geoseg.errors import DataError, OptionError

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, LabelClass, display_color, fault_of_name
+from geoseg.classes import IGNORE, LabelClass, display_color, fault_of_name, read_class_list
 from geoseg.errors import CheckpointError, DataError
 from geoseg.model.segnext import VARIANTS
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.class_list import read_class_list
-from geoseg.classes import IGNORE, ISAID, LabelClass
+from geoseg.classes import IGNORE, ISAID, LabelClass, read_class_list
 from geoseg.datasets.collection import check_complete
 from geoseg.datasets.images import Picture, read_image, read_mask
 from geoseg.datasets.layout import SPLIT_COLUMNS, read_table, refuse
