@@ -16,11 +16,10 @@ from rasterio.io import DatasetReader
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster.bands import Bands, choose_bands, sample_bits
+from geoseg.geo.raster.bands import Bands, choose_bands, sample, sample_bits
 from geoseg.geo.raster.collar import HALO, Collar, find_collars
 from geoseg.geo.raster.damage import look_around_damage, read_around_damage
 from geoseg.geo.raster.naming import scene_stem
-from geoseg.geo.raster.sample import sample
 from geoseg.geo.raster.source import Source, sample_bytes
 from geoseg.geo.raster.stretch import Rescale, rescale_by_percentiles
 from geoseg.tiling.grid import Window
