@@ -11,7 +11,7 @@ from geoseg.errors import SceneError
 from geoseg.geo.layers.formats import FORMATS, check_installed
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.class_raster import SPECK
-from geoseg.geo.raster.culprits import culprits
+from geoseg.geo.raster.damage import culprits
 from geoseg.geo.raster.resampled import View
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format
