@@ -70,7 +70,7 @@ def command(
     metres, or in pixels where the raster has no place on the ground.
     """
     from geoseg.geo.paths import printable
-    from geoseg.geo.raster.legend import read_classes
+    from geoseg.geo.raster.class_raster import read_classes
     from geoseg.geo.raster.naming import scene_stem
     from geoseg.pipeline.vectorize import vectorize
 

@@ -16,8 +16,8 @@ from rasterio.crs import CRS
 
 from geoseg.classes import ISAID, ISAID_MASK_COLORS, PALETTE, LabelClass, display_color, hue
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.raster.class_raster import declared_classes
 from geoseg.geo.raster.cog_writer import RasterWriter
-from geoseg.geo.raster.legend import declared_classes
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.train.figures import sample_sheet
 

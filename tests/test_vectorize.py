@@ -28,9 +28,8 @@ from geoseg.geo.layers.features import features
 from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
 from geoseg.geo.layers.geopackage import read_layers, write_layers
 from geoseg.geo.layers.measure import measure
-from geoseg.geo.raster.class_raster import ClassRaster
+from geoseg.geo.raster.class_raster import ClassRaster, read_classes
 from geoseg.geo.raster.cog_writer import RasterWriter
-from geoseg.geo.raster.legend import read_classes
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
 from geoseg.pipeline import vectorize as engine
