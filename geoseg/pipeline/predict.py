@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import dask.threaded
 
 from geoseg.atomic import Staging, WorkingFolder
-from geoseg.geo.raster.inputs import files_of, vector_files_of
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.naming import scene_stem
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
+from geoseg.geo.raster.source import files_of, vector_files_of
 from geoseg.geo.vector.cleanup import Finished
 from geoseg.guard import refuse_inputs
 from geoseg.interrupts import interruptible, threads

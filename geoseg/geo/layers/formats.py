@@ -28,7 +28,7 @@ from geoseg.geo.layers.kml import paint
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.layers.names import LayerNames, clean, distinct
 from geoseg.geo.paths import vector_path
-from geoseg.geo.raster.inputs import vector_files_of
+from geoseg.geo.raster.source import vector_files_of
 from geoseg.geo.reproject import check_target, in_wanted_crs
 from geoseg.geo.styles import layer_qml
 from geoseg.guard import check_outputs
