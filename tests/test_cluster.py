@@ -19,8 +19,8 @@ from test_predict import assert_same_outputs
 
 from geoseg import __version__
 from geoseg.errors import ClusterError, MachineError, OptionError, SceneError, SchedulerError
-from geoseg.geo.raster.mark import Mark
 from geoseg.geo.raster.scene import Scene
+from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.cluster import client as client_side
 from geoseg.pipeline.cluster import worker as worker_side

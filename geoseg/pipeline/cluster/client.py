@@ -28,8 +28,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import dask
 
 from geoseg.errors import ClusterError, OptionError, SchedulerError
-from geoseg.geo.raster.mark import Mark
 from geoseg.geo.raster.scene import Scene
+from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.cluster.worker import Demand, Parcel, inspect, run
 from geoseg.pipeline.fingerprint import build

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
-from geoseg.geo.raster.mark import Mark
+from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
 from geoseg.native.malloc import refused_memory
 from geoseg.pipeline.fingerprint import build
