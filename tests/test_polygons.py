@@ -16,10 +16,8 @@ from shapely.affinity import rotate, scale, translate
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
-from geoseg.geo.vector import groups
 from geoseg.geo.vector import polygonize as polygons_module
-from geoseg.geo.vector.cleanup import Finish
-from geoseg.geo.vector.groups import independent
+from geoseg.geo.vector.cleanup import Finish, independent
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.outlines import Outlines
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
