@@ -19,10 +19,8 @@ import torch
 from spellings import write_jittor
 
 from geoseg.errors import CheckpointError, DownloadError
-from geoseg.model import registry
 from geoseg.model.checkpoint import checkpoint_hash, load_model, locate_weights, read_metadata
-from geoseg.model.download import fetch, record_path
-from geoseg.model.registry import PUBLIC_WEIGHTS, PublicWeights, find_public
+from geoseg.model.download import PUBLIC_WEIGHTS, PublicWeights, fetch, find_public, record_path
 from geoseg.model.segnext import SegNeXt
 
 
@@ -280,7 +278,7 @@ def test_unwritable_cache(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
 def test_two_processes_fetch_once(server: Server) -> None:
     program = (
         "import sys; from geoseg.model.download import fetch; "
-        "from geoseg.model.registry import PublicWeights; "
+        "from geoseg.model.download import PublicWeights; "
         "print(fetch(PublicWeights('segnext_t_isaid', 'T', sys.argv[1], 68.3)))"
     )
     command = [sys.executable, "-c", program, server.entry.url]
