@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
-from geoseg.model.cpu.threads import one_thread
+from geoseg.model.cpu.parallel import one_thread
 from geoseg.model.download import find_public
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import LITE, EfficientNetPyramid

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from geoseg.errors import OptionError
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.cpu.kernels import normalise
-from geoseg.model.cpu.parallel import Crew
-from geoseg.model.cpu.threads import one_thread
+from geoseg.model.cpu.parallel import Crew, one_thread
 from geoseg.model.fused import FoldedSegNeXt, fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt

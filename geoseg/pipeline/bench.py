@@ -27,7 +27,7 @@ from geoseg.geo.raster.resampled import View, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.checkpoint import load_model
-from geoseg.model.cpu.threads import one_thread
+from geoseg.model.cpu.parallel import one_thread
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
 from geoseg.pipeline.options import Request, Tiling

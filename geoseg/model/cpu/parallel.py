@@ -14,9 +14,26 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from geoseg.model.cpu.arena import Workspace
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in this thread alone, so that OpenMP makes no team of threads for it.
+
+    Teams stay until their thread ends. Where the threads of all teams are more than the cores, they
+    no longer spin at barriers but sleep, and whatever they compute takes half as long again.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 PIECES = 2
 """Of a loop, for each thread: all are to end at about the same time."""
