@@ -91,11 +91,10 @@ def score_pixels(
     from geoseg.model.checkpoint import load_model, locate_weights
     from geoseg.model.tile_model import TileModel
     from geoseg.train.crops import hidden_by_group
-    from geoseg.train.dataset import LabelledFolder
+    from geoseg.train.dataset import IDS, LabelledFolder
     from geoseg.train.evaluate import evaluate, ids_by_name
     from geoseg.train.figures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
-    from geoseg.train.sufficient import IDS
 
     folder = LabelledFolder.open(data)
     for warning in folder.warnings:

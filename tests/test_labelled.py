@@ -27,11 +27,10 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request
 from geoseg.pipeline.predict import predict
 from geoseg.train.crops import load_cached
-from geoseg.train.dataset import Item, LabelledFolder, inspect
+from geoseg.train.dataset import Item, LabelledFolder, check_training, check_validation, inspect
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.fit import fit
 from geoseg.train.recipe import load_recipe
-from geoseg.train.sufficient import check_training, check_validation
 
 SIDE = 96
 TWO = (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "roof", (255, 0, 0)))

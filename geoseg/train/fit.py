@@ -36,11 +36,17 @@ from geoseg.native.malloc import keep_free_memory
 from geoseg.train.box_scores import read_box_table
 from geoseg.train.callbacks import MovingAverage, ProgressBar, Validation
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
-from geoseg.train.dataset import Item, LabelledFolder, inspect
+from geoseg.train.dataset import (
+    Item,
+    LabelledFolder,
+    check_classes_file,
+    check_training,
+    check_validation,
+    inspect,
+)
 from geoseg.train.initialization import blank_model, initial_model
 from geoseg.train.module import Labelled, SegmentationModule
 from geoseg.train.recipe import Recipe, load_recipe
-from geoseg.train.sufficient import check_classes_file, check_training, check_validation
 
 STATE = "state.ckpt"
 RESULTS = ("best.safetensors", "last.safetensors", "recipe.yaml")
