@@ -26,9 +26,9 @@ from geoseg.classes import ISAID
 from geoseg.cli.main import main
 from geoseg.errors import MachineError, OptionError, OutputError
 from geoseg.model.tile_model import TileModel
+from geoseg.pipeline.earlier import Record
 from geoseg.pipeline.options import Reading, Request, Tiling
 from geoseg.pipeline.predict import predict
-from geoseg.pipeline.record import Record
 
 SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".qml")
 TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)

@@ -34,7 +34,7 @@ from geoseg.interrupts import interruptible, threads
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
 from geoseg.pipeline.block_store import Store
-from geoseg.pipeline.earlier import Earlier
+from geoseg.pipeline.earlier import Earlier, Record
 from geoseg.pipeline.fingerprint import blocks_identity, identity, results_identity
 from geoseg.pipeline.options import Reading, Request, Tiling
 from geoseg.pipeline.outputs import Outputs, refuse_clashes, refuse_shortage
@@ -45,7 +45,6 @@ from geoseg.pipeline.plan import (
     make_plan,
     open_scene,
 )
-from geoseg.pipeline.record import Record
 from geoseg.pipeline.schedule import Order
 from geoseg.pipeline.summary import Summary, summarize
 from geoseg.pipeline.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block

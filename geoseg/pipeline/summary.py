@@ -11,9 +11,9 @@ from geoseg.geo.raster.resampled import suitable_gsd
 
 if TYPE_CHECKING:
     from geoseg.model.tile_model import TileModel
+    from geoseg.pipeline.earlier import Record
     from geoseg.pipeline.options import Reading, Request, Tiling
     from geoseg.pipeline.outputs import Written
-    from geoseg.pipeline.record import Record
     from geoseg.pipeline.tasks import Plan
     from geoseg.timing import Clock
 
