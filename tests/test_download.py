@@ -96,7 +96,7 @@ def server(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         thread.start()
         url = f"http://127.0.0.1:{http.server_port}/files/tiny.pkl"
         entry = PublicWeights("segnext_t_isaid", "T", url, 68.3)
-        monkeypatch.setattr(registry, "PUBLIC_WEIGHTS", (entry,))
+        monkeypatch.setattr(download, "PUBLIC_WEIGHTS", (entry,))
         yield Server(site, entry)
         http.shutdown()
         thread.join()

@@ -326,8 +326,8 @@ def test_finished_in_parts_is_finished_as_a_whole(
     finish = Finish(**specks, tolerance=tolerance)
     blocks = blocks_of(class_ids, block, skip, **specks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(groups, "_GROUP", 1)
-        patch.setattr(groups, "_PIECE", 3)
+        patch.setattr(cleanup, "_GROUP", 1)
+        patch.setattr(cleanup, "_PIECE", 3)
         assert_same(finish.unite(blocks), expected)
         assert_same(finish.unite(*zip(*map(finish.settle, blocks), strict=True)), expected)
 
@@ -351,8 +351,8 @@ def test_groups_lie_apart(class_ids, distance):
     class_ids[:3, :3] = 1
     polygons = whole(class_ids, (0,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(groups, "_GROUP", 1)
-        patch.setattr(groups, "_PIECE", 2)
+        patch.setattr(cleanup, "_GROUP", 1)
+        patch.setattr(cleanup, "_PIECE", 2)
         parts = independent(polygons, distance)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(polygons)))
     assert len(parts) > 1 or len(polygons) == 1
