@@ -88,7 +88,7 @@ def score_pixels(
     overlap: int,
     tta: bool,
 ) -> Evaluation:
-    from geoseg.model.checkpoint import load_model, locate_weights
+    from geoseg.model.load import load_model, locate_weights
     from geoseg.model.tile_model import TileModel
     from geoseg.train.crops import hidden_by_group
     from geoseg.train.dataset import IDS, LabelledFolder

@@ -10,9 +10,9 @@ import threading
 
 import click
 
-from geoseg import __version__
 from geoseg.errors import GeosegError
 from geoseg.native.malloc import refused_memory
+from geoseg.version import VERSION
 
 from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
 from .streams import Stopped, forgive_output, stop_on_signals
@@ -53,7 +53,7 @@ def tell(what: str, error: BaseException) -> None:
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(VERSION)
 def main() -> None:
     """Find objects in aerial scenes: GeoTIFF in, georeferenced polygons out."""
 

@@ -147,7 +147,7 @@ def command(
     """
     from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
     from geoseg.guard import refuse_inputs
-    from geoseg.model.checkpoint import load_model
+    from geoseg.model.load import load_model
     from geoseg.model.tile_model import TileModel
     from geoseg.pipeline.options import Reading, Request, Tiling
     from geoseg.pipeline.outputs import planned_names
@@ -184,7 +184,7 @@ def command(
         "inputs": [weights] if weights and Path(weights).is_file() else [],
     }
     if scheduler is not None:
-        from geoseg.pipeline.cluster.client import Cluster
+        from geoseg.pipeline.execution.cluster import Cluster
 
         further["cluster"] = click.get_current_context().with_resource(Cluster(scheduler))
 

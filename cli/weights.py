@@ -21,7 +21,7 @@ def command() -> None:
 @command.command("list")
 def list_() -> None:
     """List the built-in weights and those that can be fetched by name."""
-    from geoseg.model.download import LICENCE, PUBLIC_WEIGHTS
+    from geoseg.model.hub import LICENCE, PUBLIC_WEIGHTS
 
     click.echo(f"{'name':<20} {'model':<10} {'iSAID val mIoU':>14}  where")
     click.echo(f"{'default':<20} {'SegNeXt-T':<10} {'':>14}  inside geoseg")
@@ -35,8 +35,8 @@ def list_() -> None:
 @click.argument("weights", metavar="NAME|PATH")
 def show(weights: str) -> None:
     """Describe the weights NAME (as in `list`; not fetched by this) or the checkpoint PATH."""
-    from geoseg.model.checkpoint import load_model, locate_weights
-    from geoseg.model.download import find_public
+    from geoseg.model.hub import find_public
+    from geoseg.model.load import load_model, locate_weights
     from geoseg.model.tile_model import weights_hash
 
     public = find_public(weights)
@@ -55,7 +55,7 @@ def show(weights: str) -> None:
 @click.option("--force", is_flag=True, help="Fetch anew what is in the cache already.")
 def fetch(name: str, force: bool) -> None:
     """Download the public weights NAME into the cache, once; `--weights NAME` then uses them."""
-    from geoseg.model.download import PUBLIC_WEIGHTS, fetch, find_public, record_path
+    from geoseg.model.hub import PUBLIC_WEIGHTS, fetch, find_public, record_path
 
     entry = find_public(name)
     if entry is None:

@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def model(monkeypatch) -> Counting:
     """What the command line computes with."""
     stand_in = Counting()
-    monkeypatch.setattr("geoseg.model.checkpoint.load_model", lambda source: stand_in)
+    monkeypatch.setattr("geoseg.model.load.load_model", lambda source: stand_in)
     return stand_in
 
 

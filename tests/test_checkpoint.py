@@ -14,15 +14,8 @@ from safetensors.torch import load_file, save_file
 import geoseg
 from geoseg import ISAID, LabelClass
 from geoseg.errors import CheckpointError, OutputError
-from geoseg.model.checkpoint import (
-    DEFAULT_WEIGHTS,
-    Metadata,
-    checkpoint_hash,
-    load_model,
-    locate_weights,
-    read_metadata,
-    save_checkpoint,
-)
+from geoseg.model.checkpoint import Metadata, checkpoint_hash, read_metadata, save_checkpoint
+from geoseg.model.load import DEFAULT_WEIGHTS, load_model, locate_weights
 from geoseg.model.segnext import SegNeXt
 
 TINY = Metadata(
@@ -118,7 +111,7 @@ def test_default_weights_describe_themselves() -> None:
 
 
 def test_package_without_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.checkpoint.DEFAULT_WEIGHTS", "none.safetensors")
+    monkeypatch.setattr("geoseg.model.load.DEFAULT_WEIGHTS", "none.safetensors")
     with pytest.raises(CheckpointError, match="--weights"):
         load_model()
 

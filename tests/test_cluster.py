@@ -17,18 +17,18 @@ import torch
 from stand_ins import Colors, write_discs
 from test_predict import assert_same_outputs
 
-from geoseg import __version__
 from geoseg.errors import ClusterError, MachineError, OptionError, SceneError, SchedulerError
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.cluster import client as client_side
-from geoseg.pipeline.cluster import worker as worker_side
-from geoseg.pipeline.cluster.client import Cluster
-from geoseg.pipeline.cluster.worker import Demand, inspect
+from geoseg.pipeline.execution import cluster as client_side
+from geoseg.pipeline.execution import worker as worker_side
+from geoseg.pipeline.execution.cluster import Cluster
+from geoseg.pipeline.execution.worker import Demand, inspect
 from geoseg.pipeline.fingerprint import build, sources_hash
 from geoseg.pipeline.options import Reading, Request, Tiling
 from geoseg.pipeline.predict import make_plan, predict
+from geoseg.version import VERSION
 
 distributed = pytest.importorskip("distributed")
 
@@ -201,7 +201,7 @@ def test_builds_of_one_version_differ(tmp_path):
     assert sources_hash(first) == sources_hash(second)
     (second / "geo/view.py").write_text("x = 2\n")
     assert sources_hash(first) != sources_hash(second)
-    assert build().partition("+")[0] == __version__
+    assert build().partition("+")[0] == VERSION
 
 
 @pytest.mark.parametrize(

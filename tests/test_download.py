@@ -19,8 +19,10 @@ import torch
 from spellings import write_jittor
 
 from geoseg.errors import CheckpointError, DownloadError
-from geoseg.model.checkpoint import checkpoint_hash, load_model, locate_weights, read_metadata
-from geoseg.model.download import PUBLIC_WEIGHTS, PublicWeights, fetch, find_public, record_path
+from geoseg.model import hub
+from geoseg.model.checkpoint import checkpoint_hash, read_metadata
+from geoseg.model.hub import PUBLIC_WEIGHTS, PublicWeights, fetch, find_public, record_path
+from geoseg.model.load import load_model, locate_weights
 from geoseg.model.segnext import SegNeXt
 
 
@@ -96,7 +98,7 @@ def server(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         thread.start()
         url = f"http://127.0.0.1:{http.server_port}/files/tiny.pkl"
         entry = PublicWeights("segnext_t_isaid", "T", url, 68.3)
-        monkeypatch.setattr(download, "PUBLIC_WEIGHTS", (entry,))
+        monkeypatch.setattr(hub, "PUBLIC_WEIGHTS", (entry,))
         yield Server(site, entry)
         http.shutdown()
         thread.join()
@@ -277,8 +279,8 @@ def test_unwritable_cache(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_two_processes_fetch_once(server: Server) -> None:
     program = (
-        "import sys; from geoseg.model.download import fetch; "
-        "from geoseg.model.download import PublicWeights; "
+        "import sys; from geoseg.model.hub import fetch; "
+        "from geoseg.model.hub import PublicWeights; "
         "print(fetch(PublicWeights('segnext_t_isaid', 'T', sys.argv[1], 68.3)))"
     )
     command = [sys.executable, "-c", program, server.entry.url]

@@ -36,10 +36,11 @@ from torch import nn
 
 from geoseg.classes import ISAID
 from geoseg.cli.main import main
-from geoseg.model.checkpoint import load_model, save_checkpoint
+from geoseg.model.checkpoint import save_checkpoint
+from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.pipeline.block_store import Store
+from geoseg.pipeline.execution.block_store import Store
 
 TABLE = Path(__file__).parent / "faults.md"
 HEAD = """\
@@ -649,7 +650,7 @@ def carry_out(item: Case, arguments: list[str], weights: Path) -> Outcome:
         return Colors() if source == str(weights) else load_model(source)
 
     with pytest.MonkeyPatch.context() as patch, item.during():
-        patch.setattr("geoseg.model.checkpoint.load_model", load)
+        patch.setattr("geoseg.model.load.load_model", load)
         result = CliRunner().invoke(main, arguments)
     crash = None if isinstance(result.exception, SystemExit) else result.exception
     return Outcome(result.exit_code, result.output, result.stderr.strip(), crash)

@@ -22,7 +22,8 @@ from geoseg.classes import ISAID, ISAID_MASK_COLORS, LabelClass
 from geoseg.cli.main import main
 from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split
 from geoseg.errors import CheckpointError, DataError, OptionError, OutputError
-from geoseg.model.checkpoint import load_model, read_metadata, save_checkpoint
+from geoseg.model.checkpoint import read_metadata, save_checkpoint
+from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.synthetic import render_scene

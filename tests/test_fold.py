@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from geoseg.classes import ISAID
 from geoseg.model.fused import fold
 from geoseg.model.metadata import Metadata
-from geoseg.model.segnext import VARIANTS, SegNeXt
+from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
+from geoseg.model.variants import VARIANTS
 
 
 def lively(variant: str, *, head_bias: bool = False) -> SegNeXt:

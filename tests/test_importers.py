@@ -26,8 +26,9 @@ from torch import Tensor
 
 from geoseg import ISAID, LabelClass
 from geoseg.errors import CheckpointError
-from geoseg.model.checkpoint import Metadata, load_model, save_checkpoint
+from geoseg.model.checkpoint import Metadata, save_checkpoint
 from geoseg.model.convert import import_checkpoint, load_backbone_state
+from geoseg.model.load import load_model
 from geoseg.model.metadata import read_classes
 from geoseg.model.segnext import MSCAN, SegNeXt
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from geoseg.model.cpu import kernels
 from geoseg.model.cpu import matmul as products
 from geoseg.model.fused import fold
-from geoseg.model.segnext import MSCA, NMF, VARIANTS, SegNeXt, depthwise
+from geoseg.model.segnext import MSCA, NMF, SegNeXt, depthwise
+from geoseg.model.variants import VARIANTS
 from geoseg.native.library import library
 
 needs_compiled = pytest.mark.skipif(not library(), reason="no compiler was at hand")

@@ -22,7 +22,7 @@ from geoseg.datasets.images import read_image
 from geoseg.datasets.layout import write_classes
 from geoseg.errors import DataError
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.checkpoint import load_model
+from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request
 from geoseg.pipeline.predict import predict

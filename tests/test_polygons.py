@@ -16,6 +16,7 @@ from shapely.affinity import rotate, scale, translate
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
+from geoseg.geo.vector import cleanup
 from geoseg.geo.vector import polygonize as polygons_module
 from geoseg.geo.vector.cleanup import Finish, independent
 from geoseg.geo.vector.merge import merge

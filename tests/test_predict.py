@@ -22,9 +22,9 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
+from geoseg.pipeline.execution.tasks import infer_block
 from geoseg.pipeline.options import Reading, Request, Tiling
 from geoseg.pipeline.predict import predict
-from geoseg.pipeline.tasks import infer_block
 
 HEIGHT, WIDTH = 410, 530
 

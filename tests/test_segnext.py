@@ -12,8 +12,8 @@ from spellings import SPELLINGS
 from torch import Tensor, nn
 
 from geoseg import ISAID
-from geoseg.model.checkpoint import load_model
 from geoseg.model.convert import import_checkpoint
+from geoseg.model.load import load_model
 from geoseg.model.segnext import MSCAN, NMF, SegNeXt
 
 TOLERANCE = 5e-5

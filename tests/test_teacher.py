@@ -12,7 +12,8 @@ import yaml
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split
 from geoseg.errors import CheckpointError, DataError
-from geoseg.model.checkpoint import load_model, save_checkpoint
+from geoseg.model.checkpoint import save_checkpoint
+from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.tile_model import TileModel

@@ -12,7 +12,7 @@ from spellings import write_jittor, write_original
 
 from geoseg import ISAID, load_model
 from geoseg.cli.main import main
-from geoseg.model.download import PUBLIC_WEIGHTS
+from geoseg.model.hub import PUBLIC_WEIGHTS
 from geoseg.model.segnext import SegNeXt
 
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -17,67 +16,9 @@ from torch import Tensor, nn
 
 from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
-from geoseg.model.cpu.parallel import one_thread
-from geoseg.model.download import find_public
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
-
-__all__ = [
-    "DEFAULT_WEIGHTS",
-    "Metadata",
-    "build_model",
-    "checkpoint_hash",
-    "load_model",
-    "locate_weights",
-    "read_checkpoint",
-    "read_metadata",
-    "save_checkpoint",
-    "stored_state",
-]
-
-DEFAULT_WEIGHTS = "segnext_t_aerial.safetensors"
-"""The weights inside the package, used where none are named."""
-
-FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
-
-
-def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyramid:
-    """A trained network on the CPU, in float32 and evaluation mode.
-
-    `weights` is the path of a geoseg checkpoint, the name of public weights (`geoseg weights
-    list`; fetched on first use), or None for the default inside the package. The model's
-    `metadata` says how to normalise the pixels that its `forward` takes.
-    """
-    with one_thread():
-        state, metadata = read_checkpoint(locate_weights(weights))
-        return build_model(state, metadata)
-
-
-def locate_weights(weights: str | Path | None = None) -> Path:
-    """The checkpoint file that `load_model` reads for the same argument."""
-    if weights is None:
-        path = Path(str(files("geoseg.model.weights") / DEFAULT_WEIGHTS))
-        if not path.is_file():
-            raise CheckpointError(
-                f"this build of geoseg has no default weights ({DEFAULT_WEIGHTS} is not in the "
-                "package); name some: --weights NAME or FILE, see `geoseg weights list`"
-            )
-        return path
-    if isinstance(weights, str) and (public := find_public(weights)):
-        from geoseg.model.download import fetch  # imports this module
-
-        return fetch(public)
-    path = Path(weights)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is no file and no name of public weights"
-        raise CheckpointError(f"weights {str(weights)!r}: this {what}")
-    if path.suffix.lower() in FOREIGN_SUFFIXES:
-        raise CheckpointError(
-            f"{path} is not a geoseg checkpoint; convert it once: geoseg weights import "
-            f"{path} {path.with_suffix('.safetensors').name} --classes isaid"
-        )
-    return path
 
 
 def checkpoint_hash(path: Path) -> str:

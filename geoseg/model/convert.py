@@ -23,7 +23,8 @@ from geoseg.model.checkpoint import check_fit, checkpoint_hash, read_checkpoint,
 from geoseg.model.metadata import Metadata, classes_from_json
 from geoseg.model.pickles import PickledArray, read_jittor
 from geoseg.model.pth import is_torch_file, read_torch
-from geoseg.model.segnext import MSCAN, VARIANTS, SegNeXt, Variant
+from geoseg.model.segnext import MSCAN, SegNeXt
+from geoseg.model.variants import VARIANTS, Variant
 
 WRAPPERS = ("module.", "model.", "_orig_mod.")
 """Prefixes that data-parallel training, trainers and compilers put before every key."""

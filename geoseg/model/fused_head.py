@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from geoseg.model.cpu.kernels import add_resized, factorize, group_norm_relu
+from geoseg.model.cpu.kernels import LANES, add_resized, addresses, compiled, group_norm_relu, sizes
 from geoseg.model.cpu.matmul import add_low_rank, project
-from geoseg.model.segnext import Hamburger, HamHead
+from geoseg.model.segnext import NMF, Hamburger, HamHead
 
 
 class FoldedHead(nn.Module):
@@ -83,3 +84,27 @@ def pointwise(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
     conv.weight = nn.Parameter(kernel.clone())
     conv.bias = None if bias is None else nn.Parameter(bias)
     return conv
+
+
+def factorize(samples: Tensor, nmf: NMF) -> tuple[Tensor, Tensor]:
+    """`nmf.factorize(samples)`; of (N,P,D)."""
+    rank, dim = nmf.bases.shape[-1], samples.shape[-1]
+    lib = compiled(samples)
+    if lib is None or rank != 2 * LANES:
+        return nmf.factorize(samples)
+    bases = nmf.bases.expand(len(samples), -1, -1).clone()  # (N,D,R)
+    coefficients = samples.new_empty(*samples.shape[:2], rank)
+    for x, basis, coef in zip(samples, bases, coefficients, strict=True):
+        for step in range(nmf.eval_steps + 1):
+            last, shrink = step == nmf.eval_steps, basis.T @ basis
+            correlations, squares = x.new_zeros(dim, rank), x.new_zeros(rank, rank)
+            sums = (None, None) if last else (correlations, squares)
+            lib.geoseg_nmf(
+                *addresses(x, basis, shrink, coef, *sums),
+                ctypes.c_float(nmf.eps),
+                *sizes((int(step == 0), len(x), dim)),
+            )
+            if not last:
+                divisor = (basis @ squares).add_(nmf.eps)
+                basis.mul_(correlations).div_(divisor)
+    return bases, coefficients

@@ -14,7 +14,7 @@ from typing import Any
 
 from geoseg.classes import IGNORE, LabelClass, display_color, fault_of_name, read_class_list
 from geoseg.errors import CheckpointError, DataError
-from geoseg.model.segnext import VARIANTS
+from geoseg.model.variants import VARIANTS
 
 TEACHERS = ("lite0", "lite2")
 """Names of other networks than SegNeXt, see `geoseg.model.pyramid`."""

@@ -26,8 +26,8 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.resampled import View, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
-from geoseg.model.checkpoint import load_model
 from geoseg.model.cpu.parallel import one_thread
+from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
 from geoseg.pipeline.options import Request, Tiling

@@ -23,7 +23,7 @@ from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.object_scores import ObjectScore, score_objects
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.checkpoint import load_model
+from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request
 from geoseg.pipeline.predict import predict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,10 +17,10 @@ from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct
 from geoseg.geo.raster.cog_writer import beside
-from geoseg.pipeline.block_store import difference
+from geoseg.pipeline.execution.block_store import difference
 from geoseg.pipeline.options import Request
 from geoseg.pipeline.outputs import planned_names
-from geoseg.pipeline.summary import Summary
+from geoseg.pipeline.summary import ClassTotal, Summary
 
 _DOMAIN, _KEY = "GEOSEG", "RUN"
 
@@ -58,6 +58,24 @@ class Record:
         content = {"run": self.run, "outputs": self.outputs, "summary": self.summary}
         ElementTree.SubElement(domain, "MDI", key=_KEY).text = json.dumps(content)
         beside(raster).write_bytes(ElementTree.tostring(root))
+
+    def summary_in(self, folder: Path, scene: str) -> Summary | None:
+        """Return the summary of the run, whose results are in `folder` now.
+
+        None where another version of geoseg recorded other things.
+
+        Args:
+            scene: its path as given.
+        """
+        told: dict[str, Any] = {each.name: self.summary.get(each.name) for each in fields(Summary)}
+        told |= {"scene": scene, "state": "skipped"}
+        told["outputs"] = {kind: str(folder / name) for kind, name in self.outputs.items()}
+        try:
+            told["classes"] = {name: ClassTotal(**each) for name, each in told["classes"].items()}
+            told["notes"] = tuple(told["notes"])
+        except (AttributeError, TypeError):
+            return None
+        return Summary(**told)
 
     def missing(self, folder: Path) -> list[str]:
         """Names of outputs that are no longer in `folder`."""
@@ -131,7 +149,7 @@ class Earlier:
             return None
         first = paths[0]
         if record is not None:
-            told = Summary.of_earlier(record, request.folder, scene)
+            told = record.summary_in(request.folder, scene)
             if (changes := record.changes(now)) is not None:
                 raise OutputError(
                     f"{first} exists, but {changes}; give --overwrite or another folder (-o)"

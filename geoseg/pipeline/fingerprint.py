@@ -6,40 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from geoseg import __version__
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.version import build
 
 BESIDE = (".aux.xml", ".ovr")
 """Suffixes of files that viewers put beside a scene, which then is as it was."""
-_AROUND = {"cli", "configs", "synthetic", "train"}
-"""Folders of the package that do not decide on results."""
-
-
-@cache
-def build() -> str:
-    """The version and a hash of the sources at work, "0.1.0+1a2b3c4d".
-
-    Two checkouts of one version differ. C sources are not in an installed package, so they do not
-    count.
-    """
-    return f"{__version__}+{sources_hash(Path(__file__).parents[1])[:8]}"
-
-
-def sources_hash(folder: Path) -> str:
-    """SHA-256 of the Python sources in `folder` that decide on results."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        place = path.relative_to(folder)
-        if place.parts[0] not in _AROUND:
-            digest.update(place.as_posix().encode() + b"\0")
-            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()
 
 
 def identity(

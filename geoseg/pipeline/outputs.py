@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
@@ -28,10 +28,10 @@ from geoseg.geo.vector.cleanup import Finish, Finished
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
-from geoseg.pipeline.block_store import kept_files
+from geoseg.pipeline.execution.block_store import kept_files
+from geoseg.pipeline.execution.tasks import BlockResult, Plan
 from geoseg.pipeline.options import Request
-from geoseg.pipeline.summary import ClassTotal
-from geoseg.pipeline.tasks import BlockResult, Plan
+from geoseg.pipeline.summary import ClassTotal, Written
 from geoseg.tiling.grid import Window
 from geoseg.timing import Clock
 
@@ -101,19 +101,6 @@ def whole_table(
     if not parts:
         return features(polygons, polygons.geometry, geobox, classes)
     return pd.concat(parts).sort_values("object_id", ignore_index=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a prediction leaves on disk."""
-
-    names: dict[str, str]
-    """Files by kind; where a format has one for each class, by kind and class: `shapefile:ship`."""
-    totals: dict[str, ClassTotal]
-    """By class, that with the largest objects first."""
-    valid_pixels: int
-    damaged: tuple[Window, ...]
-    """Parts of the scene that could not be read."""
 
 
 class Outputs:

@@ -16,8 +16,8 @@ from geoseg.geo.raster.resampled import View
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format
 from geoseg.model.metadata import Metadata
+from geoseg.pipeline.execution.tasks import Plan
 from geoseg.pipeline.options import Reading, Request, Tiling
-from geoseg.pipeline.tasks import Plan
 from geoseg.tiling.grid import Grid, Window
 
 _LOG = logging.getLogger("geoseg")

@@ -1,26 +1,14 @@
-"""Scene in, polygons and class raster out.
-
-A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
-of it) and *decode* (blend, decode, polygonize). In this process a fourth, *done*, hands the block
-to the outputs; from a cluster the blocks are fetched (`geoseg.pipeline.cluster.client`) and written here.
-"""
+"""Scene in, polygons and class raster out."""
 
 from __future__ import annotations
 
 import shutil
-import threading
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import dask.threaded
 
 from geoseg.atomic import Staging, WorkingFolder
 from geoseg.geo.raster.mosaic import write_mosaic
@@ -28,13 +16,13 @@ from geoseg.geo.raster.naming import scene_stem
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.raster.source import files_of, vector_files_of
-from geoseg.geo.vector.cleanup import Finished
 from geoseg.guard import refuse_inputs
-from geoseg.interrupts import interruptible, threads
+from geoseg.interrupts import interruptible
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
-from geoseg.pipeline.block_store import Store
 from geoseg.pipeline.earlier import Earlier, Record
+from geoseg.pipeline.execution.block_store import Store
+from geoseg.pipeline.execution.graph import run_blocks
 from geoseg.pipeline.fingerprint import blocks_identity, identity, results_identity
 from geoseg.pipeline.options import Reading, Request, Tiling
 from geoseg.pipeline.outputs import Outputs, refuse_clashes, refuse_shortage
@@ -45,17 +33,11 @@ from geoseg.pipeline.plan import (
     make_plan,
     open_scene,
 )
-from geoseg.pipeline.schedule import Order
 from geoseg.pipeline.summary import Summary, summarize
-from geoseg.pipeline.tasks import BlockResult, Halo, Inferred, Plan, decode_block, halo, infer_block
-from geoseg.tiling.decoding import cells_around
-from geoseg.tiling.grid import Block
 from geoseg.timing import Clock
 
 if TYPE_CHECKING:
-    from geoseg.pipeline.cluster.client import Cluster, ClusterRun
-
-Graph = dict[Any, Any]
+    from geoseg.pipeline.execution.cluster import Cluster
 
 
 @refused_memory()
@@ -122,7 +104,7 @@ def predict(
 
 def connection(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
     """`cluster`, which stays open, or one of its own."""
-    from geoseg.pipeline.cluster.client import Cluster
+    from geoseg.pipeline.execution.cluster import Cluster
 
     return Cluster(address) if cluster is None else nullcontext(cluster)
 
@@ -168,7 +150,7 @@ class Job:
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(request, extent.width * extent.height, working.path)
             with Outputs(plan, classes, request, staging.new, stem) as outputs:
-                compute(plan, model, tiling, store, outputs, clock, progress, remote)
+                run_blocks(plan, model, tiling.threads, store, outputs, clock, progress, remote)
                 if outputs.damaged and not (request.keep_going and outputs.valid_pixels):
                     raise damage_error(self.path, scene, tuple(outputs.damaged))
                 if not outputs.valid_pixels:
@@ -187,148 +169,3 @@ class Job:
             record = Record(results_identity(self.run, request), written.names, summary.as_dict())
             record.write(staging.new / written.names["classes"])
         return summary
-
-
-def compute(
-    plan: Plan,
-    model: TileModel,
-    tiling: Tiling,
-    store: Store,
-    outputs: Outputs,
-    clock: Clock,
-    progress: Callable[[int, int], None],
-    cluster: ClusterRun | None,
-) -> None:
-    """Hand every wanted block to the outputs: those that the store has, then the others."""
-    order = Order.of(plan)
-    targets = [plan.target(order.blocks[i]) for i in order.sources]
-    total, done = sum(w.width * w.height for w in targets if w), 0
-
-    def write(result: BlockResult, finished: Finished) -> None:
-        nonlocal done
-        with result.clock.stage("write"):
-            outputs.write(result, finished)
-        clock.seconds.update(result.clock.seconds)
-        done += result.class_ids.size
-        progress(done, total)
-
-    kept = []
-    for i in order.sources:
-        if (result := store.result(i, order.blocks[i])) is not None:
-            kept.append(i)
-            write(*outputs.settle(result))
-    order = order.without(kept)
-    if cluster is not None:
-        for result in cluster.results(order):
-            if result.whole:
-                store.keep_result(result)
-            write(*outputs.settle(result))
-    else:
-        compute_here(plan, order, model, tiling, store, outputs, write)
-
-
-def compute_here(
-    plan: Plan,
-    order: Order,
-    model: TileModel,
-    tiling: Tiling,
-    store: Store,
-    outputs: Outputs,
-    write: Callable[[BlockResult, Finished], None],
-) -> None:
-    """All blocks of `order`, by threads of this process."""
-    uses = Counter(source for needed in order.sources.values() for source in needed)
-    to_infer, ended = list(order.blocks), threading.Event()
-
-    def refuse_late() -> None:
-        """Of a run that was given up, threads that hung must leave the store alone."""
-        if ended.is_set():
-            raise CancelledError
-
-    def infer_once(
-        plan: Plan, number: int, block: Block, model: TileModel, *after: object
-    ) -> Inferred:
-        if (inferred := store.inferred(number)) is None:
-            inferred = infer_block(plan, number, block, model, *after)
-            refuse_late()
-            if not inferred.damaged:
-                store.keep_inferred(number, inferred)
-        to_infer.remove(number)
-        if not to_infer:  # the last blocks are decoded in this memory
-            model.release_memory()
-        return inferred
-
-    def decode_once(
-        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
-    ) -> tuple[BlockResult, Finished]:
-        result = decode_block(plan, number, block, inferred, pieces)
-        refuse_late()
-        if result.whole:
-            store.keep_result(result)
-        return outputs.settle(result)
-
-    def finish(settled: tuple[BlockResult, Finished], *after: None) -> None:
-        """One block after the other."""
-        result, finished = settled
-        write(result, finished)
-        uses.subtract(order.sources[result.number])
-        for source in order.sources[result.number]:
-            if uses[source] == 0:
-                store.drop_inferred(source)
-
-    graph, done_keys = build_graph(
-        plan, order, model, tiling.threads, infer_once, decode_once, finish
-    )
-    try:
-        with threads(tiling.threads) as pool, model.cancelled_on_error():
-            dask.threaded.get(graph, done_keys, pool=pool)
-    finally:
-        ended.set()
-
-
-def build_graph(
-    plan: Plan,
-    order: Order,
-    model: TileModel,
-    ahead: int,
-    infer: Callable[..., Inferred],
-    decode: Callable[..., object],
-    finish: Callable[..., None],
-) -> tuple[Graph, list[Any]]:
-    """The dask graph, and the keys of `finish` called on its blocks.
-
-    Args:
-        ahead: threads, which are that many blocks ahead of each other.
-    """
-
-    def key(name: str, *where: int) -> tuple[Any, ...]:
-        return (name, *where)
-
-    plan_key, model_key = key("plan"), key("model")
-    graph: Graph = {plan_key: plan, model_key: model}
-    wanted = sorted(order.sources)
-    # Blocks are done in order, and one starts only when all but the latest of those that need no
-    # later block are done: what is in flight follows the width of the scene, not its area.
-    needs = accumulate((max(order.sources[i]) for i in wanted), max)
-    ready = list(needs)  # block wanted[k] can be finished once block ready[k] is inferred
-    numbers = list(order.blocks)
-    for place, (i, block) in enumerate(order.blocks.items()):
-        latest = bisect_left(ready, i) - 1 - 2 * ahead
-        after = [key("done", wanted[latest])] if latest >= 0 else []
-        if place >= ahead:
-            # Left to dask, a block that many wait for may come late, and threads wait with it.
-            after.append(key("infer", numbers[place - ahead]))
-        graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
-    for i in wanted:
-        cells = cells_around(order.blocks[i].core, plan.grid.extent)
-        pieces = []
-        for source in order.sources[i]:
-            if source != i:
-                pieces.append(key("halo", source, i))
-                graph[pieces[-1]] = (halo, key("infer", source), cells)
-        inferred = key("infer", i)
-        graph[key("decode", i)] = (decode, plan_key, i, order.blocks[i], inferred, pieces)
-    for k, i in enumerate(wanted):
-        after = [key("done", wanted[k - 1])] if k else []
-        graph[key("done", i)] = (finish, key("decode", i), *after)
-    return graph, [key("done", i) for i in wanted]

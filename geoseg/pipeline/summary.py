@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from geoseg.geo.raster.resampled import suitable_gsd
-
-if TYPE_CHECKING:
-    from geoseg.model.tile_model import TileModel
-    from geoseg.pipeline.earlier import Record
-    from geoseg.pipeline.options import Reading, Request, Tiling
-    from geoseg.pipeline.outputs import Written
-    from geoseg.pipeline.tasks import Plan
-    from geoseg.timing import Clock
+from geoseg.model.tile_model import TileModel
+from geoseg.pipeline.execution.tasks import Plan
+from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.tiling.grid import Window
+from geoseg.timing import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +73,18 @@ class Summary:
             "mpx_per_second": round(self.mpx_per_second, 4),
         }
 
-    @classmethod
-    def of_earlier(cls, record: Record, folder: Path, scene: str) -> Summary | None:
-        """Of a run that is done, whose results are in `folder` now; None where another version of
-        geoseg told other things."""
-        told: dict[str, Any] = {each.name: record.summary.get(each.name) for each in fields(cls)}
-        told |= {"scene": scene, "state": "skipped"}
-        told["outputs"] = {kind: str(folder / name) for kind, name in record.outputs.items()}
-        try:
-            told["classes"] = {name: ClassTotal(**each) for name, each in told["classes"].items()}
-            told["notes"] = tuple(told["notes"])
-        except (AttributeError, TypeError):
-            return None
-        return cls(**told)
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a prediction leaves on disk."""
+
+    names: dict[str, str]
+    """Files by kind; where a format has one for each class, by kind and class: `shapefile:ship`."""
+    totals: dict[str, ClassTotal]
+    """By class, that with the largest objects first."""
+    valid_pixels: int
+    damaged: tuple[Window, ...]
+    """Parts of the scene that could not be read."""
 
 
 def summarize(

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from geoseg import __version__
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
@@ -27,6 +26,7 @@ from geoseg.geo.vector.cleanup import Finish, Finished
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.guard import check_outputs
 from geoseg.tiling.grid import Window
+from geoseg.version import VERSION
 
 BLOCK = 2048
 """Side of a block, px. Results do not depend on it."""
@@ -126,7 +126,7 @@ def vectorize(
 def _description(path: str | Path, finish: Finish) -> dict[str, str]:
     """What the layers say of how they were made."""
     return {
-        "geoseg": __version__,
+        "geoseg": VERSION,
         "source": printable(path),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "simplify_px": f"{finish.tolerance:g}",

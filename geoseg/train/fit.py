@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg.datasets.layout import write_whole
 from geoseg.errors import DataError, OptionError, OutputError
-from geoseg.model.checkpoint import load_model
+from geoseg.model.load import load_model
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from geoseg.classes import LabelClass
 from geoseg.errors import CheckpointError
-from geoseg.model.checkpoint import FOREIGN_SUFFIXES, locate_weights, read_checkpoint
+from geoseg.model.checkpoint import read_checkpoint
 from geoseg.model.convert import load_backbone_state
+from geoseg.model.load import FOREIGN_SUFFIXES, locate_weights
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt

@@ -12,7 +12,8 @@ import yaml
 
 from geoseg.errors import RecipeError
 from geoseg.model.metadata import TEACHERS
-from geoseg.model.segnext import VARIANTS, NmfGradient
+from geoseg.model.segnext import NmfGradient
+from geoseg.model.variants import VARIANTS
 from geoseg.train.schema import build, check, check_share
 
 

@@ -27,7 +27,8 @@ from PIL import Image
 from torch import Tensor
 
 from geoseg.classes import IGNORE, ISAID
-from geoseg.model.checkpoint import load_model, save_checkpoint
+from geoseg.model.checkpoint import save_checkpoint
+from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.train.crops import hidden_classes
 from geoseg.train.loss import distillation, partial_cross_entropy

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.model.checkpoint import load_model
+from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import Request, Tiling
 from geoseg.pipeline.predict import predict

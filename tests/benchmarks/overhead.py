@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from geoseg.cli.main import SWITCH_INTERVAL
 from geoseg.geo.raster.resampled import View, suitable_gsd
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.checkpoint import load_model
+from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.bench import passes, write_scene
 from geoseg.pipeline.options import Reading, Request, Tiling

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from geoseg.classes import IGNORE
-from geoseg.model.checkpoint import load_model
+from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import ALIGN, Grid

@@ -130,7 +130,7 @@ def predicted(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.fl
     """Classes and confidence of `name`.tif, from its outputs."""
     paths = [folder / f"{name}.{kind}.tif" for kind in ("classes", "confidence")]
     if not all(path.exists() for path in paths):
-        from geoseg.model.checkpoint import load_model
+        from geoseg.model.load import load_model
         from geoseg.model.tile_model import TileModel
         from geoseg.pipeline.options import Reading, Request
         from geoseg.pipeline.predict import predict

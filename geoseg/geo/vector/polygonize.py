@@ -58,8 +58,8 @@ def polygonize(
         class_ids: (H, W) under `window`; IGNORE never becomes a polygon.
         skip: classes that do not become polygons either.
         confidence: (H, W) probability of the class, 0-1.
-        min_pixels, fill: as they will be given to `geoseg.geo.vector.sieve.sieve`. What that would do
-            away with for certain is left out at once; its result is the same.
+        min_pixels, fill: as they will be given to `geoseg.geo.vector.sieve.sieve`. What that
+            would do away with for certain is left out at once; its result is the same.
     """
     lone = np.zeros((2, 0), np.int64)
     if fill and min_pixels > 1:

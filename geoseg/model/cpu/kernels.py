@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.cpu.parallel import divide, new_map
-from geoseg.model.segnext import NMF
 from geoseg.native.library import library
 
 LANES = 8
@@ -134,30 +133,6 @@ def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
         factors = (slope.float().flatten(), offset.float().flatten())
         lib.geoseg_affine_relu(*addresses(sample, *factors), *sizes((pixels, channels)))
     return x
-
-
-def factorize(samples: Tensor, nmf: NMF) -> tuple[Tensor, Tensor]:
-    """`nmf.factorize(samples)`; of (N,P,D)."""
-    rank, dim = nmf.bases.shape[-1], samples.shape[-1]
-    lib = compiled(samples)
-    if lib is None or rank != 2 * LANES:
-        return nmf.factorize(samples)
-    bases = nmf.bases.expand(len(samples), -1, -1).clone()  # (N,D,R)
-    coefficients = samples.new_empty(*samples.shape[:2], rank)
-    for x, basis, coef in zip(samples, bases, coefficients, strict=True):
-        for step in range(nmf.eval_steps + 1):
-            last, shrink = step == nmf.eval_steps, basis.T @ basis
-            correlations, squares = x.new_zeros(dim, rank), x.new_zeros(rank, rank)
-            sums = (None, None) if last else (correlations, squares)
-            lib.geoseg_nmf(
-                *addresses(x, basis, shrink, coef, *sums),
-                ctypes.c_float(nmf.eps),
-                *sizes((int(step == 0), len(x), dim)),
-            )
-            if not last:
-                divisor = (basis @ squares).add_(nmf.eps)
-                basis.mul_(correlations).div_(divisor)
-    return bases, coefficients
 
 
 def add_resized(x: Tensor, coarse: Tensor) -> Tensor:

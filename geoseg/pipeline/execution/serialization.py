@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
-from geoseg.pipeline.tasks import BlockResult, Inferred
+from geoseg.pipeline.execution.tasks import BlockResult, Inferred
 from geoseg.tiling.blending import Partial
 from geoseg.tiling.grid import Block, Window
 from geoseg.timing import Clock

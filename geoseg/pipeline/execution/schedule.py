@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from geoseg.pipeline.tasks import Plan
+from geoseg.pipeline.execution.tasks import Plan
 from geoseg.tiling.blocks import REACH, contributors
 from geoseg.tiling.grid import Block
 

@@ -19,8 +19,8 @@ from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
 from geoseg.native.malloc import refused_memory
-from geoseg.pipeline.fingerprint import build
-from geoseg.pipeline.tasks import Plan, decode_block, halo, infer_block
+from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
+from geoseg.version import build
 
 T = TypeVar("T")
 _KEPT = 4

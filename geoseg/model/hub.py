@@ -21,10 +21,11 @@ from urllib.error import HTTPError, URLError
 from filelock import FileLock
 from tqdm import tqdm
 
-from geoseg import ISAID, __version__
+from geoseg.classes import ISAID
 from geoseg.errors import CheckpointError, DownloadError
 from geoseg.model.checkpoint import checkpoint_hash
 from geoseg.model.convert import import_checkpoint
+from geoseg.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +225,7 @@ def download(entry: PublicWeights, part: Path) -> None:
 
 def request(entry: PublicWeights, offset: int, validator: str) -> tuple[HTTPResponse, int]:
     """A response, and at which byte its body begins: at `offset`, or else at 0."""
-    headers = {"User-Agent": f"geoseg/{__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"geoseg/{VERSION}", "Accept-Encoding": "identity"}
     resume = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
     try:
         response = urllib.request.urlopen(

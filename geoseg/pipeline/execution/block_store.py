@@ -31,14 +31,14 @@ import numpy as np
 
 from geoseg.atomic import RUN, sync
 from geoseg.errors import OutputError
-from geoseg.pipeline.serialization import (
+from geoseg.pipeline.execution.serialization import (
     Arrays,
     packed_inferred,
     packed_result,
     unpacked_inferred,
     unpacked_result,
 )
-from geoseg.pipeline.tasks import BlockResult, Inferred
+from geoseg.pipeline.execution.tasks import BlockResult, Inferred
 from geoseg.tiling.grid import Block
 
 _OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")

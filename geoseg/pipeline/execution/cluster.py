@@ -2,7 +2,7 @@
 
 The cluster gets a few blocks ahead at a time, as many as its threads can take, so that neither the
 scheduler nor the workers hold what follows the size of a scene. A step's task names nothing but
-the standard library, and its data is bytes, which `geoseg.pipeline.cluster.worker` opens.
+the standard library, and its data is bytes, which `geoseg.pipeline.execution.worker` opens.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.cluster.worker import Demand, Parcel, inspect, run
-from geoseg.pipeline.fingerprint import build
-from geoseg.pipeline.schedule import Order
-from geoseg.pipeline.tasks import BlockResult, Plan
+from geoseg.pipeline.execution.schedule import Order
+from geoseg.pipeline.execution.tasks import BlockResult, Plan
+from geoseg.pipeline.execution.worker import Demand, Parcel, inspect, run
 from geoseg.tiling.decoding import cells_around
+from geoseg.version import build
 
 _WAIT = 60.0
 """Seconds that a cluster may be without a worker."""

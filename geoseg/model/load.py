@@ -1,0 +1,54 @@
+"""Weights by name or file, as a network ready to use."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from geoseg.errors import CheckpointError
+from geoseg.model.checkpoint import build_model, read_checkpoint
+from geoseg.model.cpu.parallel import one_thread
+from geoseg.model.hub import fetch, find_public
+from geoseg.model.pyramid import EfficientNetPyramid
+from geoseg.model.segnext import SegNeXt
+
+DEFAULT_WEIGHTS = "segnext_t_aerial.safetensors"
+"""The weights inside the package, used where none are named."""
+
+FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
+
+
+def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyramid:
+    """A trained network on the CPU, in float32 and evaluation mode.
+
+    `weights` is the path of a geoseg checkpoint, the name of public weights (`geoseg weights
+    list`; fetched on first use), or None for the default inside the package. The model's
+    `metadata` says how to normalise the pixels that its `forward` takes.
+    """
+    with one_thread():
+        state, metadata = read_checkpoint(locate_weights(weights))
+        return build_model(state, metadata)
+
+
+def locate_weights(weights: str | Path | None = None) -> Path:
+    """The checkpoint file that `load_model` reads for the same argument."""
+    if weights is None:
+        path = Path(str(files("geoseg.model.weights") / DEFAULT_WEIGHTS))
+        if not path.is_file():
+            raise CheckpointError(
+                f"this build of geoseg has no default weights ({DEFAULT_WEIGHTS} is not in the "
+                "package); name some: --weights NAME or FILE, see `geoseg weights list`"
+            )
+        return path
+    if isinstance(weights, str) and (public := find_public(weights)):
+        return fetch(public)
+    path = Path(weights)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no file and no name of public weights"
+        raise CheckpointError(f"weights {str(weights)!r}: this {what}")
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is not a geoseg checkpoint; convert it once: geoseg weights import "
+            f"{path} {path.with_suffix('.safetensors').name} --classes isaid"
+        )
+    return path

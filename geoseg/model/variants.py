@@ -1,0 +1,31 @@
+"""The sizes of SegNeXt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The sizes that tell SegNeXt-T, S, B and L apart (paper, table 2)."""
+
+    name: str
+    dims: tuple[int, int, int, int]
+    """Channels of the four stages."""
+    depths: tuple[int, int, int, int]
+    """Blocks of the four stages."""
+    head: int
+    """Channels inside the decoder, the `D` of its matrix factorization."""
+    rank: int
+    """Columns of the NMF bases (`MD_R`). Not visible in weights."""
+    drop_path: float
+    """Stochastic depth at the last block; grows linearly from 0."""
+    mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
+
+
+VARIANTS = {
+    "T": Variant("T", (32, 64, 160, 256), (3, 3, 5, 2), head=256, rank=16, drop_path=0.1),
+    "S": Variant("S", (64, 128, 320, 512), (2, 2, 4, 2), head=256, rank=16, drop_path=0.1),
+    "B": Variant("B", (64, 128, 320, 512), (3, 3, 12, 3), head=512, rank=64, drop_path=0.2),
+    "L": Variant("L", (64, 128, 320, 512), (3, 5, 27, 3), head=1024, rank=64, drop_path=0.3),
+}

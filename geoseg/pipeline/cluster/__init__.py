@@ -1,1 +1,0 @@
-"""Blocks computed by a dask.distributed cluster."""

@@ -1,0 +1,1 @@
+"""Blocks computed and kept: by threads of this process, or on a cluster."""
