@@ -149,13 +149,11 @@ def command(
     from geoseg.guard import refuse_inputs
     from geoseg.model.load import load_model
     from geoseg.model.tile_model import TileModel
-    from geoseg.pipeline.options import Reading, Request, Tiling
+    from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
     from geoseg.pipeline.outputs import planned_names
     from geoseg.pipeline.predict import predict
 
-    reading = Reading(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi)
-    tiling = Tiling(tile_size=tile_size, overlap=overlap, workers=workers, scheduler=scheduler)
-    request = Request(
+    asked = OutputOptions(
         folder=output,
         formats=formats,
         confidence=confidence,
@@ -168,7 +166,7 @@ def command(
     )
     if not mosaic:
         refuse_equal_names(scenes)
-        planned = (planned_names(request, scene_stem(scene)).values() for scene in scenes)
+        planned = (planned_names(asked, scene_stem(scene)).values() for scene in scenes)
         refuse_inputs((output / name for names in planned for name in names), scenes)
     model = TileModel(
         load_model(weights),
@@ -177,9 +175,12 @@ def command(
         batch_size=batch_size,
         tta=tta,
         backend=backend,
-        use_up=True,
+        consume=True,
     )
     further: dict[str, Any] = {
+        "scene": SceneOptions(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi),
+        "tiling": TilingOptions(tile_size=tile_size, overlap=overlap),
+        "compute": ComputeOptions(workers=workers, scheduler=scheduler),
         "parts": scenes if mosaic else (),
         "inputs": [weights] if weights and Path(weights).is_file() else [],
     }
@@ -191,7 +192,7 @@ def command(
     def one(scene: str) -> Summary:
         name = Path(scene).name
         with options.pixel_bar(name, quiet=quiet, lines_only=as_json) as progress:
-            return predict(scene, model, request, tiling, reading, progress=progress, **further)
+            return predict(scene, model, asked, progress=progress, **further)
 
     batch = Batch(one, quiet=quiet, as_json=as_json)
     batch.run([str(output / "mosaic.vrt")] if mosaic else scenes)

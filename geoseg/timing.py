@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Clock:
+class StageTimer:
     """Adds up the seconds spent in named stages. One per thread of work; add them at the end."""
 
     seconds: Counter[str] = field(default_factory=Counter)

@@ -16,7 +16,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.bench import StandIn
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 SIDE = 64
 
@@ -42,7 +42,7 @@ def tiles() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def logits_of(model: TileModel, tiles: tuple[list[np.ndarray], list[np.ndarray]]) -> np.ndarray:
-    return np.stack(model(*tiles, Clock()))
+    return np.stack(model(*tiles, StageTimer()))
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -99,7 +99,7 @@ def test_the_network_that_is_given_stays_as_it_is(network, tiles):
         assert torch.equal(tensor, before[name])
         assert tensor.stride() == before[name].stride()
     network.eval()
-    plain = network(model.normalise(*map(model.staged, tiles))).detach().numpy()
+    plain = network(model.normalise(*map(model.stack_pinned, tiles))).detach().numpy()
     np.testing.assert_allclose(first, plain, rtol=0, atol=2e-5 * abs(plain).max())
 
 
@@ -113,7 +113,7 @@ def test_tiles_that_overtake_each_other_come_back_in_order():
     assert model.streams * model.threads <= max(1, torch.get_num_threads())
     bright = [255, 0, 255, 0, 0, 255]
     images = [np.full((3, SIDE, SIDE), value, np.uint8) for value in bright]
-    clock = Clock()
-    found = model(images, [np.ones((SIDE, SIDE), bool)] * len(images), clock)
+    timer = StageTimer()
+    found = model(images, [np.ones((SIDE, SIDE), bool)] * len(images), timer)
     assert [bool(logits[9].mean() > 0) for logits in found] == [value > 0 for value in bright]
-    assert clock.seconds["model"] >= 0.3
+    assert timer.seconds["model"] >= 0.3

@@ -27,18 +27,21 @@ from geoseg.cli.main import main
 from geoseg.errors import MachineError, OptionError, OutputError
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.earlier import Record
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".qml")
-TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)
+TILING = {
+    "tiling": TilingOptions(tile_size=128, overlap=32),
+    "compute": ComputeOptions(tiles_per_block=1, workers=2),
+}
 
 
 def run(scene, folder, model=None, progress=lambda done, total: None, reading=None, **more):
     parts = more.pop("parts", ())
-    request = Request(Path(folder), **more)
+    request = OutputOptions(Path(folder), **more)
     model = TileModel(model or Counting(), device="cpu")
-    return predict(scene, model, request, TILING, reading, parts=parts, progress=progress)
+    return predict(scene, model, request, scene=reading, **TILING, parts=parts, progress=progress)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -133,7 +136,7 @@ def test_what_has_changed_is_named(tmp_path):
             crs=file.crs,
         ).to_frame("geometry")
     frame.to_crs(4326).to_file(area)
-    reading = Reading(aoi=str(area))
+    reading = SceneOptions(aoi=str(area))
     run(town, tmp_path / "out", reading=reading)
     before = contents(tmp_path / "out")
     for said, change in (
@@ -212,7 +215,7 @@ def test_overwriting_takes_all_of_the_earlier_run(tmp_path, scene):
     for path in (bridge, tmp_path / "town_notes.shp", tmp_path / "town.txt"):
         path.write_text("mine")
     Path(tmp_path / "town.classes.tif.ovr").write_text("gdaladdo")
-    blue = Reading(bands=(1, 1, 1))  # finds other classes
+    blue = SceneOptions(bands=(1, 1, 1))  # finds other classes
     found = run(scene, tmp_path, formats=("shapefile",), reading=blue, overwrite=True)
     left = {path.name for path in tmp_path.iterdir()}
     mine = {"town_2_ship.shp", "town_notes.shp", "town.txt"}

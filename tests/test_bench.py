@@ -14,14 +14,14 @@ from geoseg.cli.main import main
 from geoseg.model.tile_model import TileModel, choose_device
 from geoseg.pipeline import bench
 from geoseg.pipeline.bench import Report, in_turns, ways
-from geoseg.pipeline.options import Tiling
+from geoseg.pipeline.options import TilingOptions
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "ways", lambda device: [("torch", "float32"), ("torch", "bfloat16")])
-        return bench.bench(device="cpu", size=160, tiling=Tiling(64, 32), repeat=1)
+        return bench.bench(device="cpu", size=160, tiling=TilingOptions(64, 32), repeat=1)
 
 
 def test_every_way_is_measured_and_the_ratio_follows(report):

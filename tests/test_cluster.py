@@ -26,7 +26,13 @@ from geoseg.pipeline.execution import worker as worker_side
 from geoseg.pipeline.execution.cluster import Cluster
 from geoseg.pipeline.execution.worker import Demand, inspect
 from geoseg.pipeline.fingerprint import build, sources_hash
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import (
+    ComputeOptions,
+    OutputOptions,
+    PredictOptions,
+    SceneOptions,
+    TilingOptions,
+)
 from geoseg.pipeline.predict import make_plan, predict
 from geoseg.version import VERSION
 
@@ -97,7 +103,7 @@ def scene(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(scene, folder):
-    return predict(scene, colors(), Request(folder / "reference"), Tiling(**TILING))
+    return predict(scene, colors(), OutputOptions(folder / "reference"), TilingOptions(**TILING))
 
 
 @pytest.fixture
@@ -113,14 +119,25 @@ def colors(network: torch.nn.Module | None = None) -> TileModel:
 
 
 def run(scene, folder, address, network=None, **options):
-    tiling = Tiling(**TILING, scheduler=address)
-    return predict(scene, colors(network), Request(Path(folder)), tiling, **options)
+    options = {
+        "tiling": TilingOptions(**TILING),
+        "compute": ComputeOptions(scheduler=address),
+        **options,
+    }
+    return predict(scene, colors(network), OutputOptions(Path(folder)), **options)
 
 
 def demand(scene: Path, **changes: object) -> bytes:
     opened = Scene.open(str(scene))
     plan = make_plan(
-        opened, Colors.metadata, Request(Path()), Tiling(**TILING, tiles_per_block=1), Reading()
+        opened,
+        Colors.metadata,
+        PredictOptions(
+            OutputOptions(Path()),
+            SceneOptions(),
+            TilingOptions(**TILING),
+            ComputeOptions(tiles_per_block=1),
+        ),
     )
     found = {"plan": plan, "shape": (300, 400), "marks": {str(scene): Mark.of(scene)}}
     return pickle.dumps(Demand(**(found | changes)))

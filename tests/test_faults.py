@@ -40,7 +40,7 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.pipeline.execution.block_store import Store
+from geoseg.pipeline.execution.block_store import BlockStore
 
 TABLE = Path(__file__).parent / "faults.md"
 HEAD = """\
@@ -511,12 +511,13 @@ def failing(target: str, error: Exception, call: int = 1) -> Callable[[], object
     return patched
 
 
+LAYERS = "geoseg.geo.layers.geopackage"
 FULL = OSError(28, "No space left on device")
 for _what, _says, _during, _options in (
     ("the first file of a layer", "town.gpkg cannot be written",
      failing("pyogrio.write_dataframe", DataSourceError("disk is full")), ()),
     ("styles", "town.gpkg cannot be written",
-     failing("geoseg.geo.layers.geopackage._add_styles", sqlite3.OperationalError("disk is full")), ()),
+     failing(f"{LAYERS}._add_styles", sqlite3.OperationalError("disk is full")), ()),
     ("the confidence raster", "town.confidence.tif cannot be written",
      failing("rasterio.shutil.copy", RasterioIOError("no space")), ("--confidence",)),
     ("the class raster", "town.classes.tif cannot be written",
@@ -554,7 +555,7 @@ def _(box: Box) -> list[str]:
 @case("Results", "the unfinished blocks are of other options", 0, "starting afresh", leaves=TOWN)
 def _(box: Box) -> list[str]:
     box.write("out/town.unfinished/0.result.npz", b"PK")
-    store = Store(box.out / "town.unfinished", {"overlap": 64})
+    store = BlockStore(box.out / "town.unfinished", {"overlap": 64})
     store.__enter__()  # and never left, as by a process that is killed
     return box.predict(box.town())
 

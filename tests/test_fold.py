@@ -115,7 +115,7 @@ def test_recorded_logits_of_the_official_code(parity) -> None:
 
 def test_a_model_that_is_used_up_gives_the_same() -> None:
     x = pixels(1, 3, 64, 64)
-    assert torch.equal(fold(lively("T"))(x), fold(lively("T"), use_up=True)(x))
+    assert torch.equal(fold(lively("T"))(x), fold(lively("T"), consume=True)(x))
 
 
 def test_folding_leaves_the_model_and_the_random_numbers_alone() -> None:

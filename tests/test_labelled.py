@@ -24,7 +24,7 @@ from geoseg.errors import DataError
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.predict import predict
 from geoseg.train.crops import load_cached
 from geoseg.train.dataset import Item, LabelledFolder, check_training, check_validation, inspect
@@ -155,7 +155,7 @@ def test_training_evaluation_and_prediction_see_the_same_pixels(name, tmp_path):
 def test_evaluation_finds_what_prediction_finds(name, tmp_path):
     path = IMAGES[name](tmp_path / name)
     model = TileModel(Colors(), device="cpu")
-    summary = predict(path, model, Request(tmp_path / "out"))
+    summary = predict(path, model, OutputOptions(tmp_path / "out"))
     with rasterio.open(summary.outputs["classes"]) as file:
         expected = file.read(1)
     picture = read_image(path)

@@ -30,7 +30,7 @@ from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.pipeline.vectorize import vectorize
 from geoseg.tiling.grid import Window
@@ -203,7 +203,7 @@ def test_predict_and_vectorize_without_an_object_keep_fields_and_crs(tmp_path):
     place = {"transform": GEOBOX.transform, "crs": UTM, "height": 60, "width": 80, "count": 3}
     with rasterio.open(scene, "w", driver="GTiff", dtype="uint8", **place) as raster:
         raster.write(np.full((3, 60, 80), 110, np.uint8))
-    request = Request(tmp_path, formats=("gpkg", "shapefile"))
+    request = OutputOptions(tmp_path, formats=("gpkg", "shapefile"))
     summary = predict(scene, TileModel(Colors(), device="cpu"), request)
     assert summary.objects == 0
     assert "shapefile:objects" in summary.outputs
@@ -225,8 +225,8 @@ def test_specks_are_as_large_for_predict_as_for_vectorize(tmp_path, gsd):
     least = 9 * (gsd or 0.5) ** 2
 
     def areas(folder: str, **options) -> np.ndarray:
-        request = Request(tmp_path / folder, simplify=0, **options)
-        summary = predict(scene, TileModel(model, device="cpu"), request, Tiling(128, 32))
+        request = OutputOptions(tmp_path / folder, simplify=0, **options)
+        summary = predict(scene, TileModel(model, device="cpu"), request, TilingOptions(128, 32))
         output = tmp_path / folder / "v.gpkg"
         vectorize(summary.outputs["classes"], output, simplify=0, **options)
         one, other = (read_layers(Path(path)) for path in (summary.outputs["gpkg"], output))

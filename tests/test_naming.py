@@ -23,7 +23,7 @@ from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.naming import LONGEST, refuse_equal_names, scene_stem
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.pipeline.summary import Summary
 from geoseg.pipeline.vectorize import vectorize
@@ -148,6 +148,9 @@ def predict_planes(town: Path, out: Path, plane: str) -> Summary:
     classes = [replace(label, name=plane) if label.id == 14 else label for label in ISAID]
     model.metadata = replace(model.metadata, classes=tuple(classes))
     formats = ("gpkg", "geojson", "shapefile")
-    request = Request(out, formats=formats, confidence=True, simplify=0)
-    tiling = Tiling(tile_size=64, overlap=32, workers=1)
-    return predict(town, TileModel(model, device="cpu"), request, tiling, Reading())
+    request = OutputOptions(out, formats=formats, confidence=True, simplify=0)
+    tiling = {
+        "tiling": TilingOptions(tile_size=64, overlap=32),
+        "compute": ComputeOptions(workers=1),
+    }
+    return predict(town, TileModel(model, device="cpu"), request, **tiling)

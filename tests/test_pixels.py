@@ -22,7 +22,7 @@ from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.predict import predict
 from geoseg.pipeline.vectorize import vectorize
 
@@ -413,5 +413,5 @@ def test_a_scene_without_a_pixel_is_an_error(tmp_path, kind):
     else:
         write(path, np.full((3, 40, 60), np.nan, np.float32))
     with pytest.raises(SceneError, match=f"nothing to predict, .* declared empty by its {kind};"):
-        predict(path, TileModel(Colors(), device="cpu"), Request(tmp_path))
+        predict(path, TileModel(Colors(), device="cpu"), OutputOptions(tmp_path))
     assert [each.name for each in tmp_path.iterdir()] == ["scene.tif"]

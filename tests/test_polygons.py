@@ -18,13 +18,13 @@ from shapely.geometry import shape
 from geoseg.classes import IGNORE
 from geoseg.geo.vector import cleanup
 from geoseg.geo.vector import polygonize as polygons_module
-from geoseg.geo.vector.cleanup import Finish, independent
+from geoseg.geo.vector.cleanup import Cleanup, independent
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.outlines import Outlines
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons
 from geoseg.geo.vector.sieve import sieve
-from geoseg.geo.vector.simplify import noded, thinned
+from geoseg.geo.vector.simplify import noded, simplify
 from geoseg.tiling.grid import Window
 
 ClassMap = NDArray[np.uint8]
@@ -196,12 +196,12 @@ def test_simplified_coverages_have_neither_overlaps_nor_gaps(
 ):
     exact = chunked(class_ids, block, skip)
     assert shapely.equals(noded(exact).geometry, exact.geometry).all()
-    simple = thinned(exact, tolerance, smooth=smooth)
+    simple = simplify(exact, tolerance, smooth=smooth)
     geometry = simple.geometry
     assert shapely.is_valid(geometry).all()
     if len(geometry):
         assert shapely.coverage_is_valid(geometry)
-    assert_same(simple, thinned(whole(class_ids, skip), tolerance, smooth=smooth))
+    assert_same(simple, simplify(whole(class_ids, skip), tolerance, smooth=smooth))
     if not skip and (class_ids != IGNORE).all():
         covered = shapely.coverage_union_all(geometry)
         assert len(shapely.get_rings(covered)) == 1
@@ -213,7 +213,7 @@ def test_simplified_coverages_have_neither_overlaps_nor_gaps(
 def test_outlines_stay_within_the_tolerance(class_ids, skip, tolerance):
     exact = whole(class_ids, skip)
     for smooth in (False, True):
-        simple = thinned(exact, tolerance, smooth=smooth).geometry
+        simple = simplify(exact, tolerance, smooth=smooth).geometry
         apart = shapely.hausdorff_distance(
             shapely.boundary(exact.geometry), shapely.boundary(simple), densify=0.1
         )
@@ -235,7 +235,7 @@ def test_long_slopes_are_thinned_in_few_rounds(slope, monkeypatch):
         remove(self, corner)
 
     monkeypatch.setattr(Outlines, "_remove", counted)
-    simple = thinned(polygons, 0.5)
+    simple = simplify(polygons, 0.5)
     assert len(simple.corners) < 0.2 * len(polygons.corners)
     assert len(rounds) < 50
 
@@ -260,7 +260,7 @@ def test_smooth_outlines_are_nearer_to_the_truth_than_those_of_pixels():
         missed = shapely.area(shapely.symmetric_difference(geometry[mine], truth[true]))
         return float((missed / shapely.length(truth[true])).mean())
 
-    smooth = thinned(exact, 0.5)
+    smooth = simplify(exact, 0.5)
     geos = shapely.coverage_simplify(noded(exact).geometry, 1)
     assert len(truth) == len(exact) == len(mine)
     assert error(smooth.geometry) < 0.7 * error(exact.geometry)
@@ -323,14 +323,16 @@ def test_finished_in_parts_is_finished_as_a_whole(
     class_ids, block, skip, min_pixels, fill, tolerance
 ):
     specks = {"min_pixels": min_pixels, "fill": fill}
-    expected = thinned(sieve(whole(class_ids, skip), **specks), tolerance)
-    finish = Finish(**specks, tolerance=tolerance)
+    expected = simplify(sieve(whole(class_ids, skip), **specks), tolerance)
+    finish = Cleanup(**specks, tolerance=tolerance)
     blocks = blocks_of(class_ids, block, skip, **specks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleanup, "_GROUP", 1)
         patch.setattr(cleanup, "_PIECE", 3)
-        assert_same(finish.unite(blocks), expected)
-        assert_same(finish.unite(*zip(*map(finish.settle, blocks), strict=True)), expected)
+        assert_same(finish.merge_blocks(blocks), expected)
+        assert_same(
+            finish.merge_blocks(*zip(*map(finish.clean_interior, blocks), strict=True)), expected
+        )
 
 
 def test_most_is_finished_before_the_blocks_meet():
@@ -338,10 +340,12 @@ def test_most_is_finished_before_the_blocks_meet():
     for top in range(5, 110, 12):
         for left in range(4, 150, 11):
             class_ids[top : top + 7, left : left + 6] = 1 + (top + left) % 3
-    finish = Finish(tolerance=0.5)
-    blocks, settled = zip(*map(finish.settle, blocks_of(class_ids, (60, 80), (0,))), strict=True)
-    found = finish.unite(blocks, settled)
-    assert_same(found, thinned(whole(class_ids, (0,)), 0.5))
+    finish = Cleanup(tolerance=0.5)
+    blocks, settled = zip(
+        *map(finish.clean_interior, blocks_of(class_ids, (60, 80), (0,))), strict=True
+    )
+    found = finish.merge_blocks(blocks, settled)
+    assert_same(found, simplify(whole(class_ids, (0,)), 0.5))
     assert sum(len(part.polygons) for part in settled) > 0.6 * len(found)
 
 

@@ -23,7 +23,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.tasks import infer_block
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 HEIGHT, WIDTH = 410, 530
@@ -39,12 +39,12 @@ def scene(tmp_path_factory) -> Path:
     return write_discs(tmp_path_factory.mktemp("scene") / "town.tif", HEIGHT, WIDTH)
 
 
-SMALL = Tiling(tile_size=128, overlap=32, workers=2)
+SMALL = {"tiling": TilingOptions(tile_size=128, overlap=32), "compute": ComputeOptions(workers=2)}
 
 
 def run(scene, folder, tiling=SMALL, model=None, reading=None, **request):
     model = TileModel(model or Colors(), device="cpu")
-    return predict(scene, model, Request(Path(folder), **request), tiling, reading)
+    return predict(scene, model, OutputOptions(Path(folder), **request), scene=reading, **tiling)
 
 
 def layers_of(path):
@@ -123,13 +123,19 @@ def test_discs_get_their_classes(scene, reference):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_outputs_do_not_depend_on_workers(scene, reference, tmp_path, workers):
-    tiling = Tiling(tile_size=128, overlap=32, workers=workers)
+    tiling = {
+        "tiling": TilingOptions(tile_size=128, overlap=32),
+        "compute": ComputeOptions(workers=workers),
+    }
     assert_same_outputs(reference, run(scene, tmp_path, tiling, simplify=0.0))
 
 
 @pytest.mark.parametrize("side", [1, 3, 9])
 def test_outputs_do_not_depend_on_blocks(scene, reference, tmp_path, side):
-    tiling = Tiling(tile_size=128, overlap=32, tiles_per_block=side)
+    tiling = {
+        "tiling": TilingOptions(tile_size=128, overlap=32),
+        "compute": ComputeOptions(tiles_per_block=side),
+    }
     assert_same_map(reference, run(scene, tmp_path, tiling, simplify=0.0))
 
 
@@ -137,7 +143,10 @@ def test_a_cluster_gives_the_same_outputs(scene, reference, tmp_path):
     distributed = pytest.importorskip("distributed")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**options) as cluster:
-        tiling = Tiling(tile_size=128, overlap=32, scheduler=cluster.scheduler_address)
+        tiling = {
+            "tiling": TilingOptions(tile_size=128, overlap=32),
+            "compute": ComputeOptions(scheduler=cluster.scheduler_address),
+        }
         assert_same_outputs(reference, run(scene, tmp_path, tiling, simplify=0.0))
 
 
@@ -175,7 +184,7 @@ def test_logits_of_an_area_of_interest(scene, tmp_path):
     left, top = TRANSFORM.c + 0.5 * 130, TRANSFORM.f - 0.5 * 100
     area = f"{left},{top - 60},{left + 100},{top}"  # columns 130 to 330, rows 100 to 220
     whole = run(scene, tmp_path / "whole", logits=True)
-    part = run(scene, tmp_path / "part", logits=True, reading=Reading(aoi=area))
+    part = run(scene, tmp_path / "part", logits=True, reading=SceneOptions(aoi=area))
     with rasterio.open(part.outputs["classes"]) as file:
         assert (file.width, file.height) == (200, 120)
     expected, found = (zarr.open_array(s.outputs["logits"], mode="r") for s in (whole, part))
@@ -190,7 +199,7 @@ def test_existing_results_are_kept_unless_told_otherwise(scene, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(map(Path, first.outputs.values())) < set(before)
     with pytest.raises(OutputError, match="overlap was 32 and is 64; give --overwrite"):
-        run(scene, tmp_path, Tiling(tile_size=128, overlap=64))
+        run(scene, tmp_path, {"tiling": TilingOptions(tile_size=128, overlap=64)})
     with pytest.raises(RuntimeError, match="this model fails"):
         run(scene, tmp_path, model=Broken(), overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -213,7 +222,7 @@ def test_test_time_augmentation_is_symmetric(scene, tmp_path):
 
 @pytest.mark.parametrize("gsd", [0.35, 0.8])
 def test_at_another_gsd_the_outputs_stay_on_the_scenes_grid(scene, reference, tmp_path, gsd):
-    summary = run(scene, tmp_path, reading=Reading(gsd=gsd))
+    summary = run(scene, tmp_path, reading=SceneOptions(gsd=gsd))
     with rasterio.open(summary.outputs["classes"]) as found:
         ids, transform = found.read(1), found.transform
     with rasterio.open(reference.outputs["classes"]) as file:
@@ -228,8 +237,8 @@ def test_weights_see_no_finer_pixels_than_they_know(scene, reference, tmp_path):
     model = Colors()
     model.metadata = Metadata("T", ISAID, gsd_range=(0.8, 2.0))
     unasked = run(scene, tmp_path / "unasked", model=model)
-    asked = run(scene, tmp_path / "asked", reading=Reading(gsd=0.8))
-    own = run(scene, tmp_path / "own", model=model, reading=Reading(gsd=0.5))
+    asked = run(scene, tmp_path / "asked", reading=SceneOptions(gsd=0.8))
+    own = run(scene, tmp_path / "own", model=model, reading=SceneOptions(gsd=0.5))
     for pair in ((unasked, asked), (own, reference)):
         found, expected = (Path(summary.outputs["classes"]).read_bytes() for summary in pair)
         assert found == expected
@@ -259,7 +268,7 @@ def test_a_scene_too_coarse_for_the_weights_is_left_as_it_is(scene, reference, t
 )
 def test_impossible_options_name_their_flag(options, flag):
     with pytest.raises(OptionError, match=flag):
-        Tiling(**options)
+        (ComputeOptions if "workers" in options else TilingOptions)(**options)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +336,13 @@ def test_blocks_begin_in_turn(scene, tmp_path, monkeypatch, workers):
         return inferred
 
     monkeypatch.setattr("geoseg.pipeline.predict.infer_block", watched)
-    run(scene, tmp_path, Tiling(tile_size=128, overlap=32, workers=workers))
+    run(
+        scene,
+        tmp_path,
+        {
+            "tiling": TilingOptions(tile_size=128, overlap=32),
+            "compute": ComputeOptions(workers=workers),
+        },
+    )
     assert len(done) == 24
     assert early == []

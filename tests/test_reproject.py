@@ -25,7 +25,7 @@ from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.reproject import reproject
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.predict import predict
 from geoseg.pipeline.vectorize import vectorize
 
@@ -157,7 +157,7 @@ def test_heights_of_a_target_do_not_matter(tmp_path: Path) -> None:
 
 def test_a_site_grid_does_not_go_to_wgs84(tmp_path: Path) -> None:
     scene = write_discs(tmp_path / "site.tif", 64, 64, crs=LOCAL)
-    request = Request(folder=tmp_path / "out", formats=("geojson",))
+    request = OutputOptions(folder=tmp_path / "out", formats=("geojson",))
     with pytest.raises(OptionError, match="--format geojson: no way leads from Site grid"):
         predict(scene, TileModel(Colors(), device="cpu"), request)
     assert not (tmp_path / "out").exists()
@@ -188,7 +188,7 @@ def test_class_raster_and_layers_keep_the_horizontal_part(kind: str, tmp_path: P
     scene = write_discs(given / "scene.tif", 200, 200, **place)
     # What GeoTIFF cannot hold stands beside the scene, too.
     out = tmp_path / "out"
-    request = Request(folder=out, confidence=True)
+    request = OutputOptions(folder=out, confidence=True)
     predict(scene, TileModel(Colors(), device="cpu"), request)
     horizontal = pyproj.CRS.from_user_input(expected)
     for name in ("scene.classes.tif", "scene.confidence.tif"):
@@ -217,7 +217,7 @@ def test_polygons_lie_on_a_picture_without_a_place(tmp_path: Path) -> None:
     scene = write_discs(tmp_path / "photo.png", 200, 300, driver="PNG", crs=None, transform=None)
     (tmp_path / "photo.png.aux.xml").unlink(missing_ok=True)
     out = tmp_path / "out"
-    request = Request(folder=out, simplify=0, smooth=False, formats=("gpkg", "flatgeobuf"))
+    request = OutputOptions(folder=out, simplify=0, smooth=False, formats=("gpkg", "flatgeobuf"))
     predict(scene, TileModel(Colors(), device="cpu"), request)
     frame = read_layers(out / "photo.gpkg")
     left, bottom, right, top = frame.total_bounds

@@ -16,10 +16,13 @@ from test_predict import assert_same_outputs
 
 from geoseg.errors import OutputError
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
-TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)
+TILING = {
+    "tiling": TilingOptions(tile_size=128, overlap=32),
+    "compute": ComputeOptions(tiles_per_block=1, workers=2),
+}
 
 
 class Counting(Colors):
@@ -58,15 +61,15 @@ def scene(tmp_path_factory) -> Path:
 def reference(scene, tmp_path_factory):
     """An uninterrupted run, and the tiles that it took."""
     model = Counting()
-    request = Request(tmp_path_factory.mktemp("reference"), confidence=True)
-    summary = predict(scene, TileModel(model, device="cpu"), request, TILING)
+    request = OutputOptions(tmp_path_factory.mktemp("reference"), confidence=True)
+    summary = predict(scene, TileModel(model, device="cpu"), request, **TILING)
     return summary, model.tiles
 
 
 def run(scene, folder, model=None, progress=lambda done, total: None, tiling=TILING, **request):
-    request = Request(Path(folder), **{"confidence": True, **request})
+    request = OutputOptions(Path(folder), **{"confidence": True, **request})
     model = TileModel(model or Counting(), device="cpu")
-    return predict(scene, model, request, tiling, progress=progress)
+    return predict(scene, model, request, **tiling, progress=progress)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 7, 20])
@@ -81,7 +84,7 @@ def test_a_stopped_run_goes_on(scene, reference, tmp_path, blocks):
     assert not (tmp_path / "town.unfinished").exists()
     # What the model had done is not done again, but for what ran when the stop came.
     assert second.tiles < tiles - blocks
-    assert first.tiles + second.tiles <= tiles + TILING.threads
+    assert first.tiles + second.tiles <= tiles + TILING["compute"].threads
 
 
 def test_a_run_is_stopped_again_and_again(scene, reference, tmp_path):
@@ -138,7 +141,15 @@ def test_a_flipped_bit_is_noticed(scene, reference, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"tiling": Tiling(tile_size=128, overlap=64, tiles_per_block=1)}, "overlap was 32 and is"),
+        (
+            {
+                "tiling": {
+                    "tiling": TilingOptions(tile_size=128, overlap=64),
+                    "compute": ComputeOptions(tiles_per_block=1),
+                }
+            },
+            "overlap was 32 and is",
+        ),
         ({"confidence": False}, "confidence was True and is False"),
         ({"min_area": 4.0}, "min_area was None and is 4.0"),
     ],
@@ -185,7 +196,10 @@ def test_results_of_an_earlier_run_survive_until_the_new_ones_are_whole(scene, t
 def test_the_store_is_small(tmp_path):
     """Logits are kept of about two rows of blocks, however long the scene is."""
     scene = write_discs(tmp_path / "strip.tif", 9000, 300)
-    tiling = Tiling(tile_size=256, overlap=32, tiles_per_block=1, workers=2)
+    tiling = {
+        "tiling": TilingOptions(tile_size=256, overlap=32),
+        "compute": ComputeOptions(tiles_per_block=1, workers=2),
+    }
     sizes = []
 
     def measure(done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from geoseg.tiling.blending import blend, taper
 from geoseg.tiling.blocks import contributors, infer, predict_image, readable
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Grid, Window
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 CLASSES = 3
 
@@ -24,7 +24,7 @@ class ColorMean:
 
     num_classes = CLASSES
 
-    def __call__(self, images, valid, clock):
+    def __call__(self, images, valid, timer):
         return [
             F.avg_pool2d(torch.from_numpy(i * v).float()[None], CELL)[0].numpy()
             for i, v in zip(images, valid, strict=True)
@@ -37,7 +37,7 @@ def run_blocks(image, valid, grid, model):
     scene = Window(0, 0, width, height)
     blocks = list(grid.blocks())
     partials = {
-        b: infer(b, grid, image[:, *inside.slices], valid[inside.slices], model, Clock())
+        b: infer(b, grid, image[:, *inside.slices], valid[inside.slices], model, StageTimer())
         for b in blocks
         if (inside := readable(b, grid))
     }
@@ -81,7 +81,9 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     model = ColorMean()
     logits, _ = run_blocks(image, np.ones((512, 512), bool), grid, model)
     tile = next(grid.blocks()).tiles[0].window
-    (own,) = model([image[:, *tile.slices]], [np.ones((tile.height, tile.width), bool)], Clock())
+    (own,) = model(
+        [image[:, *tile.slices]], [np.ones((tile.height, tile.width), bool)], StageTimer()
+    )
     assert tile.height == tile.width
     interior = slice(64 // CELL, (tile.width - 64) // CELL)
     assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
@@ -95,9 +97,9 @@ def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbours():
     seen = []
 
     class Recorder(ColorMean):
-        def __call__(self, images, valid, clock):
+        def __call__(self, images, valid, timer):
             seen.extend(valid)
-            return super().__call__(images, valid, clock)
+            return super().__call__(images, valid, timer)
 
     grid = Grid(256, 256, 96, 32, 2)
     logits, class_ids = run_blocks(image, valid, grid, Recorder())

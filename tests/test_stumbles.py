@@ -30,12 +30,15 @@ from geoseg.geo.raster.source import ReadError, Source
 from geoseg.interrupts import GRACE, threads
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
-TILING = Tiling(tile_size=128, overlap=32, tiles_per_block=1, workers=2)
-READING = Reading(collar="off")
+TILING = {
+    "tiling": TilingOptions(tile_size=128, overlap=32),
+    "compute": ComputeOptions(tiles_per_block=1, workers=2),
+}
+READING = SceneOptions(collar="off")
 
 
 class Server:
@@ -121,7 +124,7 @@ def reference(scene, tmp_path_factory):
 
 def run(scene, folder, **request):
     model = TileModel(Colors(), device="cpu")
-    return predict(scene, model, Request(Path(folder), **request), TILING, READING)
+    return predict(scene, model, OutputOptions(Path(folder), **request), scene=READING, **TILING)
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated"])
@@ -265,7 +268,7 @@ def test_a_vrt_of_a_vrt_of_a_server_is_remote(tmp_path):
 def test_results_do_not_go_to_servers(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError, match="is an address"):
-        Request(Path(folder))
+        OutputOptions(Path(folder))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import LITE, EfficientNetPyramid
 from geoseg.model.tile_model import TileModel
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 from geoseg.train.fit import fit
 from geoseg.train.initialization import initial_model
 from geoseg.train.loss import distillation
@@ -109,7 +109,7 @@ def test_a_pyramid_is_stored_loaded_and_computes_tiles(name, tmp_path):
     assert model(x).shape == (1, len(OWN), 8, 12)
     assert model.train()(x).shape == (1, len(OWN), 16, 24)
     tiles = TileModel(loaded, device="cpu", precision="float32")
-    (found,) = tiles([np.zeros((3, 64, 96), np.uint8)], [np.ones((64, 96), bool)], Clock())
+    (found,) = tiles([np.zeros((3, 64, 96), np.uint8)], [np.ones((64, 96), bool)], StageTimer())
     assert found.shape == (len(OWN), 8, 12)
 
 

@@ -32,16 +32,19 @@ from geoseg.cli.main import main
 from geoseg.errors import OptionError, RecipeError, SceneError
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.train.recipe import find_recipe, load_recipe
 
-SMALL = Tiling(tile_size=64, overlap=32, tiles_per_block=1, workers=2)
+SMALL = {
+    "tiling": TilingOptions(tile_size=64, overlap=32),
+    "compute": ComputeOptions(tiles_per_block=1, workers=2),
+}
 
 
 def run(scene, folder, tiling=SMALL, reading=None, **request):
     model = TileModel(Colors(), device="cpu")
-    return predict(scene, model, Request(Path(folder), **request), tiling, reading)
+    return predict(scene, model, OutputOptions(Path(folder), **request), scene=reading, **tiling)
 
 
 @st.composite
@@ -129,7 +132,7 @@ def test_an_area_of_interest_is_cut_out_of_the_whole(scene, whole, tmp_path):
     corner = shapely.Point(TRANSFORM @ (300, 200))
     areas = geopandas.GeoDataFrame(geometry=[corner.buffer(45)], crs=32633)
     areas.to_crs(4326).to_file(tmp_path / "area.geojson")
-    part = run(scene, tmp_path, reading=Reading(aoi=str(tmp_path / "area.geojson")))
+    part = run(scene, tmp_path, reading=SceneOptions(aoi=str(tmp_path / "area.geojson")))
     with (
         rasterio.open(part.outputs["classes"]) as found,
         rasterio.open(whole.outputs["classes"]) as everything,
@@ -160,9 +163,9 @@ def test_only_what_an_area_needs_is_computed(scene, tmp_path):
     predict(
         scene,
         TileModel(Counting(), device="cpu"),
-        Request(tmp_path),
-        SMALL,
-        Reading(aoi=bounds),
+        OutputOptions(tmp_path),
+        scene=SceneOptions(aoi=bounds),
+        **SMALL,
     )
     assert 1 <= Counting.tiles <= 9
 
@@ -181,7 +184,7 @@ def test_all_real_scenes_keep_their_collars_empty(scenes, tmp_path):
     empty = 0
     for path in sorted(scenes.glob("*.tif")):
         scene = Scene.open(str(path))
-        summary = predict(path, model, Request(tmp_path))
+        summary = predict(path, model, OutputOptions(tmp_path))
         with rasterio.open(summary.outputs["classes"]) as found:
             assert found.shape == scene.geobox.shape
             assert found.transform == scene.geobox.transform
@@ -244,9 +247,12 @@ class Cramped(Colors):
 
 def test_a_device_out_of_memory_takes_smaller_batches(scene, whole, tmp_path, caplog):
     model = TileModel(Cramped(), device="cpu", batch_size=8)
-    tiling = Tiling(tile_size=64, overlap=32, tiles_per_block=4, workers=2)
+    tiling = {
+        "tiling": TilingOptions(tile_size=64, overlap=32),
+        "compute": ComputeOptions(tiles_per_block=4, workers=2),
+    }
     with caplog.at_level(logging.WARNING, "geoseg"):
-        summary = predict(scene, model, Request(tmp_path), tiling)
+        summary = predict(scene, model, OutputOptions(tmp_path), **tiling)
     assert "--batch-size 2" in caplog.text
     with (
         rasterio.open(summary.outputs["classes"]) as a,
@@ -287,9 +293,12 @@ def test_a_dead_worker_is_replaced(tmp_path):
     whole = run(scene, tmp_path / "whole")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**options) as cluster:
-        tiling = Tiling(64, 32, 1, scheduler=cluster.scheduler_address)
+        tiling = {
+            "tiling": TilingOptions(64, 32),
+            "compute": ComputeOptions(scheduler=cluster.scheduler_address, tiles_per_block=1),
+        }
         model = TileModel(Fragile(tmp_path / "died"), device="cpu")
-        summary = predict(scene, model, Request(tmp_path / "out"), tiling)
+        summary = predict(scene, model, OutputOptions(tmp_path / "out"), **tiling)
     assert (tmp_path / "died").exists()
     assert_same_outputs(whole, summary)
 
@@ -387,7 +396,7 @@ def test_exactly_the_damaged_blocks_are_left_empty(tmp_path, gsd):
     content = bytearray(path.read_bytes())
     content[offset : offset + 8] = b"\x00" * 8
     path.write_bytes(content)
-    reading = Reading(gsd=gsd, collar="off")
+    reading = SceneOptions(gsd=gsd, collar="off")
     summary = run(path, tmp_path / "out", reading=reading, keep_going=True)
     assert summary.damaged == [{"col_off": 256, "row_off": 128, "width": 128, "height": 128}]
     with rasterio.open(summary.outputs["classes"]) as file:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from geoseg.classes import ISAID
-from geoseg.model.cpu.arena import SLAB, SMALL, Slab, Workspace
+from geoseg.model.cpu.arena import SLAB, SMALL, Arena, Slab
 from geoseg.model.cpu.parallel import Crew, new_map
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 LIKE = torch.empty(0)
 
@@ -57,7 +57,7 @@ def test_parts_never_overlap() -> None:
 
 
 def test_large_maps_of_float32_are_in_the_workspace() -> None:
-    workspace = Workspace()
+    workspace = Arena()
     small = workspace.new_map(LIKE, SMALL - 1)
     half = workspace.new_map(LIKE.half(), SMALL, 2)
     assert not workspace.slabs
@@ -69,7 +69,7 @@ def test_large_maps_of_float32_are_in_the_workspace() -> None:
 
 def test_a_map_too_large_for_a_slab_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.cpu.arena.SLAB", 2 * SMALL)
-    workspace = Workspace()
+    workspace = Arena()
     held = [workspace.new_map(LIKE, count * SMALL).fill_(count) for count in (1, 3, 1)]
     assert len(workspace.slabs) == 2
     assert [part[-1].item() for part in held] == [1, 3, 1]
@@ -107,7 +107,7 @@ def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) ->
     network.metadata = Metadata("T", ISAID)
     model = TileModel(network, device="cpu")
     tile, valid = np.zeros((3, 128, 128), np.uint8), np.ones((128, 128), bool)
-    (logits,) = model([tile], [valid], Clock())
+    (logits,) = model([tile], [valid], StageTimer())
     assert logits.size >= 2**10
     slabs = [slab for workspace in model.crew.workspaces for slab in workspace.slabs]
     assert slabs

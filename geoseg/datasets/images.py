@@ -35,8 +35,8 @@ def read_image(path: Path) -> Picture:
 
     Bands, stretch, palette and nodata are those of `geoseg.geo.raster.scene`, which is imported
     only for files that need it: PNGs of 8 bits, grey or RGB, hold the very pixels, and training on
-    them needs no GIS library. A collar that the file does not declare only stays out of the stretch,
-    for the mask says what is known of its pixels.
+    them needs no GIS library. A collar that the file does not declare only stays out of the
+    stretch, for the mask says what is known of its pixels.
 
     Raises:
         DataError: unreadable, or not an image.

@@ -12,7 +12,7 @@ Exact up to rounding, in evaluation mode:
 - What is not read again is overwritten.
 - On a CPU a block is added to its input in place, the MLP slab by slab: its map, up to 8 times
   wider than the block's, then stays in the cache and needs no fresh memory; so do pixels, which
-  come row by row. Large maps lie in one piece of memory (`Workspace`), and are freed as soon as
+  come row by row. Large maps lie in one piece of memory (`Arena`), and are freed as soon as
   they are used. What torch does slowly is left to `geoseg.model.cpu.kernels` and `products`.
 """
 
@@ -41,16 +41,16 @@ STEM_ROWS = 32
 
 
 @torch.no_grad()
-def fold(model: SegNeXt, *, use_up: bool = False) -> FoldedSegNeXt:
+def fold(model: SegNeXt, *, consume: bool = False) -> FoldedSegNeXt:
     """The inference form of `model`, on the CPU, sharing no tensor with it.
 
     It takes and returns what `model` does, and cannot be trained. Kernels lie in channels-last
     order; with inputs in the same order it is fastest.
 
     Args:
-        use_up: nobody needs `model` any more, so it is taken apart instead of a copy.
+        consume: nobody needs `model` any more, so it is taken apart instead of a copy.
     """
-    parts = model if use_up else copy.deepcopy(model)
+    parts = model if consume else copy.deepcopy(model)
     folded = FoldedSegNeXt(parts.cpu()).requires_grad_(False).eval()
     if hasattr(model, "metadata"):
         folded.metadata = model.metadata

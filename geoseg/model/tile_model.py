@@ -25,7 +25,7 @@ from geoseg.model.fused import FoldedSegNeXt, fold
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import idle_bytes, keep_free_memory
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -50,7 +50,7 @@ class Asked(TypedDict):
 class TileModel:
     """A segmentation network, ready to be fed with tiles from several threads.
 
-    The device computes in threads of its own, for which others queue: one, but on a CPU one for
+    The device computes in threads of its own, for which others wait: one, but on a CPU one for
     each core, up to `MAX_STREAMS`. Tiles side by side need no barriers, as the parts of one would.
     Picklable: where it arrives, it finds the device, precision and cores of that machine.
 
@@ -66,7 +66,7 @@ class TileModel:
             the device runs out of memory.
         tta: average the probabilities over the 8 flips and right-angle rotations.
         backend: the engine; others than ``torch`` compute on a CPU.
-        use_up: nobody needs `model` any more, which saves copying it.
+        consume: nobody needs `model` any more, which saves copying it.
 
     Raises:
         OptionError: the device, precision or backend is not there, or they exclude each other.
@@ -81,7 +81,7 @@ class TileModel:
         batch_size: int | None = None,
         tta: bool = False,
         backend: Backend = "torch",
-        use_up: bool = False,
+        consume: bool = False,
     ) -> None:
         if backend != "torch" and device == "auto":
             device = "cpu"
@@ -94,7 +94,9 @@ class TileModel:
         self.metadata = metadata
         self.weights_hash = weights_hash(model)
         with one_thread():
-            self._settle(fold(model, use_up=use_up) if isinstance(model, SegNeXt) else model.eval())
+            self._settle(
+                fold(model, consume=consume) if isinstance(model, SegNeXt) else model.eval()
+            )
 
     def _choose(self) -> None:
         """Find the device of this machine, and how it computes."""
@@ -159,7 +161,10 @@ class TileModel:
         return len(self.metadata.classes)
 
     def __call__(
-        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]], clock: Clock
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        valid: Sequence[NDArray[np.bool_]],
+        timer: StageTimer,
     ) -> list[NDArray[np.float32]]:
         """Logits (C,H/8,W/8) of each tile, in order. The time on the device counts as "model".
 
@@ -169,27 +174,27 @@ class TileModel:
         """
         if not images:
             return []
-        pixels, mask = self.staged(images), self.staged(valid)
+        pixels, mask = self.stack_pinned(images), self.stack_pinned(valid)
         batches = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
-        jobs = [self.crew.submit(self.queue, pixels[b], mask[b]) for b in batches]
+        jobs = [self.crew.submit(self.run_batch, pixels[b], mask[b]) for b in batches]
         found = []
         for queued, seconds in [job.result() for job in jobs]:
-            clock.seconds["model"] += seconds  # type: ignore[assignment]
+            timer.seconds["model"] += seconds  # type: ignore[assignment]
             # A GPU is still computing, and the next thread queues its tiles behind.
-            with clock.stage("model"):
+            with timer.stage("model"):
                 # Copies: who keeps logits must not keep the memory that they were computed in.
                 found += [np.array(tile) for logits in queued for tile in logits.cpu().numpy()]
         self.idle_bytes = self.idle_bytes or idle_bytes()
         return found
 
-    def staged(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
+    def stack_pinned(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
         """Stacked, in memory from which the device copies without waiting; one alone is enough for
         a batch of one."""
         first, *others = arrays
         tensor = torch.from_numpy(np.stack(arrays) if others else first[None])
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def queue(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
+    def run_batch(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
         """Logits of a batch, on a CPU computed, on a GPU perhaps not yet; and the seconds taken.
 
         In parts where the device's memory is too small for all of it. For the workers' threads
@@ -201,8 +206,8 @@ class TileModel:
         """
         # Sums are split by threads, so their number decides the last bits of the logits.
         torch.set_num_threads(self.threads)
-        clock, queued, start = Clock(), list[Tensor](), 0
-        with clock.stage("model"), torch.inference_mode():
+        timer, queued, start = StageTimer(), list[Tensor](), 0
+        with timer.stage("model"), torch.inference_mode():
             while start < len(pixels):
                 if self.cancelled:
                     raise CancelledError
@@ -213,7 +218,7 @@ class TileModel:
                     start = batch.stop
                 except torch.OutOfMemoryError:
                     self.halve_batch(size, pixels.shape[-1])
-        return queued, clock.seconds["model"]
+        return queued, timer.seconds["model"]
 
     def halve_batch(self, tried: int, side: int) -> None:
         """After a batch of `tried` tiles was too much for the device.
@@ -294,7 +299,7 @@ class TileModel:
         return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
 
 
-class Turn:
+class Dihedral:
     """A symmetry of the square on (N,C,H,W), or its inverse."""
 
     def __init__(self, quarters: int, mirror: bool, inverse: bool = False) -> None:
@@ -308,10 +313,10 @@ class Turn:
         return torch.rot90(x, self.quarters, (2, 3))
 
 
-def symmetries() -> list[tuple[Turn, Turn]]:
+def symmetries() -> list[tuple[Dihedral, Dihedral]]:
     """The 8 symmetries of the square, each with its inverse."""
     return [
-        (Turn(quarters, mirror), Turn(quarters, mirror, inverse=True))
+        (Dihedral(quarters, mirror), Dihedral(quarters, mirror, inverse=True))
         for mirror in (False, True)
         for quarters in range(4)
     ]

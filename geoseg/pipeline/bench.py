@@ -30,7 +30,7 @@ from geoseg.model.cpu.parallel import one_thread
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import Grid
@@ -93,7 +93,7 @@ def bench(
     precision: Precision = "auto",
     size: int = 4096,
     repeat: int = 3,
-    tiling: Tiling | None = None,
+    tiling: TilingOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Measure every step `repeat` times, in turns: a slow moment of the machine meets them all.
@@ -103,7 +103,7 @@ def bench(
         backend: of the whole prediction, as `precision`. Alone, the model runs in every way.
         progress: called with measurements done and in all.
     """
-    network, tiling = load_model(weights), tiling or Tiling()
+    network, tiling = load_model(weights), tiling or TilingOptions()
     whole = TileModel(network, device=device, backend=backend, precision=precision)
     chosen, tiles = name(whole), [(tiling.tile_size, tiling.tile_size)] * AT_ONCE
     stand_in = TileModel(StandIn(), device=str(whole.device))
@@ -114,7 +114,7 @@ def bench(
     count = repeat * (len(others) + 4)
     with TemporaryDirectory() as folder:
         path = scene or write_scene(Path(folder) / "scene.tif", size)
-        request = Request(Path(folder) / "results", overwrite=True)
+        request = OutputOptions(Path(folder) / "results", overwrite=True)
         own, seen = geoboxes(path, network.metadata)
         grid = Grid(seen.width, seen.height, tiling.tile_size, tiling.overlap)
         shapes = [(y.size, x.size) for y in grid.rows for x in grid.columns]

@@ -25,7 +25,7 @@ from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.predict import predict
 from geoseg.synthetic import RenderedObject, RenderedScene, render_scene
 
@@ -163,8 +163,8 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     known = write_scene(path)
     write_truth(truth, known)
-    model = TileModel(load_model(weights), device=device, use_up=True)
-    summary = predict(path, model, Request(folder, overwrite=True), progress=progress)
+    model = TileModel(load_model(weights), device=device, consume=True)
+    summary = predict(path, model, OutputOptions(folder, overwrite=True), progress=progress)
     layers, raster = (Path(summary.outputs[kind]) for kind in ("gpkg", "classes"))
     with rasterio.open(raster) as file:
         covered = count_covered(known, file.read(1), model.metadata.classes)

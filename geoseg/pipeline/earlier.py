@@ -18,7 +18,7 @@ from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct
 from geoseg.geo.raster.cog_writer import beside
 from geoseg.pipeline.execution.block_store import difference
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.outputs import planned_names
 from geoseg.pipeline.summary import ClassTotal, Summary
 
@@ -30,7 +30,7 @@ class Record:
     """One finished run."""
 
     run: dict[str, Any]
-    """What its results depend on; see `results_identity`."""
+    """What its results depend on; see `results_fingerprint`."""
     outputs: dict[str, str]
     """Names of files in the folder, by kind."""
     summary: dict[str, Any]
@@ -111,7 +111,12 @@ class Earlier:
 
     @classmethod
     def find(
-        cls, request: Request, stem: str, classes: Iterable[LabelClass], *, mosaic: bool = False
+        cls,
+        request: OutputOptions,
+        stem: str,
+        classes: Iterable[LabelClass],
+        *,
+        mosaic: bool = False,
     ) -> Earlier:
         """By the names that this run's results have, and by the record of the last one; where
         there is none, by what is in files that are called like results."""
@@ -134,13 +139,13 @@ class Earlier:
         every = (each for path in self.possible for each in (path, *companions(path)))
         return tuple(path for path in every if os.path.lexists(path))
 
-    def summary(self, scene: str, request: Request, now: Mapping[str, Any]) -> Summary | None:
+    def summary(self, scene: str, request: OutputOptions, now: Mapping[str, Any]) -> Summary | None:
         """Of the earlier run, where it did what is asked for; None where there was none, or where
         it is to be replaced.
 
         Args:
             scene: its path as given.
-            now: what the results depend on, see `results_identity`.
+            now: what the results depend on, see `results_fingerprint`.
 
         Raises OutputError where results exist that are others, or not all of them.
         """

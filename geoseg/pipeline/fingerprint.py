@@ -11,41 +11,34 @@ from typing import Any
 
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import OutputOptions, PredictOptions
 from geoseg.version import build
 
 BESIDE = (".aux.xml", ".ovr")
 """Suffixes of files that viewers put beside a scene, which then is as it was."""
 
 
-def identity(
-    scene: Scene,
-    model: TileModel,
-    reading: Reading,
-    tiling: Tiling,
-    request: Request,
-) -> dict[str, Any]:
+def run_fingerprint(scene: Scene, model: TileModel, options: PredictOptions) -> dict[str, Any]:
     """What results depend on that can be known without a look at pixels, and with whom they are
     computed, as JSON; not the folder in which the files lie.
 
     Of a scene on a server only its address and grid are told.
     """
     files = [Path(name) for name in scene.files if not name.endswith(BESIDE)]
-    aoi = reading.aoi
+    aoi, output = options.scene.aoi, options.output
     if aoi is not None and Path(aoi).is_file():
         files.append(Path(aoi))
         aoi = Path(aoi).name
-    options = {
+    settings = {
         **{key: value for key, value in model.options.items() if key != "batch_size"},
-        **asdict(reading),
-        **asdict(tiling),
+        **asdict(options.scene),
+        **asdict(options.tiling),
+        "tiles_per_block": options.compute.tiles_per_block,
         "aoi": aoi,
-        "confidence": request.confidence,
-        "logits": request.logits,
-        "min_area": request.min_area,
+        "confidence": output.confidence,
+        "logits": output.logits,
+        "min_area": output.min_area,
     }
-    # Nobody's business but the scheduler's.
-    del options["workers"], options["scheduler"]
     local = Path(scene.path)
     run = {
         "geoseg": build(),
@@ -53,16 +46,16 @@ def identity(
         "grid": [scene.geobox.width, scene.geobox.height, *scene.geobox.transform],
         "files": digest(files),
         "weights": model.weights_hash,
-        **options,
+        **settings,
     }
     as_json: dict[str, Any] = json.loads(json.dumps(run))
     return as_json
 
 
-def blocks_identity(
+def blocks_fingerprint(
     run: dict[str, Any], scene: Scene, computing: Mapping[str, object]
 ) -> dict[str, Any]:
-    """What finished blocks depend on: `run`, from `identity`, and what only pixels tell.
+    """What finished blocks depend on: `run`, from `run_fingerprint`, and what only pixels tell.
 
     Args:
         computing: `TileModel.options`, of those who compute.
@@ -76,9 +69,9 @@ def blocks_identity(
     }
 
 
-def results_identity(run: dict[str, Any], request: Request) -> dict[str, Any]:
-    """What results depend on: `run`, from `identity`, without how it is computed, and the rest of
-    what is asked for."""
+def results_fingerprint(run: dict[str, Any], request: OutputOptions) -> dict[str, Any]:
+    """What results depend on: `run`, from `run_fingerprint`, without how it is
+    computed, and the rest of what is asked for."""
     kept = {
         key: value
         for key, value in run.items()

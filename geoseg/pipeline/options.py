@@ -21,7 +21,7 @@ def cores() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SceneOptions:
     """Which pixels of a scene the model sees, and how."""
 
     bands: tuple[int, ...] | None = None
@@ -42,20 +42,13 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
-    """How a scene is cut, and who computes it."""
+class TilingOptions:
+    """How a scene is cut into tiles."""
 
     tile_size: int = TILE_SIZE
-    """Side of a tile at most, px; all of a scene have one size that fits it well."""
+    """Side of a tile at most, px; all tiles of a scene have one size that fits it well."""
     overlap: int = OVERLAP
-    """Overlap of neighbouring tiles, px."""
-    tiles_per_block: int | None = None
-    """Side of a block, tiles; None = what the device computes at once. Larger ones read less of
-    the scene twice, and take more memory."""
-    workers: int | None = None
-    """Threads that read, decode and write; None = one more than the machine has cores, 3 to 9."""
-    scheduler: str | None = None
-    """Address of a dask.distributed scheduler; None = threads of this process."""
+    """Overlap of neighboring tiles, px."""
 
     def __post_init__(self) -> None:
         for flag, value in (("--tile-size", self.tile_size), ("--overlap", self.overlap)):
@@ -65,6 +58,21 @@ class Tiling:
             raise OptionError(
                 f"--overlap is {self.overlap}; give at most half of --tile-size {self.tile_size}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeOptions:
+    """Who computes, and in which portions. The map is the same for all of them."""
+
+    tiles_per_block: int | None = None
+    """Side of a block, tiles; None = what the device computes at once. Larger ones read less of
+    the scene twice, and take more memory."""
+    workers: int | None = None
+    """Threads that read, decode and write; None = one more than the machine has cores, 3 to 9."""
+    scheduler: str | None = None
+    """Address of a dask.distributed scheduler; None = threads of this process."""
+
+    def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers is {self.workers}; give at least 1")
 
@@ -75,7 +83,7 @@ class Tiling:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class OutputOptions:
     """What is written, and where."""
 
     folder: Path
@@ -107,3 +115,13 @@ class Request:
         for flag, value in (("--simplify", self.simplify), ("--min-area", self.min_area)):
             if value is not None and not value >= 0:
                 raise OptionError(f"{flag} is {value}; give 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """All that a prediction is asked for."""
+
+    output: OutputOptions
+    scene: SceneOptions
+    tiling: TilingOptions
+    compute: ComputeOptions

@@ -24,16 +24,16 @@ from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import Layers
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
-from geoseg.geo.vector.cleanup import Finish, Finished
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
 from geoseg.pipeline.execution.block_store import kept_files
 from geoseg.pipeline.execution.tasks import BlockResult, Plan
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.summary import ClassTotal, Written
 from geoseg.tiling.grid import Window
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 TOLERANCE = 0.5
 """Of outlines, by default: pixels."""
@@ -43,7 +43,7 @@ BYTES_CONFIDENCE, BYTES_LOGITS = 1.5, 1.0
 """The same for confidence and logits, which are among the unfinished blocks, too."""
 
 
-def planned_names(request: Request, stem: str, *, mosaic: bool = False) -> dict[str, str]:
+def planned_names(request: OutputOptions, stem: str, *, mosaic: bool = False) -> dict[str, str]:
     """Files by kind, in the order in which they are completed, without those of each class."""
     wanted = {
         "classes": f"{stem}.classes.tif",
@@ -60,7 +60,7 @@ def planned_names(request: Request, stem: str, *, mosaic: bool = False) -> dict[
     return {kind: name for kind, name in wanted.items() if name}
 
 
-def refuse_shortage(request: Request, pixels: int, working: Path) -> None:
+def refuse_shortage(request: OutputOptions, pixels: int, working: Path) -> None:
     """Raises OutputError where results will not fit on the disk, beside what is there of them."""
     folder = request.folder
     each = BYTES_PER_PIXEL + request.confidence * BYTES_CONFIDENCE + request.logits * BYTES_LOGITS
@@ -111,7 +111,12 @@ class Outputs:
     """
 
     def __init__(
-        self, plan: Plan, classes: tuple[LabelClass, ...], request: Request, folder: Path, stem: str
+        self,
+        plan: Plan,
+        classes: tuple[LabelClass, ...],
+        request: OutputOptions,
+        folder: Path,
+        stem: str,
     ) -> None:
         """Args:
         folder: where to write, in place of the request's.
@@ -124,9 +129,9 @@ class Outputs:
         self.names = planned_names(request, stem)
         pixel = scene.geobox.gsd or 1.0
         tolerance = TOLERANCE if request.simplify is None else request.simplify / pixel
-        self.finishing = Finish(plan.min_pixels, tolerance=tolerance, smooth=request.smooth)
+        self.finishing = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=request.smooth)
         self.polygons: list[BlockPolygons] = []
-        self.finished: list[Finished] = []
+        self.finished: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
         """Parts of the scene that could not be read, in the order of blocks."""
         self.valid_pixels = 0
@@ -158,13 +163,13 @@ class Outputs:
     def path(self, kind: str) -> Path:
         return self.folder / self.names[kind]
 
-    def settle(self, result: BlockResult) -> tuple[BlockResult, Finished]:
-        """Finish those polygons of a block that can be; it keeps the others. For any thread."""
-        with result.clock.stage("polygonize"):
-            polygons, finished = self.finishing.settle(result.polygons)
+    def clean_interior(self, result: BlockResult) -> tuple[BlockResult, CleanPolygons]:
+        """Clean those polygons of a block that can be; it keeps the others. For any thread."""
+        with result.timer.stage("polygonize"):
+            polygons, finished = self.finishing.clean_interior(result.polygons)
         return replace(result, polygons=polygons), finished
 
-    def write(self, result: BlockResult, finished: Finished) -> None:
+    def write(self, result: BlockResult, finished: CleanPolygons) -> None:
         """Take one block, settled. Not for several threads at once."""
         window = result.window.intersection(self.extent)
         assert window is not None, "blocks beyond the area of interest are not computed"
@@ -180,15 +185,15 @@ class Outputs:
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbours share some
         self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))
 
-    def finish(self, clock: Clock, metadata: Mapping[str, str]) -> Written:
-        """Complete the rasters, and meanwhile unite the polygons and write the layers."""
+    def finish(self, timer: StageTimer, metadata: Mapping[str, str]) -> Written:
+        """Complete the rasters, and meanwhile merge the polygons and write the layers."""
         with ThreadPoolExecutor(1) as pool:
             rasters = pool.submit(self.closing.close)
-            with clock.stage("merge"):
-                polygons = self.finishing.unite(self.polygons, self.finished)
+            with timer.stage("merge"):
+                polygons = self.finishing.merge_blocks(self.polygons, self.finished)
                 self.polygons, self.finished = [], []
             return_free_memory()  # of passes; of a large scene, the table comes on top
-            with clock.stage("write"):
+            with timer.stage("write"):
                 return self._write(polygons, metadata, rasters)
 
     def _write(

@@ -17,48 +17,47 @@ from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format
 from geoseg.model.metadata import Metadata
 from geoseg.pipeline.execution.tasks import Plan
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import PredictOptions, SceneOptions
 from geoseg.tiling.grid import Grid, Window
 
 _LOG = logging.getLogger("geoseg")
 
 
-def open_scene(path: str, reading: Reading, *, look: bool = True) -> Scene:
+def open_scene(path: str, options: SceneOptions, *, look: bool = True) -> Scene:
     """Open a scene, or without a `look` at its pixels what is known from its header.
 
     Raises SceneError and OptionError.
     """
     return Scene.open(
         path,
-        bands=reading.bands,
-        collar=reading.collar if look else "off",
-        rescale=reading.rescale if look else reading.rescale or (0.0, 1.0),
+        bands=options.bands,
+        collar=options.collar if look else "off",
+        rescale=options.rescale if look else options.rescale or (0.0, 1.0),
         skip_damage=True,  # what is lost is told in the end, when the rest is done
     )
 
 
-def make_plan(
-    scene: Scene, metadata: Metadata, request: Request, tiling: Tiling, reading: Reading
-) -> Plan:
+def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan:
     """Raises SceneError and OptionError for what cannot be."""
-    geobox = scene.geobox
-    for kind in request.formats:
+    geobox, tiling, output = scene.geobox, options.tiling, options.output
+    for kind in output.formats:
         if (form := FORMATS.get(kind)) is not None:
             check_installed(kind)
             check_format(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
-    view = View.of(scene, gsd=reading.gsd, scale=metadata.scale)
+    view = View.of(scene, gsd=options.scene.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
-    assert tiling.tiles_per_block is not None
+    side = options.compute.tiles_per_block
+    assert side is not None
     across, down = view.step
     pixel = geobox.gsd or 1.0
     speck = SPECK * max(1.0, across * down)
     return Plan(
         view=view,
-        grid=Grid(width, height, tiling.tile_size, tiling.overlap, tiling.tiles_per_block),
-        aoi=None if reading.aoi is None else read_aoi(reading.aoi, geobox),
-        min_pixels=speck if request.min_area is None else request.min_area / pixel**2,
-        confidence=request.confidence,
-        logits=request.logits,
+        grid=Grid(width, height, tiling.tile_size, tiling.overlap, side),
+        aoi=None if options.scene.aoi is None else read_aoi(options.scene.aoi, geobox),
+        min_pixels=speck if output.min_area is None else output.min_area / pixel**2,
+        confidence=output.confidence,
+        logits=output.logits,
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.tasks import Plan
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import PredictOptions
 from geoseg.tiling.grid import Window
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ def summarize(
     path: str,
     plan: Plan,
     written: Written,
-    clock: Clock,
+    timer: StageTimer,
     model: TileModel,
-    asked: tuple[Reading, Tiling, Request],
+    options: PredictOptions,
     computing: Mapping[str, object],
 ) -> Summary:
     """Of a prediction that has just ended, of the scene at `path`.
@@ -102,7 +102,7 @@ def summarize(
         computing: `TileModel.options`, of those who computed.
     """
     scene, metadata = plan.view.scene, model.metadata
-    geobox, (reading, tiling, request) = scene.geobox, asked
+    geobox, folder = scene.geobox, options.output.folder
     return Summary(
         scene=path,
         width=geobox.width,
@@ -112,9 +112,9 @@ def summarize(
         valid_pixels=written.valid_pixels,
         damaged=[asdict(window) for window in written.damaged],
         # Speed follows from what is told, also when it is told again.
-        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+        seconds={name: round(value, 3) for name, value in timer.seconds.items()},
         classes=written.totals,
-        outputs={kind: str(request.folder / name) for kind, name in written.names.items()},
+        outputs={kind: str(folder / name) for kind, name in written.names.items()},
         weights={
             "variant": metadata.variant,
             "provenance": metadata.provenance,
@@ -122,13 +122,14 @@ def summarize(
             "sha256": model.weights_hash,
         },
         options={
-            **asdict(reading),
-            **asdict(tiling),
-            **asdict(request),
-            "folder": str(request.folder),
+            **asdict(options.scene),
+            **asdict(options.tiling),
+            **asdict(options.compute),
+            **asdict(options.output),
+            "folder": str(folder),
             **computing,
         },
-        notes=scene.notes + gsd_notes(geobox.gsd, reading.gsd, metadata.gsd_range),
+        notes=scene.notes + gsd_notes(geobox.gsd, options.scene.gsd, metadata.gsd_range),
     )
 
 

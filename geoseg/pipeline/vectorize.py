@@ -22,7 +22,7 @@ from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import Layers
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
-from geoseg.geo.vector.cleanup import Finish, Finished
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.guard import check_outputs
 from geoseg.tiling.grid import Window
@@ -72,9 +72,9 @@ def vectorize(
     Memory grows with the corners that are written (some 30 bytes each), not with the raster.
 
     Args:
-        simplify: tolerance of the outlines in metres (without a CRS: pixels), see `thinned`;
+        simplify: tolerance of the outlines in metres (without a CRS: pixels), see `simplify`;
             0 = the pixels' outlines, None = TOLERANCE pixels.
-        smooth: without the steps of pixels, see `thinned`.
+        smooth: without the steps of pixels, see `simplify`.
         min_area: regions smaller than this many m² (pixels) are specks; None = see SPECK.
         fill: specks take the class around them, see `sieve`; else they leave holes.
         skip: values that become no polygons.
@@ -98,7 +98,7 @@ def vectorize(
     threads = workers or min(8, max(2, os.cpu_count() or 2))
     tolerance = TOLERANCE if simplify is None else simplify / pixel
     min_pixels = raster.speck if min_area is None else min_area / pixel**2
-    finish = Finish(min_pixels, fill, tolerance, smooth)
+    finish = Cleanup(min_pixels, fill, tolerance, smooth)
     metadata = _description(path, finish)
     with (
         Staging(output.parent, output.name) as staging,
@@ -106,7 +106,7 @@ def vectorize(
         ThreadPoolExecutor(threads) as pool,
     ):
         blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
-        polygons = finish.unite(blocks, settled, pool.map)
+        polygons = finish.merge_blocks(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
         nothing = no_features(geobox)
         with Layers(staging.new / output.name, raster.classes, nothing, metadata) as layers:
@@ -123,7 +123,7 @@ def vectorize(
     )
 
 
-def _description(path: str | Path, finish: Finish) -> dict[str, str]:
+def _description(path: str | Path, finish: Cleanup) -> dict[str, str]:
     """What the layers say of how they were made."""
     return {
         "geoseg": VERSION,
@@ -149,10 +149,10 @@ def _check_options(output: Path, simplify: float | None, min_area: float | None)
 
 def _blocks(
     raster: ClassRaster,
-    finish: Finish,
+    finish: Cleanup,
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
-) -> Iterator[tuple[BlockPolygons, Finished]]:
+) -> Iterator[tuple[BlockPolygons, CleanPolygons]]:
     extent = raster.geobox.extent
     windows = [
         Window(left, top, min(BLOCK, extent.width - left), min(BLOCK, extent.height - top))
@@ -160,10 +160,10 @@ def _blocks(
         for left in range(0, extent.width, BLOCK)
     ]
 
-    def polygons_of(window: Window) -> tuple[BlockPolygons, Finished]:
+    def polygons_of(window: Window) -> tuple[BlockPolygons, CleanPolygons]:
         codes, (size, fill) = raster.read(window), (finish.min_pixels, finish.fill)
         block = polygonize(codes, window, skip=raster.skip, min_pixels=size, fill=fill)
-        return finish.settle(block)
+        return finish.clean_interior(block)
 
     done = 0
     for window, block in zip(windows, pool.map(polygons_of, windows), strict=True):

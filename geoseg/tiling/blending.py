@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
+class WeightedLogits:
     """A not yet divided sum over some of the tiles that cover `window`."""
 
     window: Window
@@ -29,13 +29,15 @@ class Partial:
     weights: Floats
     """(h,w): tapers."""
 
-    def crop(self, window: Window) -> Partial:
+    def crop(self, window: Window) -> WeightedLogits:
         """The part inside `window`, as a copy that keeps nothing else alive."""
         common = self.window.intersection(window)
         if common is None:
             raise ValueError(f"{window} does not meet {self.window}")
         rows, columns = common.relative_to(self.window).slices
-        return Partial(common, self.sums[rows, columns].copy(), self.weights[rows, columns].copy())
+        return WeightedLogits(
+            common, self.sums[rows, columns].copy(), self.weights[rows, columns].copy()
+        )
 
 
 def taper(height: int, width: int, ramp: int) -> Floats:
@@ -50,7 +52,7 @@ def taper(height: int, width: int, ramp: int) -> Floats:
 
 def accumulate(
     window: Window, tiles: Sequence[Window], logits: Iterable[Floats], classes: int, overlap: int
-) -> Partial:
+) -> WeightedLogits:
     """Sum one block's tiles.
 
     Args:
@@ -69,10 +71,10 @@ def accumulate(
         weight = taper(part.height, part.width, overlap // CELL)
         sums[rows, columns] += weight[..., None] * values.transpose(1, 2, 0)
         weights[rows, columns] += weight
-    return Partial(cells, sums, weights)
+    return WeightedLogits(cells, sums, weights)
 
 
-def blend(window: Window, pieces: Iterable[Partial]) -> Floats:
+def blend(window: Window, pieces: Iterable[WeightedLogits]) -> Floats:
     """The blended logits of `window` (cells), (h,w,C); 0 where no tile was predicted.
 
     `pieces` must hold every tile that meets the window. They are added in the order of their

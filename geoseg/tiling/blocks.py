@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.tiling.blending import Partial, accumulate, blend
+from geoseg.tiling.blending import WeightedLogits, accumulate, blend
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.tiling.resample import Resampler
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 REACH = range(-2, 3)
 """A last tile that was shifted inward may reach over its neighbour into the block after."""
@@ -28,7 +28,10 @@ class Model(Protocol):
     def num_classes(self) -> int: ...
 
     def __call__(
-        self, images: Sequence[NDArray[np.uint8]], valid: Sequence[NDArray[np.bool_]], clock: Clock
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        valid: Sequence[NDArray[np.bool_]],
+        timer: StageTimer,
     ) -> Sequence[NDArray[np.float32]]: ...
 
 
@@ -45,8 +48,8 @@ def infer(
     image: NDArray[np.uint8],
     valid: NDArray[np.bool_],
     model: Model,
-    clock: Clock,
-) -> Partial:
+    timer: StageTimer,
+) -> WeightedLogits:
     """Logits of a block's tiles, summed under their tapers.
 
     Tiles without a valid pixel are not computed.
@@ -63,9 +66,9 @@ def infer(
         valid = np.pad(valid, missing, mode="reflect")
     places = [tile.window.relative_to(window).slices for tile in block.tiles]
     used = [i for i, place in enumerate(places) if valid[place].any()]
-    logits = model([image[:, *places[i]] for i in used], [valid[places[i]] for i in used], clock)
+    logits = model([image[:, *places[i]] for i in used], [valid[places[i]] for i in used], timer)
     windows = [block.tiles[i].window for i in used]
-    with clock.stage("stitch"):
+    with timer.stage("stitch"):
         return accumulate(window, windows, logits, model.num_classes, grid.overlap)
 
 
@@ -103,5 +106,5 @@ def predict_image(
     grid = Grid(width, height, tile_size, overlap, tiles_per_block=max(width, height))
     (block,) = grid.blocks()
     cells = cells_around(grid.extent, grid.extent)
-    logits = blend(cells, [infer(block, grid, shown, seen, model, Clock())])
+    logits = blend(cells, [infer(block, grid, shown, seen, model, StageTimer())])
     return decode(logits, cells, whole, step=resampler.step, confidence="none").class_ids

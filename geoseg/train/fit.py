@@ -136,7 +136,7 @@ def fit(
     accelerator = check_device(recipe, device, devices)
     if accelerator.type == "cpu":
         keep_free_memory()
-    recipe = settled(recipe, accelerator)
+    recipe = resolve_precision(recipe, accelerator)
     check_folder(folder, recipe, resume)
     data = LabelledFolder.open(recipe.data.root)
     check_classes_file(data, recipe, report)
@@ -160,7 +160,7 @@ def fit(
         family = "SegNeXt" if isinstance(model, SegNeXt) else "EfficientNet"
         report(f"{family}-{recipe.model.variant} starts from {start}")
         write_start(folder, recipe, model.metadata)
-    scored = Validation(folder, telling(validation, val_counts), report)
+    scored = Validation(folder, most_informative(validation, val_counts), report)
     with quiet_lightning(), interruptible(folder), device_limits(device, devices):
         trainer = trainer_of(recipe, folder, accelerator, devices, scored)
         loaders = RunData(recipe, crops, validation)
@@ -202,7 +202,7 @@ def read_split(
 def trainer_of(
     recipe: Recipe, folder: Path, accelerator: torch.device, devices: int, scored: Validation
 ) -> pl.Trainer:
-    """Lightning, set up for the recipe, its precision settled."""
+    """Lightning, set up for the recipe, with a precision that its device has."""
     assert recipe.precision != "auto"
     callbacks: list[Callback] = [scored, ProgressBar(), state_saver(folder, recipe)]
     if recipe.optimizer.ema_decay is not None:
@@ -300,7 +300,7 @@ def check_device(recipe: Recipe, name: str, devices: int) -> torch.device:
     return device
 
 
-def settled(recipe: Recipe, device: torch.device) -> Recipe:
+def resolve_precision(recipe: Recipe, device: torch.device) -> Recipe:
     """The recipe with `auto` replaced by the fastest precision that trains well on the device."""
     if recipe.precision != "auto":
         return recipe
@@ -351,7 +351,7 @@ def state_saver(folder: Path, recipe: Recipe) -> ModelCheckpoint:
     )
 
 
-def telling(items: Sequence[Item], counts: NDArray[np.int64]) -> list[str]:
+def most_informative(items: Sequence[Item], counts: NDArray[np.int64]) -> list[str]:
     """Names of the images with the most classes."""
     order = np.argsort(-(counts > 0).sum(axis=1), kind="stable")
     return [items[i].name for i in order[:SAMPLES]]

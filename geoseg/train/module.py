@@ -110,7 +110,7 @@ class SegmentationModule(pl.LightningModule):
         are put in place; `on_validation_start` would be too early.
         """
         stored = build_model(stored_state(self.model), self.metadata)
-        self.tiles = TileModel(stored, device=str(self.device), use_up=True)
+        self.tiles = TileModel(stored, device=str(self.device), consume=True)
 
     def validation_step(self, batch: Labelled, batch_idx: int) -> dict[str, Any]:
         """Score one image by the same tiling as `geoseg evaluate`."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 
@@ -34,8 +34,8 @@ class Counted(TileModel):
 
     tally: Path
 
-    def __call__(self, images, valid, clock) -> list[NDArray[np.float32]]:  # type: ignore[no-untyped-def]
-        logits = super().__call__(images, valid, clock)
+    def __call__(self, images, valid, timer) -> list[NDArray[np.float32]]:  # type: ignore[no-untyped-def]
+        logits = super().__call__(images, valid, timer)
         with self.tally.open("a") as file:
             file.write("tile\n" * len(logits))
         return logits
@@ -44,7 +44,12 @@ class Counted(TileModel):
 def work(scene: str, folder: Path, weights: str | None, tile_size: int) -> None:
     model = Counted(load_model(weights), device="cpu")
     model.tally = folder / "tally"
-    predict(scene, model, Request(folder / "out", confidence=True), Tiling(tile_size=tile_size))
+    predict(
+        scene,
+        model,
+        OutputOptions(folder / "out", confidence=True),
+        TilingOptions(tile_size=tile_size),
+    )
 
 
 def start(*arguments: object) -> multiprocessing.process.BaseProcess:

@@ -21,7 +21,7 @@ import rasterio
 
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.bench import StandIn
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 
@@ -51,7 +51,9 @@ def repeat(path: Path, times: int, target: Path) -> None:
 def measure(path: str, results: multiprocessing.Queue[dict[str, float]]) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        summary = predict(path, TileModel(StandIn(), device="cpu"), Request(Path(folder)), Tiling())
+        summary = predict(
+            path, TileModel(StandIn(), device="cpu"), OutputOptions(Path(folder)), TilingOptions()
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = time.perf_counter() - start
     results.put(

@@ -26,7 +26,7 @@ from geoseg.geo.raster.scene import Scene
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.bench import passes, write_scene
-from geoseg.pipeline.options import Reading, Request, Tiling
+from geoseg.pipeline.options import OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Grid
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=9)
     options = parser.parse_args()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    network, tiling = load_model(None), Tiling()
+    network, tiling = load_model(None), TilingOptions()
     model = TileModel(network, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "scene.tif"
@@ -74,14 +74,14 @@ def main() -> None:
         grid = Grid(seen.width, seen.height, tiling.tile_size, tiling.overlap)
         shapes = [(y.size, x.size) for y in grid.rows for x in grid.columns]
         bare = passes(model, shapes)
-        request = Request(Path(folder) / "results", overwrite=True)
+        request = OutputOptions(Path(folder) / "results", overwrite=True)
         print(
             f"{options.scene or 'rendered'}: "
             f"{len(shapes)} tiles of {shapes[0][0]} × {shapes[0][1]} px"
         )
         ratios, before = [], seconds(bare)
         for _ in range(options.repeat):
-            whole = seconds(lambda: predict(path, model, request, tiling, Reading(gsd=gsd)))
+            whole = seconds(lambda: predict(path, model, request, tiling, SceneOptions(gsd=gsd)))
             after = seconds(bare)
             ratios.append(2 * whole / (before + after))
             print(

@@ -22,13 +22,15 @@ import rasterio.shutil
 
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.bench import StandIn, write_scene
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 
 def predicted(scene: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        predict(scene, TileModel(StandIn(), device="cpu"), Request(Path(folder)), Tiling())
+        predict(
+            scene, TileModel(StandIn(), device="cpu"), OutputOptions(Path(folder)), TilingOptions()
+        )
 
 
 def converted(scene: str) -> None:

@@ -132,14 +132,14 @@ def predicted(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.fl
     if not all(path.exists() for path in paths):
         from geoseg.model.load import load_model
         from geoseg.model.tile_model import TileModel
-        from geoseg.pipeline.options import Reading, Request
+        from geoseg.pipeline.options import OutputOptions, SceneOptions
         from geoseg.pipeline.predict import predict
 
         model = TileModel(load_model(None), device="cpu")
         with rasterio.open(folder / f"{name}.tif") as file:
-            own = Reading(gsd=file.res[0])
-        request = Request(folder, overwrite=True, confidence=True)
-        predict(folder / f"{name}.tif", model, request, reading=own)
+            own = SceneOptions(gsd=file.res[0])
+        request = OutputOptions(folder, overwrite=True, confidence=True)
+        predict(folder / f"{name}.tif", model, request, scene=own)
     classes, confidence = (rasterio.open(path).read(1) for path in paths)
     return classes, (confidence / 100).astype(np.float32)
 

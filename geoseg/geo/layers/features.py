@@ -14,7 +14,7 @@ from geoseg.classes import LabelClass
 from geoseg.geo.crs import spelled_out, system
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.measure import measure
-from geoseg.geo.vector.polygons import Polygons, sum_runs
+from geoseg.geo.vector.polygons import Polygons, segment_sum
 
 _BATCH = 500_000
 """Corners that exist as geometry at a time."""
@@ -63,7 +63,7 @@ def tables(
     sizes = [float(np.median(polygons.pixels[kind == i])) * pixel for i in range(len(ids))]
     rank = np.argsort(drawing_order([names.get(int(i), "") for i in ids], sizes))
     order = np.argsort(rank[kind], kind="stable")
-    corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
+    corners = segment_sum(polygons.ring_sizes, polygons.ring_counts)
     batch = np.cumsum(corners[order]) // _BATCH
     for frame in apply(table, np.split(order, np.flatnonzero(np.diff(batch)) + 1)):
         yield from (part for _, part in frame.groupby("class_id", sort=False))

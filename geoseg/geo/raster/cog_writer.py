@@ -126,7 +126,7 @@ class RasterWriter:
         return raster
 
     def write(self, window: Window, values: NDArray[np.uint8]) -> None:
-        """Store `values` (H, W) at `window`; every pixel once at most.
+        """Write `values` (H, W) at `window`; every pixel once at most.
 
         Raises OutputError, for instance on a full disk.
         """

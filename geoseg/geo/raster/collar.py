@@ -19,11 +19,11 @@ _RINGING = 32
 """Counts by which the last pixels before a hard edge differ."""
 _REACH = 16
 """Pixels from the edge over which a codec rings: a JPEG unit with subsampled colour."""
-_LEAK = 2
+_MIN_GAP = 2
 """Gaps up to twice this wide do not connect: a gutter or shadow is no way into the scene."""
 _SPECK = 2
 """Ringing beyond these counts comes in specks, up to twice this wide."""
-HALO = 2 * _LEAK + _REACH + 2 * _SPECK
+HALO = 2 * _MIN_GAP + _REACH + 2 * _SPECK
 """Pixels around a window on which `Collar.covers` depends."""
 
 _DATA, _EDGE, _COLLAR = 0, 1, 2
@@ -50,7 +50,7 @@ class Collar:
         """Whether `window` may hold collar pixels that only their neighbours decide."""
         return bool((self._cells_under(window) == _EDGE).any())
 
-    def nears(self, window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def near_mask(self, window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """The collar and its surroundings under `window`, roughly, decimated to `shape`."""
         return self._cells_under(window, shape) != _DATA
 
@@ -63,9 +63,9 @@ class Collar:
         if not (cells == _EDGE).any():
             return cells == _COLLAR
         core = (cells == _COLLAR) | _is_near(color, self.value, _NEAR * self.tolerance)
-        region = _shrink(core, _LEAK)
-        region = _grow(region, _LEAK)
-        region = _rung(region, color, self.value, self.tolerance)
+        region = _shrink(core, _MIN_GAP)
+        region = _grow(region, _MIN_GAP)
+        region = _grow_into_ringing(region, color, self.value, self.tolerance)
         region = _shrink(_grow(region, _SPECK), _SPECK)
         return (cells == _COLLAR) | ((cells == _EDGE) & region)
 
@@ -97,7 +97,9 @@ def find_collars(
         if (region & valid).any():
             cell = max(1.0, shape[0] / coarse.shape[1], shape[1] / coarse.shape[2])
             # Overviews are compressed too, and ring in their own larger units.
-            outside = _grow(_rung(region, coarse, value, integer), max(1, round(_REACH / cell)))
+            outside = _grow(
+                _grow_into_ringing(region, coarse, value, integer), max(1, round(_REACH / cell))
+            )
             cells = np.where(_shrink(region, 1), _COLLAR, np.where(outside, _EDGE, _DATA))
             found.append(Collar(float(value), int(integer), cells.astype(np.uint8), shape))
     return tuple(found)
@@ -188,7 +190,7 @@ def _cells_of(start: int, length: int, count: int, pixels: int, cells: int) -> N
     return centres * cells // (2 * count * pixels)
 
 
-def _rung(
+def _grow_into_ringing(
     region: NDArray[np.bool_], color: NDArray, value: float, tolerance: int
 ) -> NDArray[np.bool_]:
     """`region` and what a codec made of it near its edge."""

@@ -180,7 +180,7 @@ class Scene:
             shape = _reduced(dataset.shape, side)
             color, valid = self.bands.read(dataset, self.geobox.extent, shape, Resampling.average)
         for collar in self.collars:
-            valid &= ~collar.nears(self.geobox.extent, shape)
+            valid &= ~collar.near_mask(self.geobox.extent, shape)
         return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
 
     def close(self) -> None:
@@ -312,7 +312,7 @@ def _stretch(
     def values(window: Window, shape: tuple[int, int]) -> NDArray:
         color, valid = look(window, shape, Resampling.nearest)
         for collar in collars:
-            valid &= ~collar.nears(window, shape)
+            valid &= ~collar.near_mask(window, shape)
         return color[:, valid]
 
     return rescale_by_percentiles(sample(dataset, values))

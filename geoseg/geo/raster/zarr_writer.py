@@ -58,7 +58,7 @@ class LogitsWriter:
             raise self._failed(error) from error
 
     def write(self, core: Window, logits: NDArray[np.float16]) -> None:
-        """Store `logits` (h,w,C) of a block whose `core` (px) begins on the cells' grid.
+        """Write `logits` (h,w,C) of a block whose `core` (px) begins on the cells' grid.
 
         Not for several threads at once.
         """

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from geoseg.geo.vector.edges import connected
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import BlockPolygons
-from geoseg.geo.vector.polygons import Polygons, following_corners, spread, sum_runs
+from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corners, segment_sum
 from geoseg.geo.vector.sieve import sieve
-from geoseg.geo.vector.simplify import reach, thinned
+from geoseg.geo.vector.simplify import reach, simplify
 
 _GROUP = 100_000
 """Corners that are worth a turn: enough for arrays to pay, few enough for the processor's cache."""
@@ -33,7 +33,7 @@ def independent(polygons: Polygons, distance: float) -> list[NDArray[np.int64]]:
     Each group keeps the order of the polygons.
     """
     cluster = clusters(polygons, distance)
-    corners = sum_runs(polygons.ring_sizes, polygons.ring_counts)
+    corners = segment_sum(polygons.ring_sizes, polygons.ring_counts)
     before = np.cumsum(np.bincount(cluster, corners, len(polygons)))
     group = (before // _GROUP)[cluster]
     order = np.argsort(group, kind="stable")
@@ -52,7 +52,7 @@ def _boxes(polygons: Polygons, margin: float) -> tuple[NDArray[np.object_], NDAr
     """Boxes around pieces of outlines, and the polygons of the pieces."""
     sizes = polygons.ring_sizes
     pieces = -(-sizes // _PIECE)
-    first = np.repeat(polygons.ring_starts, pieces) + _PIECE * spread(0 * pieces, pieces)
+    first = np.repeat(polygons.ring_starts, pieces) + _PIECE * concat_ranges(0 * pieces, pieces)
     # A piece goes on to the first corner of the next one.
     last = following_corners(sizes)[np.append(first, len(polygons.corners))[1:] - 1]
     low, high = (
@@ -65,7 +65,7 @@ def _boxes(polygons: Polygons, margin: float) -> tuple[NDArray[np.object_], NDAr
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CleanPolygons:
     """Polygons that are as they will be written."""
 
     polygons: Polygons
@@ -74,14 +74,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class Cleanup:
     """What is done to polygons once they are whole."""
 
     min_pixels: float = 0
     """See `sieve`; so is `fill`."""
     fill: bool = True
     tolerance: float = 0
-    """See `thinned`; so is `smooth`."""
+    """See `simplify`; so is `smooth`."""
     smooth: bool = True
 
     @property
@@ -89,19 +89,19 @@ class Finish:
         """Polygons stay as they are."""
         return self.min_pixels <= 1 and self.tolerance <= 0
 
-    def __call__(self, polygons: Polygons) -> Finished:
+    def __call__(self, polygons: Polygons) -> CleanPolygons:
         """Of polygons with all that are near them."""
         kept = sieve(polygons, self.min_pixels, fill=self.fill)
-        return Finished(thinned(kept, self.tolerance, smooth=self.smooth), kept.first_corners)
+        return CleanPolygons(simplify(kept, self.tolerance, smooth=self.smooth), kept.first_corners)
 
-    def settle(self, block: BlockPolygons) -> tuple[BlockPolygons, Finished]:
-        """Finish what is near neither the block's border nor polygons that go on beyond it.
+    def clean_interior(self, block: BlockPolygons) -> tuple[BlockPolygons, CleanPolygons]:
+        """Clean what is near neither the block's border nor polygons that go on beyond it.
 
         What a sieve fills in other blocks makes no difference: that only takes polygons away which
         hold nothing but specks, and such specks vanish here, too.
         """
         if self.is_nothing:
-            done = Finished(block.closed, block.closed.first_corners)
+            done = CleanPolygons(block.closed, block.closed.first_corners)
             return replace(block, closed=Polygons.concatenate([])), done
         every = Polygons.concatenate([block.closed, block.open])
         is_open = np.arange(len(every)) >= len(block.closed)
@@ -118,22 +118,22 @@ class Finish:
             self(every.select(~waits)),
         )
 
-    def unite(
+    def merge_blocks(
         self,
         blocks: Iterable[BlockPolygons],
-        settled: Iterable[Finished] = (),
-        apply: Callable[..., Iterable[Finished]] = map,
+        settled: Iterable[CleanPolygons] = (),
+        apply: Callable[..., Iterable[CleanPolygons]] = map,
     ) -> Polygons:
-        """Finish the polygons of all blocks, in the order of their first pixels.
+        """Clean the polygons of all blocks, in the order of their first pixels.
 
         Args:
-            blocks, settled: what `settle` returns, or blocks as they are.
+            blocks, settled: what `clean_interior` returns, or blocks as they are.
             apply: the `map` of a pool of threads.
         """
         polygons = merge(blocks)
         parts = [*settled]
         if self.is_nothing:
-            parts.append(Finished(polygons, polygons.first_corners))
+            parts.append(CleanPolygons(polygons, polygons.first_corners))
         else:
             groups = independent(polygons, reach(self.tolerance))
             parts += apply(lambda members: self(polygons.take(members)), groups)

@@ -36,7 +36,7 @@ class Corners:
     """(N,) number of the first corner around the same 4-connected pixels."""
     following: Ints
     """(N,) number of the next corner on the ring."""
-    edges: Uprights
+    edges: VerticalEdges
     padded: NDArray[np.uint8]
     """(H + 2, W + 2) classes in a frame; IGNORE where there is none."""
 
@@ -57,7 +57,7 @@ class Corners:
 
 
 @dataclass(frozen=True, slots=True)
-class Uprights:
+class VerticalEdges:
     """Edges along columns, by the pixels that they are sides of."""
 
     breaks: Ints
@@ -76,7 +76,7 @@ class Uprights:
     @classmethod
     def of(
         cls, x: Ints, y: Ints, arriving: Ints, by_column: Ints, across: Bools, stride: int
-    ) -> Uprights:
+    ) -> VerticalEdges:
         keys = x * np.int64(cls.HEIGHT) + y
         tops, bottoms = (by_column[arriving[by_column] == direction] for direction in (3, 1))
         return cls(np.flatnonzero(across), stride, tops, keys[tops], bottoms, keys[bottoms])
@@ -142,7 +142,7 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
             following[starts] = line[arriving[line] == direction]
 
     head, rank = _turning_cycles(following, arriving)
-    uprights = Uprights.of(x, y, arriving, by_column, across, stride)
+    uprights = VerticalEdges.of(x, y, arriving, by_column, across, stride)
     component = _components(x, y, arriving, head, uprights)
     pinched = _split_pinches(nodes, edges, component, following)
     if len(pinched):
@@ -156,7 +156,7 @@ def trace(class_ids: NDArray[np.uint8], skip: Collection[int] = ()) -> Corners:
     return Corners(x, y, arriving, head, rank, component, following, uprights, padded)
 
 
-def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: Uprights) -> Ints:
+def _components(x: Ints, y: Ints, arriving: Ints, head: Ints, edges: VerticalEdges) -> Ints:
     """Holes join the ring that lies left of them, until that is a shell."""
     area = np.bincount(head, _sign(arriving) * x * y, len(head))
     owner = np.arange(len(head))

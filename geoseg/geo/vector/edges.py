@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.geo.vector.contours import cycles
-from geoseg.geo.vector.polygons import Polygons, following_corners, spread
+from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corners
 
 Ints = NDArray[np.integer]
-NOBODY = -1
+NO_POLYGON = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,17 @@ class Edges:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretches:
+class SharedEdges:
     """Pieces of lines with at most one polygon on either side, all along."""
 
     low: Ints
     """(n, 2) x, y of the end with the smaller coordinates."""
     high: Ints
     sides: Ints
-    """(2, n) polygon whose edge runs from low to high, and from high to low; or NOBODY."""
+    """(2, n) polygon whose edge runs from low to high, and from high to low; or NO_POLYGON."""
 
     @classmethod
-    def of(cls, edges: Edges) -> Stretches:
+    def of(cls, edges: Edges) -> SharedEdges:
         """Edges of one direction must not overlap, as those of disjoint polygons do not."""
         upright = edges.is_upright
         (low, high, sides), across = (_cut(axis, edges[upright == (axis == 0)]) for axis in (0, 1))
@@ -100,7 +100,7 @@ class Stretches:
 
     def edges(self, which: NDArray[np.bool_]) -> Edges:
         """Of both sides, where (n,) `which` and somebody is there."""
-        first, second = (which & (side != NOBODY) for side in self.sides)
+        first, second = (which & (side != NO_POLYGON) for side in self.sides)
         return Edges.concatenate(
             Edges(self.low[first], self.high[first], self.sides[0, first]),
             Edges(self.high[second], self.low[second], self.sides[1, second]),
@@ -115,11 +115,11 @@ def _cut(axis: int, edges: Edges) -> tuple[Ints, Ints, Ints]:
     stops = np.sort(np.concatenate([low, high]))
     stops = stops[np.diff(stops, prepend=-1) != 0]
     first, last = np.searchsorted(stops, low), np.searchsorted(stops, high)
-    sides = np.full((2, len(stops)), NOBODY)
+    sides = np.full((2, len(stops)), NO_POLYGON)
     for side, mine in enumerate((forward, ~forward)):
         sizes = last[mine] - first[mine]
-        sides[side, spread(first[mine], sizes)] = np.repeat(edges.polygon[mine], sizes)
-    used = np.flatnonzero((sides != NOBODY).any(axis=0))
+        sides[side, concat_ranges(first[mine], sizes)] = np.repeat(edges.polygon[mine], sizes)
+    used = np.flatnonzero((sides != NO_POLYGON).any(axis=0))
     corners = np.empty((2, len(used), 2), np.int32)
     corners[..., axis] = stops[used] >> 32
     corners[0, :, along] = stops[used] & 0xFFFFFFFF
@@ -178,7 +178,7 @@ def linked(edges: Edges, parts: Polygons) -> Polygons:
 
     head, rank = cycles(following)
     chains = np.lexsort((rank, head))
-    order = spread(first[chains], chain_sizes[chains])
+    order = concat_ranges(first[chains], chain_sizes[chains])
     ring = np.repeat(head[chains], chain_sizes[chains])
     begins = np.flatnonzero(np.diff(ring, prepend=-1))
     before = np.roll(direction[order], 1)
@@ -195,7 +195,7 @@ def linked(edges: Edges, parts: Polygons) -> Polygons:
     within = np.arange(len(corners)) - np.repeat(begins, sizes)
     around = (within + np.repeat(shift, sizes)) % np.repeat(sizes, sizes)
     rings = np.lexsort((least, owner[begins]))
-    chosen = (np.repeat(begins, sizes) + around)[spread(begins[rings], sizes[rings])]
+    chosen = (np.repeat(begins, sizes) + around)[concat_ranges(begins[rings], sizes[rings])]
     polygons, ring_counts = np.unique(owner[begins], return_counts=True)
     return Polygons(
         corners=corners[chosen],

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from geoseg.geo.vector.edges import NOBODY, Edges, Stretches, connected, linked
+from geoseg.geo.vector.edges import NO_POLYGON, Edges, SharedEdges, connected, linked
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 
@@ -38,9 +38,9 @@ def _united(blocks: list[BlockPolygons]) -> Polygons:
     line = np.where(upright, edges.start[:, 0], edges.start[:, 1])[:, None]
     on_seam = (line == np.where(upright[:, None], border[:, ::2], border[:, 1::2])).any(axis=1)
 
-    seams = Stretches.of(edges[on_seam])
-    joins = (seams.sides != NOBODY).all(axis=0)
+    seams = SharedEdges.of(edges[on_seam])
+    joins = (seams.sides != NO_POLYGON).all(axis=0)
     joins &= parts.class_id[seams.sides[0]] == parts.class_id[seams.sides[1]]
     root = connected(len(parts), seams.sides[:, joins])
     remaining = Edges.concatenate(edges[~on_seam], seams.edges(~joins))
-    return linked(remaining.renamed(root), parts.added_up(root))
+    return linked(remaining.renamed(root), parts.sum_by_group(root))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.vector.polygons import Polygons, following_corners, spread
+from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corners
 
 Ints = NDArray[np.signedinteger]
 
@@ -136,7 +136,7 @@ class Outlines:
         start, size = self.start[self.ring[corner]], self.original[self.ring[corner]]
         between = (last - first - 1) % size
         which = np.repeat(np.arange(len(corner)), between)
-        step = first[which] - start[which] + 1 + spread(np.zeros_like(between), between)
+        step = first[which] - start[which] + 1 + concat_ranges(np.zeros_like(between), between)
         member = start[which] + step % size[which]
         distance = self._distances(member, first[which], last[which])
         if len(corner) == 0:
@@ -199,7 +199,7 @@ class Outlines:
         # Of every row: from the long side, top to bottom, to one of the two others.
         (top, middle, bottom), (x0, x1, x2) = self.y[triangle], self.x[triangle]
         rows = bottom - top + 1
-        which, row = np.repeat(np.arange(len(v)), rows), spread(top, rows)
+        which, row = np.repeat(np.arange(len(v)), rows), concat_ranges(top, rows)
         above = row < middle[which]
         one = _crossing(x0[which], top[which], x2[which], bottom[which], row)
         other = _crossing(

@@ -1,12 +1,13 @@
 """Polygons of class rasters, from blocks to layers.
 
-    block = polygonize(class_ids, window, confidence=probs)    # in workers, any thread
-    polygons = Finish(min_pixels, tolerance=0.5).unite(blocks) # geoseg.geo.vector.cleanup, by:
-        merge(blocks)                                          #   geoseg.geo.vector.merge
-        sieve(polygons, min_pixels)                            #   geoseg.geo.vector.sieve
-        thinned(polygons, tolerance)                           #   geoseg.geo.vector.simplify
-    for table in tables(polygons, geobox, classes):            # geoseg.geo.layers.features
-        layers.append(table)                                   # geoseg.geo.layers.geopackage
+    block = polygonize(class_ids, window, confidence=probs)     # in workers, any thread
+    cleanup = Cleanup(min_pixels, tolerance=0.5)                # geoseg.geo.vector.cleanup
+    polygons = cleanup.merge_blocks(blocks)                     #   by:
+        merge(blocks)                                           #   geoseg.geo.vector.merge
+        sieve(polygons, min_pixels)                             #   geoseg.geo.vector.sieve
+        simplify(polygons, tolerance)                           #   geoseg.geo.vector.simplify
+    for table in tables(polygons, geobox, classes):             # geoseg.geo.layers.features
+        layers.append(table)                                    # geoseg.geo.layers.geopackage
 
 All but the last two is integer arithmetic on pixel corners, so the result does not depend on how
 the raster was cut into blocks, nor on the order in which these arrive.
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from geoseg.geo.vector.contours import Corners, trace
 from geoseg.geo.vector.edges import connected
-from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons, spread
+from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons, concat_ranges
 from geoseg.native.library import library
 from geoseg.tiling.grid import Window
 
@@ -85,9 +86,9 @@ def polygonize(
     kept = np.ones(len(rings.heads), bool)
     if fill:
         filled = rings.inside_filled(min_pixels)
-        alive |= ~(filled | rings.forsaken(~alive & ~filled))
+        alive |= ~(filled | rings.isolated_specks(~alive & ~filled))
         kept = (rings.area > 0) | (rings.area <= -min_pixels)
-    corners, ring_sizes, ring_counts = rings.laid_out(kept & alive[rings.polygon])
+    corners, ring_sizes, ring_counts = rings.to_arrays(kept & alive[rings.polygon])
     every = Polygons(
         corners=corners + np.array([window.col_off, window.row_off], np.int32),
         ring_sizes=ring_sizes,
@@ -141,7 +142,7 @@ class _Rings:
             owner = owner[owner]
         return filled[owner]
 
-    def forsaken(self, asked: Bools) -> Bools:
+    def isolated_specks(self, asked: Bools) -> Bools:
         """(P,) those of (P,) polygons asked for that touch no others, even through each other."""
         p, y, x = self.neighbours(asked)
         touched = self.found.has_class(y, x)
@@ -160,12 +161,15 @@ class _Rings:
         # The polygon is on the right: below an edge to the right, and right of an edge upwards.
         top, left = np.minimum(y0, y1) - (x1 > x0), np.minimum(x0, x1) - (y1 < y0)
         length = abs(x1 - x0) + abs(y1 - y0)
-        edge, step = np.repeat(np.arange(len(start)), length), spread(np.zeros_like(length), length)
+        edge, step = (
+            np.repeat(np.arange(len(start)), length),
+            concat_ranges(np.zeros_like(length), length),
+        )
         upright = (x0 == x1)[edge]
         polygon = self.polygon[self.ring[start]][edge]
         return polygon, top[edge] + step * upright, left[edge] + step * ~upright
 
-    def laid_out(
+    def to_arrays(
         self, kept: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
         """Corners, ring_sizes and (P,) ring_counts as in `Polygons`, of (R,) `kept` rings."""

@@ -66,7 +66,7 @@ class Polygons:
         """(R,) pixels inside each ring, those of holes negative."""
         x, y = self.corners.astype(np.int64).T
         onward = following_corners(self.ring_sizes)
-        return sum_runs(x * (y[onward] - y), self.ring_sizes)
+        return segment_sum(x * (y[onward] - y), self.ring_sizes)
 
     @property
     def geometry(self) -> NDArray[np.object_]:
@@ -97,7 +97,7 @@ class Polygons:
             self,
             corners=self.corners[np.repeat(kept, self.ring_sizes)],
             ring_sizes=self.ring_sizes[kept],
-            ring_counts=sum_runs(kept.astype(np.int64), self.ring_counts)[which],
+            ring_counts=segment_sum(kept.astype(np.int64), self.ring_counts)[which],
             class_id=self.class_id[which],
             pixels=self.pixels[which],
             probability=None if self.probability is None else self.probability[which],
@@ -105,10 +105,10 @@ class Polygons:
 
     def take(self, order: NDArray[np.integer]) -> Polygons:
         """The polygons at the places of `order`, in that order."""
-        rings = spread(self.shells[order], self.ring_counts[order])
+        rings = concat_ranges(self.shells[order], self.ring_counts[order])
         return replace(
             self,
-            corners=self.corners[spread(self.ring_starts[rings], self.ring_sizes[rings])],
+            corners=self.corners[concat_ranges(self.ring_starts[rings], self.ring_sizes[rings])],
             ring_sizes=self.ring_sizes[rings],
             ring_counts=self.ring_counts[order],
             class_id=self.class_id[order],
@@ -121,7 +121,7 @@ class Polygons:
         x, y = self.first_corners.T
         return self.take(np.lexsort((x, y)))
 
-    def added_up(self, group: NDArray[np.integer]) -> Polygons:
+    def sum_by_group(self, group: NDArray[np.integer]) -> Polygons:
         """With the sums over all polygons of a group at the place that is its number."""
 
         def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -170,12 +170,12 @@ def following_corners(ring_sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return onward
 
 
-def sum_runs(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+def segment_sum(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sum of each of consecutive runs, none of which is empty."""
     return np.add.reduceat(values, np.cumsum(sizes) - sizes) if len(sizes) else values[:0]
 
 
-def spread(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
+def concat_ranges(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
     """start, start + 1, … for `size` numbers, of every pair."""
     ends = np.cumsum(sizes)
     first = np.repeat(starts - (ends - sizes), sizes)

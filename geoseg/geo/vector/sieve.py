@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.vector.edges import NOBODY, Edges, Stretches, connected, linked
+from geoseg.geo.vector.edges import NO_POLYGON, Edges, SharedEdges, connected, linked
 from geoseg.geo.vector.polygons import Polygons
 
 Ints = NDArray[np.integer]
@@ -37,31 +37,31 @@ def sieve(polygons: Polygons, min_pixels: float, *, fill: bool = True) -> Polygo
     beside = edges.beside(edges[small[edges.polygon]])
     near = small.copy()
     near[edges.polygon[beside]] = True
-    stretches = Stretches.of(edges[beside])
+    stretches = SharedEdges.of(edges[beside])
     class_id = _classes(stretches, polygons.class_id, small)
 
-    settled = np.append(class_id != NOBODY, False)  # the place -1 is NOBODY's
+    settled = np.append(class_id != NO_POLYGON, False)  # the place -1 is NO_POLYGON's
     left, right = stretches.sides
     joins = settled[left] & settled[right] & (class_id[left] == class_id[right])
     root = connected(len(polygons), stretches.sides[:, joins])
     remaining = Edges.concatenate(edges[near[edges.polygon] & ~beside], stretches.edges(~joins))
     remaining = remaining[settled[remaining.polygon]].renamed(root)
-    united = linked(remaining, _reclassified(polygons, class_id, small).added_up(root))
+    united = linked(remaining, _reclassified(polygons, class_id, small).sum_by_group(root))
     return Polygons.concatenate([polygons.select(~near), united]).in_order()
 
 
-def _classes(stretches: Stretches, class_id: Ints, speck: NDArray[np.bool_]) -> Ints:
-    """(P,) classes after the sieve; NOBODY for specks that vanish."""
+def _classes(stretches: SharedEdges, class_id: Ints, speck: NDArray[np.bool_]) -> Ints:
+    """(P,) classes after the sieve; NO_POLYGON for specks that vanish."""
     nothing = np.iinfo(np.int32).max  # loses against a class that borders for as long
     result = np.append(
-        np.where(speck, NOBODY, class_id.astype(np.int64)), nothing
-    )  # the place -1 is NOBODY's
+        np.where(speck, NO_POLYGON, class_id.astype(np.int64)), nothing
+    )  # the place -1 is NO_POLYGON's
     mine, other = np.concatenate([stretches.sides, stretches.sides[::-1]], axis=1)
     mine_is_speck = np.append(speck, False)[mine]
     mine, other = mine[mine_is_speck], other[mine_is_speck]
     length = np.tile(stretches.lengths, 2)[mine_is_speck]
     while True:
-        asks = (result[mine] == NOBODY) & (result[other] != NOBODY)
+        asks = (result[mine] == NO_POLYGON) & (result[other] != NO_POLYGON)
         key, place = np.unique((mine[asks] << 32) + result[other[asks]], return_inverse=True)
         total = np.bincount(place, length[asks])
         who, what = key >> 32, key & 0xFFFFFFFF

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from geoseg.geo.vector.outlines import Outlines
-from geoseg.geo.vector.polygons import Polygons, following_corners, spread, sum_runs
+from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corners, segment_sum
 
 
-def thinned(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Polygons:
+def simplify(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Polygons:
     """Outlines that follow the original ones with fewer corners.
 
     Corners where three outlines meet stay. No outline is moved across a corner of another one, so
@@ -37,12 +37,12 @@ def thinned(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Pol
     return replace(
         polygons,
         corners=polygons.corners[kept],
-        ring_sizes=sum_runs(kept.astype(np.int64), polygons.ring_sizes),
+        ring_sizes=segment_sum(kept.astype(np.int64), polygons.ring_sizes),
     )
 
 
 def reach(tolerance: float) -> float:
-    """Pixels between outlines beyond which they do not see each other in `thinned`.
+    """Pixels between outlines beyond which they do not see each other in `simplify`.
 
     Smoothing moves an outline by at most a pixel. What lies between a corner that goes and the
     new edge is within the tolerance of that edge, and this within it of the outline.
@@ -67,7 +67,7 @@ def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
     ahead = points[following_corners(sizes)]
     kept = (points[:, 0] != ahead[:, 0]) | (points[:, 1] != ahead[:, 1])
     points, fixed = points[kept], np.repeat(outlines.fixed, 2)[kept]
-    sizes = sum_runs(kept.astype(np.int64), sizes)
+    sizes = segment_sum(kept.astype(np.int64), sizes)
     # Cuts along one slope are none.
     onward = points[following_corners(sizes)] - points
     arriving = np.empty_like(onward)
@@ -76,7 +76,7 @@ def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
     return replace(
         polygons,
         corners=points[kept],
-        ring_sizes=sum_runs(kept.astype(np.int64), sizes),
+        ring_sizes=segment_sum(kept.astype(np.int64), sizes),
         steps=2 * polygons.steps,
     )
 
@@ -94,11 +94,11 @@ def noded(polygons: Polygons) -> Polygons:
         first, last = place[edges], place[onward[edges]]
         sizes[edges] = steps = abs(last - first)
         ahead = np.repeat(np.sign(last - first), steps)
-        found = keys[np.repeat(first, steps) + ahead * spread(np.zeros_like(first), steps)]
+        found = keys[np.repeat(first, steps) + ahead * concat_ranges(np.zeros_like(first), steps)]
         places = np.empty((len(found), 2), np.int32)
         places[:, across], places[:, along] = found >> 32, found & 0xFFFFFFFF
         passed.append(places)
     corners = np.empty((sizes.sum(), 2), np.int32)
     of_upright = np.repeat(upright, sizes)
     corners[~of_upright], corners[of_upright] = passed
-    return replace(polygons, corners=corners, ring_sizes=sum_runs(sizes, polygons.ring_sizes))
+    return replace(polygons, corners=corners, ring_sizes=segment_sum(sizes, polygons.ring_sizes))

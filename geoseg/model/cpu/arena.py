@@ -23,7 +23,7 @@ LINE = 16
 """Numbers in a line of the cache."""
 
 
-class Workspace:
+class Arena:
     """For one thread at a time; others may hold maps that it made."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from geoseg.model.cpu.arena import Workspace
+from geoseg.model.cpu.arena import Arena
 
 
 @contextmanager
@@ -55,7 +55,7 @@ class Crew:
         self.share = cores // jobs
         self.idle = cores
         """Cores that nobody computes on."""
-        self.workspaces: list[Workspace] = []
+        self.workspaces: list[Arena] = []
         """Of jobs that are done, for others."""
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(jobs)
@@ -74,9 +74,9 @@ class Crew:
                 del _here.crew, _here.workspace
 
     @contextmanager
-    def _workspace(self) -> Iterator[Workspace]:
+    def _workspace(self) -> Iterator[Arena]:
         with self._lock:
-            workspace = self.workspaces.pop() if self.workspaces else Workspace()
+            workspace = self.workspaces.pop() if self.workspaces else Arena()
         yield workspace
         self.workspaces.append(workspace)
 
@@ -117,7 +117,7 @@ def _drained(pieces: deque[Piece]) -> Iterator[Piece]:
 
 def new_map(x: Tensor, *shape: int) -> Tensor:
     """``x.new_empty(shape)``; within a job, a large map of float32 is in its workspace."""
-    workspace: Workspace | None = getattr(_here, "workspace", None)
+    workspace: Arena | None = getattr(_here, "workspace", None)
     return x.new_empty(shape) if workspace is None else workspace.new_map(x, *shape)
 
 

@@ -33,12 +33,12 @@ from geoseg.atomic import RUN, sync
 from geoseg.errors import OutputError
 from geoseg.pipeline.execution.serialization import (
     Arrays,
-    packed_inferred,
-    packed_result,
-    unpacked_inferred,
-    unpacked_result,
+    logits_from_arrays,
+    logits_to_arrays,
+    result_from_arrays,
+    result_to_arrays,
 )
-from geoseg.pipeline.execution.tasks import BlockResult, Inferred
+from geoseg.pipeline.execution.tasks import BlockLogits, BlockResult
 from geoseg.tiling.grid import Block
 
 _OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
@@ -47,7 +47,7 @@ _TORN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
 """What reading a torn archive raises."""
 
 
-class Store:
+class BlockStore:
     """The blocks in a working folder, which no other process is in. A context.
 
     Left without an error, blocks are removed, and nothing else; left by an error, they stay.
@@ -63,7 +63,7 @@ class Store:
         content = json.dumps(self.run, sort_keys=True).encode()
         self._digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> BlockStore:
         before = self._read_run()
         if before is not None and before != self.run:
             if any(self._blocks()):
@@ -93,20 +93,20 @@ class Store:
     def result(self, number: int, block: Block) -> BlockResult | None:
         """A finished block, if there is one."""
         arrays = self._load(f"{number}.result.npz")
-        return None if arrays is None else unpacked_result(arrays, number, block)
+        return None if arrays is None else result_from_arrays(arrays, number, block)
 
     def keep_result(self, result: BlockResult) -> None:
         """Raises OutputError, for instance on a full disk."""
-        self._save(f"{result.number}.result.npz", packed_result(result))
+        self._save(f"{result.number}.result.npz", result_to_arrays(result))
 
-    def inferred(self, number: int) -> Inferred | None:
+    def inferred(self, number: int) -> BlockLogits | None:
         """The logits of a block, if there are any."""
         arrays = self._load(f"{number}.inferred.npz")
-        return None if arrays is None else unpacked_inferred(arrays)
+        return None if arrays is None else logits_from_arrays(arrays)
 
-    def keep_inferred(self, number: int, inferred: Inferred) -> None:
+    def keep_inferred(self, number: int, inferred: BlockLogits) -> None:
         """Raises OutputError, for instance on a full disk."""
-        self._save(f"{number}.inferred.npz", packed_inferred(inferred))
+        self._save(f"{number}.inferred.npz", logits_to_arrays(inferred))
 
     def drop_inferred(self, number: int) -> None:
         """Nobody needs the logits any more."""

@@ -31,7 +31,7 @@ from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.execution.schedule import Order
+from geoseg.pipeline.execution.schedule import Schedule
 from geoseg.pipeline.execution.tasks import BlockResult, Plan
 from geoseg.pipeline.execution.worker import Demand, Parcel, inspect, run
 from geoseg.tiling.decoding import cells_around
@@ -202,7 +202,7 @@ class ClusterRun:
         self.computing = computing
         """Devices and precisions of the workers, as in `TileModel.options`."""
 
-    def results(self, order: Order) -> Iterator[BlockResult]:
+    def results(self, order: Schedule) -> Iterator[BlockResult]:
         """The blocks of `order`, as they are finished.
 
         Raises:
@@ -245,7 +245,7 @@ class _Flight:
     block are done: what is in flight follows the cluster and the width of the scene.
     """
 
-    def __init__(self, run: ClusterRun, order: Order) -> None:
+    def __init__(self, run: ClusterRun, order: Schedule) -> None:
         self.run, self.order = run, order
         self.name = uuid.uuid4().hex[:12]  # a cluster may have several runs at once
         self.numbers = list(order.blocks)

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.threaded
 
-from geoseg.geo.vector.cleanup import Finished
+from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.interrupts import threads
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.execution.block_store import Store
-from geoseg.pipeline.execution.schedule import Order
+from geoseg.pipeline.execution.block_store import BlockStore
+from geoseg.pipeline.execution.schedule import Schedule
 from geoseg.pipeline.execution.tasks import (
+    BlockLogits,
     BlockResult,
     Halo,
-    Inferred,
     Plan,
     decode_block,
     halo,
@@ -34,7 +34,7 @@ from geoseg.pipeline.execution.tasks import (
 )
 from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Block
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 if TYPE_CHECKING:
     from geoseg.pipeline.execution.cluster import ClusterRun
@@ -45,31 +45,31 @@ Graph = dict[Any, Any]
 class Sink(Protocol):
     """Takes finished blocks; see `geoseg.pipeline.outputs.Outputs`."""
 
-    def settle(self, result: BlockResult) -> tuple[BlockResult, Finished]: ...
+    def clean_interior(self, result: BlockResult) -> tuple[BlockResult, CleanPolygons]: ...
 
-    def write(self, result: BlockResult, finished: Finished) -> None: ...
+    def write(self, result: BlockResult, finished: CleanPolygons) -> None: ...
 
 
 def run_blocks(
     plan: Plan,
     model: TileModel,
     workers: int,
-    store: Store,
+    store: BlockStore,
     sink: Sink,
-    clock: Clock,
+    timer: StageTimer,
     progress: Callable[[int, int], None],
     cluster: ClusterRun | None,
 ) -> None:
     """Hand every wanted block to the sink: those that the store has, then the others."""
-    order = Order.of(plan)
+    order = Schedule.of(plan)
     targets = [plan.target(order.blocks[i]) for i in order.sources]
     total, done = sum(w.width * w.height for w in targets if w), 0
 
-    def write(result: BlockResult, finished: Finished) -> None:
+    def write(result: BlockResult, finished: CleanPolygons) -> None:
         nonlocal done
-        with result.clock.stage("write"):
+        with result.timer.stage("write"):
             sink.write(result, finished)
-        clock.seconds.update(result.clock.seconds)
+        timer.seconds.update(result.timer.seconds)
         done += result.class_ids.size
         progress(done, total)
 
@@ -77,41 +77,41 @@ def run_blocks(
     for i in order.sources:
         if (result := store.result(i, order.blocks[i])) is not None:
             kept.append(i)
-            write(*sink.settle(result))
+            write(*sink.clean_interior(result))
     order = order.without(kept)
     if cluster is not None:
         for result in cluster.results(order):
             if result.whole:
                 store.keep_result(result)
-            write(*sink.settle(result))
+            write(*sink.clean_interior(result))
     else:
         compute_here(plan, order, model, workers, store, sink, write)
 
 
 def compute_here(
     plan: Plan,
-    order: Order,
+    order: Schedule,
     model: TileModel,
     workers: int,
-    store: Store,
+    store: BlockStore,
     sink: Sink,
-    write: Callable[[BlockResult, Finished], None],
+    write: Callable[[BlockResult, CleanPolygons], None],
 ) -> None:
     """All blocks of `order`, by threads of this process."""
     uses = Counter(source for needed in order.sources.values() for source in needed)
     to_infer, ended = list(order.blocks), threading.Event()
 
-    def refuse_late() -> None:
+    def refuse_after_end() -> None:
         """Of a run that was given up, threads that hung must leave the store alone."""
         if ended.is_set():
             raise CancelledError
 
     def infer_once(
         plan: Plan, number: int, block: Block, model: TileModel, *after: object
-    ) -> Inferred:
+    ) -> BlockLogits:
         if (inferred := store.inferred(number)) is None:
             inferred = infer_block(plan, number, block, model, *after)
-            refuse_late()
+            refuse_after_end()
             if not inferred.damaged:
                 store.keep_inferred(number, inferred)
         to_infer.remove(number)
@@ -120,15 +120,15 @@ def compute_here(
         return inferred
 
     def decode_once(
-        plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
-    ) -> tuple[BlockResult, Finished]:
+        plan: Plan, number: int, block: Block, inferred: BlockLogits, pieces: list[Halo]
+    ) -> tuple[BlockResult, CleanPolygons]:
         result = decode_block(plan, number, block, inferred, pieces)
-        refuse_late()
+        refuse_after_end()
         if result.whole:
             store.keep_result(result)
-        return sink.settle(result)
+        return sink.clean_interior(result)
 
-    def finish(settled: tuple[BlockResult, Finished], *after: None) -> None:
+    def finish(settled: tuple[BlockResult, CleanPolygons], *after: None) -> None:
         """One block after the other."""
         result, finished = settled
         write(result, finished)
@@ -147,10 +147,10 @@ def compute_here(
 
 def build_graph(
     plan: Plan,
-    order: Order,
+    order: Schedule,
     model: TileModel,
     ahead: int,
-    infer: Callable[..., Inferred],
+    infer: Callable[..., BlockLogits],
     decode: Callable[..., object],
     finish: Callable[..., None],
 ) -> tuple[Graph, list[Any]]:

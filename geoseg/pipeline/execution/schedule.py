@@ -11,7 +11,7 @@ from geoseg.tiling.grid import Block
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Schedule:
     """The blocks of a plan, and what each of them needs."""
 
     blocks: dict[int, Block]
@@ -20,7 +20,7 @@ class Order:
     """Per block to be decoded, those whose logits it needs, itself included."""
 
     @classmethod
-    def of(cls, plan: Plan) -> Order:
+    def of(cls, plan: Plan) -> Schedule:
         blocks = dict(enumerate(plan.grid.blocks()))
         wanted = {block: i for i, block in blocks.items() if plan.target(block) is not None}
         # Of a huge scene, an area of interest needs a few blocks: only these are worth a look.
@@ -32,8 +32,8 @@ class Order:
         used = {i for needed in sources.values() for i in needed}
         return cls({i: blocks[i] for i in sorted(used)}, sources)
 
-    def without(self, finished: Collection[int]) -> Order:
+    def without(self, finished: Collection[int]) -> Schedule:
         """What is left to do."""
         sources = {i: needed for i, needed in self.sources.items() if i not in finished}
         used = {i for needed in sources.values() for i in needed}
-        return Order({i: block for i, block in self.blocks.items() if i in used}, sources)
+        return Schedule({i: block for i, block in self.blocks.items() if i in used}, sources)

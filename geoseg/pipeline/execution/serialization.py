@@ -11,89 +11,89 @@ from numpy.typing import NDArray
 
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
-from geoseg.pipeline.execution.tasks import BlockResult, Inferred
-from geoseg.tiling.blending import Partial
+from geoseg.pipeline.execution.tasks import BlockLogits, BlockResult
+from geoseg.tiling.blending import WeightedLogits
 from geoseg.tiling.grid import Block, Window
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def packed_inferred(inferred: Inferred) -> Arrays:
+def logits_to_arrays(inferred: BlockLogits) -> Arrays:
     partial = inferred.partial
     return {
-        "window": packed_windows([partial.window]),
+        "window": windows_to_array([partial.window]),
         "sums": partial.sums,
         "weights": partial.weights,
         "valid": inferred.valid,
-        "damaged": packed_windows(inferred.damaged),
+        "damaged": windows_to_array(inferred.damaged),
     }
 
 
-def unpacked_inferred(arrays: Arrays) -> Inferred:
-    (window,) = unpacked_windows(arrays["window"])
-    return Inferred(
-        Partial(window, arrays["sums"], arrays["weights"]),
+def logits_from_arrays(arrays: Arrays) -> BlockLogits:
+    (window,) = windows_from_array(arrays["window"])
+    return BlockLogits(
+        WeightedLogits(window, arrays["sums"], arrays["weights"]),
         arrays["valid"],
-        unpacked_windows(arrays["damaged"]),
-        Clock(),
+        windows_from_array(arrays["damaged"]),
+        StageTimer(),
     )
 
 
-def packed_result(result: BlockResult) -> Arrays:
+def result_to_arrays(result: BlockResult) -> Arrays:
     arrays: Arrays = {
-        "window": packed_windows([result.window]),
-        "class_ids": packed_raster(result.class_ids),
-        "damaged": packed_windows(result.damaged),
-        **packed_polygons("closed", result.polygons.closed),
-        **packed_polygons("open", result.polygons.open),
+        "window": windows_to_array([result.window]),
+        "class_ids": raster_to_bytes(result.class_ids),
+        "damaged": windows_to_array(result.damaged),
+        **polygons_to_arrays("closed", result.polygons.closed),
+        **polygons_to_arrays("open", result.polygons.open),
     }
     if result.confidence is not None:
-        arrays["confidence"] = packed_raster(result.confidence)
+        arrays["confidence"] = raster_to_bytes(result.confidence)
     if result.logits is not None:
         arrays["logits"] = result.logits
     return arrays
 
 
-def unpacked_result(arrays: Arrays, number: int, block: Block) -> BlockResult:
-    (window,) = unpacked_windows(arrays["window"])
+def result_from_arrays(arrays: Arrays, number: int, block: Block) -> BlockResult:
+    (window,) = windows_from_array(arrays["window"])
     confidence = arrays.get("confidence")
     return BlockResult(
         number=number,
         block=block,
         window=window,
-        class_ids=unpacked_raster(arrays["class_ids"], window),
-        confidence=None if confidence is None else unpacked_raster(confidence, window),
+        class_ids=raster_from_bytes(arrays["class_ids"], window),
+        confidence=None if confidence is None else raster_from_bytes(confidence, window),
         logits=arrays.get("logits"),
         polygons=BlockPolygons(
-            window, unpacked_polygons("closed", arrays), unpacked_polygons("open", arrays)
+            window, polygons_from_arrays("closed", arrays), polygons_from_arrays("open", arrays)
         ),
-        damaged=unpacked_windows(arrays["damaged"]),
-        clock=Clock(),
+        damaged=windows_from_array(arrays["damaged"]),
+        timer=StageTimer(),
     )
 
 
-def packed_raster(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def raster_to_bytes(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Class maps shrink to a few per cent: long runs are all that there is to find."""
     runs = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     return np.frombuffer(runs.compress(values.tobytes()) + runs.flush(), np.uint8)
 
 
-def unpacked_raster(packed: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+def raster_from_bytes(packed: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
     values = np.frombuffer(zlib.decompress(packed.tobytes()), np.uint8)
     return values.reshape(window.height, window.width)
 
 
-def packed_windows(windows: Sequence[Window]) -> NDArray[np.int64]:
+def windows_to_array(windows: Sequence[Window]) -> NDArray[np.int64]:
     rows = [(w.col_off, w.row_off, w.width, w.height) for w in windows]
     return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def unpacked_windows(rows: NDArray[np.int64]) -> tuple[Window, ...]:
+def windows_from_array(rows: NDArray[np.int64]) -> tuple[Window, ...]:
     return tuple(Window(*row) for row in rows.tolist())
 
 
-def packed_polygons(name: str, polygons: Polygons) -> Arrays:
+def polygons_to_arrays(name: str, polygons: Polygons) -> Arrays:
     arrays: Arrays = {
         f"{name}.corners": polygons.corners,
         f"{name}.ring_sizes": polygons.ring_sizes,
@@ -106,7 +106,7 @@ def packed_polygons(name: str, polygons: Polygons) -> Arrays:
     return arrays
 
 
-def unpacked_polygons(name: str, arrays: Arrays) -> Polygons:
+def polygons_from_arrays(name: str, arrays: Arrays) -> Polygons:
     return Polygons(
         corners=arrays[f"{name}.corners"],
         ring_sizes=arrays[f"{name}.ring_sizes"],

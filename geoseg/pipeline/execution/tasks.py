@@ -14,11 +14,11 @@ from geoseg.geo.raster.resampled import View
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
-from geoseg.tiling.blending import Partial, blend
+from geoseg.tiling.blending import WeightedLogits, blend
 from geoseg.tiling.blocks import infer, readable
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
-from geoseg.timing import Clock
+from geoseg.timing import StageTimer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +46,22 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
+class BlockLogits:
     """What *infer* leaves of a block: cells and a mask, no pixels."""
 
-    partial: Partial
+    partial: WeightedLogits
     valid: NDArray[np.uint8]
     """Of the pixels that the block decides on, bit-packed."""
     damaged: tuple[Window, ...]
     """Parts of the scene that could not be read, and count as not valid."""
-    clock: Clock
+    timer: StageTimer
 
 
 @dataclass(frozen=True, slots=True)
 class Halo:
     """What *halo* cuts out of a block for another one."""
 
-    partial: Partial
+    partial: WeightedLogits
     whole: bool
     """Nothing of the block was damaged."""
 
@@ -84,7 +84,7 @@ class BlockResult:
     polygons: BlockPolygons
     damaged: tuple[Window, ...]
     """Parts of the scene that could not be read."""
-    clock: Clock
+    timer: StageTimer
     whole: bool = True
     """Nothing was damaged of what it is made of, be it a neighbour's; else it is not for keeping,
     for what could not be read now may be read the next time."""
@@ -92,11 +92,11 @@ class BlockResult:
 
 def infer_block(
     plan: Plan, number: int, block: Block, model: TileModel, *after: object
-) -> Inferred:
+) -> BlockLogits:
     """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
-    clock, view = Clock(), plan.view
+    timer, view = StageTimer(), plan.view
     window, target = readable(block, plan.grid), plan.target(block)
-    with clock.stage("read"):
+    with timer.stage("read"):
         pixels = view.read(window)
         if target is None:
             valid = np.zeros(0, bool)
@@ -107,26 +107,26 @@ def infer_block(
             for part in pixels.damaged:
                 if common := part.intersection(target):
                     valid[common.relative_to(target).slices] = False
-    partial = infer(block, plan.grid, pixels.image, pixels.valid, model, clock)
+    partial = infer(block, plan.grid, pixels.image, pixels.valid, model, timer)
     return_free_memory(spare=model.idle_bytes)
-    return Inferred(partial, np.packbits(valid), pixels.damaged, clock)
+    return BlockLogits(partial, np.packbits(valid), pixels.damaged, timer)
 
 
-def halo(inferred: Inferred, cells: Window) -> Halo:
+def halo(inferred: BlockLogits, cells: Window) -> Halo:
     """The cells of a block that decoding another one needs."""
     return Halo(inferred.partial.crop(cells), not inferred.damaged)
 
 
 def decode_block(
-    plan: Plan, number: int, block: Block, inferred: Inferred, pieces: list[Halo]
+    plan: Plan, number: int, block: Block, inferred: BlockLogits, pieces: list[Halo]
 ) -> BlockResult:
     """Blend, decode and polygonize what a block decides on."""
-    clock, window = Clock(inferred.clock.seconds.copy()), plan.target(block)
+    timer, window = StageTimer(inferred.timer.seconds.copy()), plan.target(block)
     assert window is not None, "a block that decides on nothing is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
-    with clock.stage("stitch"):
+    with timer.stage("stitch"):
         logits = blend(cells, [inferred.partial, *(piece.partial for piece in pieces)])
-    with clock.stage("decode"):
+    with timer.stage("decode"):
         wanted: Literal["all", "objects"] = "all" if plan.confidence else "objects"
         decoded = decode(logits, cells, window, step=plan.view.step, confidence=wanted)
         class_ids, probability = decoded.class_ids, decoded.confidence
@@ -136,7 +136,7 @@ def decode_block(
         if plan.aoi is not None:
             valid &= plan.aoi.mask(window)
         class_ids[~valid] = IGNORE
-    with clock.stage("polygonize"):
+    with timer.stage("polygonize"):
         polygons = polygonize(class_ids, window, confidence=probability, min_pixels=plan.min_pixels)
     return BlockResult(
         number=number,
@@ -147,7 +147,7 @@ def decode_block(
         logits=own_cells(plan, block, cells, logits, valid) if plan.logits else None,
         polygons=polygons,
         damaged=inferred.damaged,
-        clock=clock,
+        timer=timer,
         whole=not inferred.damaged and all(piece.whole for piece in pieces),
     )
 
