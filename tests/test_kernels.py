@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.model import fused_head
 from geoseg.model.cpu import kernels
 from geoseg.model.cpu import matmul as products
 from geoseg.model.fused import fold
@@ -101,7 +102,7 @@ def test_add_low_rank(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("pixels", "dim"), [(1, 16), (31, 24), (700, 256)])
 def test_factorize(pixels: int, dim: int) -> None:
     samples, nmf = values(2, pixels, dim).relu(), NMF(dim, 16).eval()
-    found, expected = kernels.factorize(samples, nmf), nmf.factorize(samples)
+    found, expected = fused_head.factorize(samples, nmf), nmf.factorize(samples)
     for mine, torchs, size in zip(found, expected, [(2, dim, 16), (2, pixels, 16)], strict=True):
         assert mine.shape == size
         torch.testing.assert_close(mine, torchs, rtol=1e-3, atol=1e-4)

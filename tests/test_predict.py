@@ -335,7 +335,7 @@ def test_blocks_begin_in_turn(scene, tmp_path, monkeypatch, workers):
         done.add(number)
         return inferred
 
-    monkeypatch.setattr("geoseg.pipeline.predict.infer_block", watched)
+    monkeypatch.setattr("geoseg.pipeline.execution.graph.infer_block", watched)
     run(
         scene,
         tmp_path,

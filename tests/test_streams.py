@@ -14,7 +14,7 @@ from stand_ins import write_discs
 
 PROGRAM = """
 import sys, time
-import geoseg.model.checkpoint
+import geoseg.model.load
 from stand_ins import Colors
 from geoseg.cli.main import run
 

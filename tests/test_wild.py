@@ -309,7 +309,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from click.testing import CliRunner
 from stand_ins import Colors
-import geoseg.model.checkpoint
+import geoseg.model.load
 from geoseg.cli.main import main
 
 class Slow(Colors):
