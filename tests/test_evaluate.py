@@ -32,7 +32,7 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request, Tiling
+from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Window
 from geoseg.train.dataset import LabelledFolder
@@ -181,7 +181,7 @@ def test_weights_of_another_scale_see_images_as_predict_shows_scenes(tmp_path, s
     assert not picture.valid.all()
     tiles = {"tile_size": 128, "overlap": 64}
     found = predict_pixels(model, picture.image, picture.valid, **tiles)
-    summary = predict(path, model, Request(tmp_path / "out"), Tiling(**tiles))
+    summary = predict(path, model, OutputOptions(tmp_path / "out"), TilingOptions(**tiles))
     with rasterio.open(summary.outputs["classes"]) as raster:
         expected = raster.read(1)
     known = expected != IGNORE

@@ -38,7 +38,7 @@ from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.options import Request
+from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.predict import predict
 
 
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run(scene: Path, folder: Path, **how: object) -> dict[str, str]:
-    return predict(scene, TileModel(Colors(), device="cpu"), Request(folder, **how)).outputs
+    return predict(scene, TileModel(Colors(), device="cpu"), OutputOptions(folder, **how)).outputs
 
 
 # --- files that others have open, or left behind ---------------------------------------------
@@ -193,7 +193,7 @@ def test_what_a_format_cannot_hold_is_known_before_the_work(tmp_path: Path) -> N
         predict(
             scene,
             TileModel(Colors(), device="cpu"),
-            Request(tmp_path / "out", formats=("shapefile",)),
+            OutputOptions(tmp_path / "out", formats=("shapefile",)),
             progress=lambda done, total: worked.append(done),
         )
     assert not worked

@@ -1,6 +1,7 @@
 """A picture on a grid of larger or smaller pixels: what a model sees of it. NumPy and Pillow only.
 
-`geoseg.geo.raster.resampled` shows it scenes in this way, window by window, and evaluation images in memory.
+`geoseg.geo.raster.resampled` shows it scenes in this way, window by window, and evaluation images
+in memory.
 """
 
 from __future__ import annotations
