@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Runs of everything; medians are told.",
+    help="Runs of each measurement, of which the median counts.",
 )
 @options.weights
 @options.device
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def command(scene: str | None, as_json: bool, **how: Any) -> None:
     """Measure this machine: the model in every way it can run, the pipeline, and both on SCENE.
 
-    --backend and --precision say how the model runs in the prediction of the whole scene.
+    --backend and --precision apply to the prediction of the scene.
     """
     from geoseg.pipeline.bench import bench
 
@@ -48,7 +48,7 @@ def command(scene: str | None, as_json: bool, **how: Any) -> None:
 
 
 def table(report: Report) -> str:
-    """For the terminal."""
+    """Return the report for the terminal."""
     side = report.tile_size
     lines = [
         f"{report.machine}, {report.threads} threads, torch {report.torch}, on {report.device}",

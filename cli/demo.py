@@ -34,7 +34,7 @@ def command(output: Path, weights: str | None, device: str) -> None:
 
 
 def report(demo: Demo) -> str:
-    """For the terminal."""
+    """Return the report for the terminal."""
     known = sum(item.known for item in demo.covered)
     covered = sum(item.covered for item in demo.covered)
     there, found, right = (

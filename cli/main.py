@@ -18,16 +18,16 @@ from . import bench, demo, evaluate, export, predict, prepare, train, vectorize,
 from .streams import Stopped, forgive_output, stop_on_signals
 
 GRACE = 2.0
-"""Seconds after which a failed command is over, though threads still hang in C."""
+"""Seconds that threads get to end after a failed command; see `leave_soon`."""
 SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread in Python lets another one in; see `run`."""
+"""Seconds a thread runs Python code before it yields to another; see `run`."""
 
 
 class Group(click.Group):
-    """Prints geoseg's own errors as one line, what was kept as another, and exits with their code.
+    """A group of commands that prints geoseg's errors and their notes, one line each, and exits.
 
-    0: done; 1: failed; 2: impossible options; 3: done, but for parts that could not be read;
-    130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP, 128 and the signal's number as in shells.
+    Exit codes: 0 done; 1 failed; 2 impossible options; 3 done, but for parts that could not be
+    read; 130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP: 128 + signal, as in shells.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -35,19 +35,19 @@ class Group(click.Group):
             with refused_memory():
                 return super().invoke(ctx)
         except GeosegError as error:
-            tell(f"Error: {error}", error)
+            print_error(f"Error: {error}", error)
             sys.exit(error.exit_code)
         except Stopped as error:
-            tell(f"{error}", error)
+            print_error(f"{error}", error)
             sys.exit(128 + error.number)
         except KeyboardInterrupt as error:
-            tell("Interrupted", error)
+            print_error("Interrupted", error)
             sys.exit(128 + signal.SIGINT)
 
 
-def tell(what: str, error: BaseException) -> None:
-    """On stderr, with the notes that the error collected on its way."""
-    click.echo(what, err=True)
+def print_error(line: str, error: BaseException) -> None:
+    """Print a line and the error's notes to stderr."""
+    click.echo(line, err=True)
     for note in getattr(error, "__notes__", ()):
         click.echo(f"Note: {note}", err=True)
 
@@ -70,11 +70,11 @@ main.add_command(bench.command, "bench")
 
 
 def run() -> None:
-    """`main` as a process.
+    """Run `main` as a process of its own.
 
-    Imports make 230,000 objects. By default Python would go through what there is of them for every
-    700 new ones, and through all of them at the end: nearly a second in all. And a thread that
-    comes back from C would wait 5 ms for one that is in Python.
+    Imports create 230,000 objects. By default, the garbage collector scans them after every 700
+    new ones, and once more at the end: nearly a second in all. A thread that returns from C would
+    wait 5 ms for one that runs Python code.
     """
     gc.set_threshold(10_000)
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -91,7 +91,7 @@ def run() -> None:
 
 
 def leave_soon(code: int) -> None:
-    """Python waits for all threads at its end, and GDAL minutes for a stalled server."""
+    """Exit within `GRACE` seconds: GDAL may wait minutes for a stalled server."""
 
     def leave() -> None:
         sys.stdout.flush()

@@ -15,7 +15,7 @@ import click
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
 LINE_EVERY = 60.0
-"""Seconds between signs of life where there is no terminal."""
+"""Seconds between lines of progress without a terminal."""
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
@@ -31,12 +31,12 @@ backend = click.option(
     type=click.Choice(["torch", "openvino", "onnxruntime"]),
     default="torch",
     show_default=True,
-    help="What runs the model; the others are faster on many CPUs, see `geoseg bench`.",
+    help="Engine of the model; the others are faster on many CPUs, see `geoseg bench`.",
 )
 simplify = click.option(
     "--simplify",
     type=float,
-    metavar="METRES",
+    metavar="METERS",
     help="Tolerance of the outlines; 0 keeps every pixel's corner.  [default: half a pixel]",
 )
 min_area = click.option(
@@ -57,17 +57,18 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 
 def tiling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --tile-size and --overlap."""
     size = click.option(
         "--tile-size",
         default=TILE_SIZE,
         show_default=True,
-        help="Side of a tile at most, px; of 32 a multiple.",
+        help="Maximum side of a tile, px; a multiple of 32.",
     )
     overlap = click.option(
         "--overlap",
         default=OVERLAP,
         show_default=True,
-        help="Overlap of tiles at least, px; of 32 a multiple.",
+        help="Minimum overlap of tiles, px; a multiple of 32.",
     )
     return size(overlap(command))
 
@@ -83,7 +84,7 @@ workers = click.option(
 
 
 class BatchSize(click.ParamType):
-    """`auto` or a number."""
+    """`auto`, which becomes None, or a whole number above 0."""
 
     name = "auto|N"
 
@@ -98,7 +99,7 @@ class BatchSize(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """A comma-separated list of as many numbers as `counts` allows."""
+    """A comma-separated list of numbers; `counts` are its possible lengths."""
 
     def __init__(self, name: str, kind: type[int] | type[float], *counts: int) -> None:
         self.name, self.kind, self.counts = name, kind, counts
@@ -121,14 +122,14 @@ batch_size = click.option(
 
 
 class Echo(logging.Handler):
-    """Writes the log as the commands write their own messages."""
+    """Writes log records in the style of the commands' own messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"{record.levelname.capitalize()}: {record.getMessage()}", err=True)
 
 
 def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """-q and -v; the command receives `quiet`, the log is set up here."""
+    """Add -q and -v, which set up the log. The command receives `quiet`."""
 
     def set_level(ctx: click.Context, param: click.Parameter, verbose: int) -> None:
         logger = logging.getLogger("geoseg")
@@ -148,21 +149,22 @@ def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
 def pixel_bar(
     label: str, *, quiet: bool, lines_only: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
-    """A `progress(done, total)` callback in pixels: a bar on a terminal, else a line a minute.
+    """Yield a `progress(done, total)` callback in pixels: a bar, or a line a minute if not on a
+    terminal.
 
     Args:
-        lines_only: no bar on a terminal either.
+        lines_only: write lines on a terminal, too.
     """
     from tqdm import tqdm
 
-    begun = said = time.monotonic()
+    start = reported = time.monotonic()
 
     def by_line(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal reported
         now = time.monotonic()
-        if not quiet and now - said >= LINE_EVERY and done:
-            said = now
-            seconds = now - begun
+        if not quiet and now - reported >= LINE_EVERY and done:
+            reported = now
+            seconds = now - start
             left = timedelta(seconds=round(seconds / done * (total - done)))
             click.echo(
                 f"{label}: {done / total:.0%} of {total / 1e6:.0f} Mpx, "
@@ -170,8 +172,8 @@ def pixel_bar(
                 err=True,
             )
 
-    off = True if quiet or lines_only else None
-    with tqdm(desc=label, unit="px", unit_scale=True, disable=off) as bar:
+    disable = True if quiet or lines_only else None
+    with tqdm(desc=label, unit="px", unit_scale=True, disable=disable) as bar:
 
         def progress(done: int, total: int) -> None:
             if bar.disable:
@@ -185,7 +187,7 @@ def pixel_bar(
 
 @contextmanager
 def count_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """The same for things that are counted one by one."""
+    """Yield a `progress(done, total)` callback for things counted one by one."""
     from tqdm import tqdm
 
     with tqdm(desc=label, unit=unit, disable=None) as bar:

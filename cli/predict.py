@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.errors import (
-    DamageError,
-    GeosegError,
-    InUseError,
-    SchedulerError,
-)
+from geoseg.errors import DamageError, GeosegError, InUseError, SchedulerError
 
 from . import options
 
 if TYPE_CHECKING:
+    from geoseg.pipeline.options import OutputOptions
     from geoseg.pipeline.summary import Summary
 
 POLL = 1.0
-"""Seconds between looks whether another run has ended."""
+"""Seconds after which a scene in use by another run is tried again."""
 
 
 @click.command()
@@ -54,7 +50,7 @@ POLL = 1.0
 @click.option(
     "--bands",
     type=options.Numbers("R,G,B|N", int, 1, 3),
-    help="Bands to use, from 1.  [default: by their colour interpretation]",
+    help="Bands to use, from 1.  [default: by their color interpretation]",
 )
 @click.option(
     "--rescale",
@@ -71,7 +67,7 @@ POLL = 1.0
 @click.option(
     "--gsd",
     type=float,
-    metavar="METRES",
+    metavar="METERS",
     help="Let the model see pixels of this size.  [default: the scene's own, or the finest that "
     "the weights know]",
 )
@@ -111,27 +107,11 @@ def command(
     device: str,
     precision: Any,
     backend: Any,
-    tile_size: int,
-    overlap: int,
-    tta: bool,
     batch_size: int | None,
-    workers: int | None,
-    scheduler: str | None,
-    bands: tuple[int, ...] | None,
-    rescale: tuple[float, float] | None,
-    collar: Any,
-    gsd: float | None,
-    aoi: str | None,
-    formats: tuple[str, ...],
-    simplify: float | None,
-    smooth: bool,
-    min_area: float | None,
-    confidence: bool,
-    logits: bool,
-    overwrite: bool,
-    keep_going: bool,
+    tta: bool,
     as_json: bool,
     quiet: bool,
+    **others: Any,
 ) -> None:
     """Find objects in SCENE... (GeoTIFF, VRT, JPEG 2000, PNG, … or a URL).
 
@@ -145,29 +125,14 @@ def command(
     Exit codes: 0 all done or skipped, 1 some failed, 2 impossible options, 3 done, but for parts
     that could not be read.
     """
-    from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
-    from geoseg.guard import refuse_inputs
     from geoseg.model.load import load_model
     from geoseg.model.tile_model import TileModel
-    from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
-    from geoseg.pipeline.outputs import planned_names
+    from geoseg.pipeline.options import PredictOptions
     from geoseg.pipeline.predict import predict
 
-    asked = OutputOptions(
-        folder=output,
-        formats=formats,
-        confidence=confidence,
-        logits=logits,
-        overwrite=overwrite,
-        keep_going=keep_going,
-        simplify=simplify,
-        smooth=smooth,
-        min_area=min_area,
-    )
+    chosen = PredictOptions.of(folder=output, **others)
     if not mosaic:
-        refuse_equal_names(scenes)
-        planned = (planned_names(asked, scene_stem(scene)).values() for scene in scenes)
-        refuse_inputs((output / name for names in planned for name in names), scenes)
+        refuse_clashes(scenes, chosen.output)
     model = TileModel(
         load_model(weights),
         device=device,
@@ -177,29 +142,47 @@ def command(
         backend=backend,
         consume=True,
     )
-    further: dict[str, Any] = {
-        "scene": SceneOptions(bands=bands, collar=collar, rescale=rescale, gsd=gsd, aoi=aoi),
-        "tiling": TilingOptions(tile_size=tile_size, overlap=overlap),
-        "compute": ComputeOptions(workers=workers, scheduler=scheduler),
-        "parts": scenes if mosaic else (),
-        "inputs": [weights] if weights and Path(weights).is_file() else [],
-    }
-    if scheduler is not None:
+    parts = scenes if mosaic else ()
+    inputs = [weights] if weights and Path(weights).is_file() else []
+    cluster = None
+    if chosen.compute.scheduler is not None:
         from geoseg.pipeline.execution.cluster import Cluster
 
-        further["cluster"] = click.get_current_context().with_resource(Cluster(scheduler))
+        connection = Cluster(chosen.compute.scheduler)
+        cluster = click.get_current_context().with_resource(connection)
 
     def one(scene: str) -> Summary:
-        name = Path(scene).name
-        with options.pixel_bar(name, quiet=quiet, lines_only=as_json) as progress:
-            return predict(scene, model, asked, progress=progress, **further)
+        with options.pixel_bar(Path(scene).name, quiet=quiet, lines_only=as_json) as progress:
+            return predict(
+                scene,
+                model,
+                chosen.output,
+                chosen.tiling,
+                chosen.scene,
+                chosen.compute,
+                parts=parts,
+                inputs=inputs,
+                progress=progress,
+                cluster=cluster,
+            )
 
     batch = Batch(one, quiet=quiet, as_json=as_json)
     batch.run([str(output / "mosaic.vrt")] if mosaic else scenes)
 
 
+def refuse_clashes(scenes: Sequence[str], output: OutputOptions) -> None:
+    """Raise OptionError if results of two scenes have the same name, or replace a scene."""
+    from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
+    from geoseg.guard import refuse_inputs
+    from geoseg.pipeline.outputs import planned_names
+
+    refuse_equal_names(scenes)
+    planned = (planned_names(output, scene_stem(scene)).values() for scene in scenes)
+    refuse_inputs((output.folder / name for names in planned for name in names), scenes)
+
+
 class Batch:
-    """Scenes, one after the other: those that fail do not stop the rest."""
+    """Scenes predicted one after the other; one that fails does not stop the rest."""
 
     def __init__(self, one: Callable[[str], Summary], *, quiet: bool, as_json: bool) -> None:
         self.one, self.quiet, self.as_json = one, quiet, as_json
@@ -207,7 +190,7 @@ class Batch:
         self.damaged = 0
 
     def run(self, scenes: Sequence[str]) -> None:
-        """Raises the error of a single scene, or GeosegError or DamageError in the end."""
+        """Predict all scenes. Raises the error of a single one, or one error for all failures."""
         busy = [scene for scene in scenes if not self.attempt(scene, wait=len(scenes) > 1)]
         for scene in busy:
             if not self.quiet:
@@ -224,8 +207,11 @@ class Batch:
             )
 
     def attempt(self, scene: str, *, wait: bool) -> bool:
-        """Do one scene and say what came of it; False where another run is at it, and one of
-        several may `wait` for that. Raises the error of a scene that does not."""
+        """Predict one scene and report it; False if another run is writing its results.
+
+        Args:
+            wait: several scenes are to be predicted, so that their errors are reported, not raised.
+        """
         try:
             summary = self.one(scene)
         except GeosegError as error:
@@ -251,7 +237,7 @@ class Batch:
 
 
 def report(summary: Summary) -> str:
-    """For the terminal."""
+    """Return the report on a scene for the terminal."""
     if summary.state == "skipped":
         return f"{summary.scene}: already done"
     unit = "m²" if summary.crs else "px²"

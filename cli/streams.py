@@ -1,4 +1,4 @@
-"""What the process is connected to: output that may go away, and signals that tell it to stop."""
+"""The connections of the process: output that may go away, and signals to stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = {"SIGTERM": "Terminated", "SIGHUP": "Hung up"}
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks to stop, answered as Ctrl-C is."""
+    """SIGTERM or SIGHUP, handled like Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -27,7 +27,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """Let SIGTERM and SIGHUP raise `Stopped`, once. What is ignored (nohup) stays ignored."""
+    """Let SIGTERM and SIGHUP raise `Stopped` once. Ignored signals (nohup) stay ignored."""
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -41,9 +41,9 @@ def stop_on_signals() -> None:
 
 
 class Forgiving(io.FileIO):
-    """What is below a text stream, which never hears of a failure, so that no work is lost with it.
+    """A file that drops what a closed pipe or a full device does not take.
 
-    A closed pipe or a full device takes the rest in silence.
+    No prediction fails because its messages cannot be printed.
     """
 
     def write(self, data: Buffer, /) -> int:
@@ -59,12 +59,11 @@ class Forgiving(io.FileIO):
 
 
 def forgive_output() -> None:
-    """Let standard output and standard error lose what cannot be written, and escape characters
-    that the terminal does not have."""
+    """Let stdout and stderr drop what cannot be written, and escape unencodable characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is not io.TextIOWrapper:
-            continue  # none, or a test's
+            continue  # absent, or replaced by a test
         if type(getattr(stream.buffer, "raw", stream.buffer)) is io.FileIO:
             stream.flush()
             forgiving = io.TextIOWrapper(

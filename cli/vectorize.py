@@ -66,8 +66,8 @@ def command(
 ) -> None:
     """Turn CLASSES, a raster of one band of whole numbers, into polygons.
 
-    Writes a GeoPackage with a layer per class, in the classes' colours. Lengths and areas are in
-    metres, or in pixels where the raster has no place on the ground.
+    Writes a GeoPackage with a layer per class, in the classes' colors. Lengths and areas are in
+    meters, or in pixels where the raster has no place on the ground.
     """
     from geoseg.geo.paths import printable
     from geoseg.geo.raster.class_raster import read_classes

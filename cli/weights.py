@@ -46,7 +46,7 @@ def show(weights: str) -> None:
         return
     path = locate_weights(None if weights == "default" else weights)
     model = load_model(path)
-    # Of the tensors: the hash that summaries and GeoPackages name.
+    # The hash of the tensors, as in summaries and GeoPackages.
     click.echo(f"{path}\n{describe(model.metadata)}\nsha256      {weights_hash(model)}")
 
 
@@ -91,7 +91,7 @@ def fetch(name: str, force: bool) -> None:
     help="Columns of the NMF bases (MD_R), "
     "which weights do not show.  [default: as configured in IN, else the paper's]",
 )
-@click.option("--gsd", type=(float, float), metavar="MIN MAX", help="Metres a pixel trained on.")
+@click.option("--gsd", type=(float, float), metavar="MIN MAX", help="Meters a pixel trained on.")
 @click.option("--licence", default="not stated in the imported file", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def import_(
@@ -107,7 +107,7 @@ def import_(
     """Convert the SegNeXt weights IN to the geoseg checkpoint OUT (.safetensors).
 
     IN is a .pth of the official code or of mmsegmentation 1.x, or a .pkl of the Jittor code.
-    The variant is worked out from the weights. Nothing in the file is run.
+    The variant follows from the weights. No code in the file is run.
     """
     from geoseg.classes import ISAID
     from geoseg.errors import OutputError
@@ -132,7 +132,7 @@ def import_(
 
 
 def describe(metadata: Metadata) -> str:
-    """For the terminal."""
+    """Return the report for the terminal."""
     gsd = "unknown"
     if metadata.gsd_range is not None:
         gsd = "{:g} to {:g} m a pixel".format(*metadata.gsd_range)

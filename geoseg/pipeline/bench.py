@@ -36,15 +36,15 @@ from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import Grid
 
 AT_ONCE = 8
-"""Tiles that the model is timed on, alone."""
+"""Tiles on which the model alone is timed."""
 MOTIF = 1024
-"""Side of the rendered picture that fills the default scene, px."""
+"""Side of the rendered picture that is repeated to fill the default scene, px."""
 
 
 class StandIn(nn.Module):
-    """A model of stride 8 that costs next to nothing: bright spots are cars.
+    """A model that takes next to no time: bright spots are cars.
 
-    With it, reading, blending, decoding, polygons and writing take all of the time.
+    With it, a prediction measures reading, blending, decoding, polygonizing and writing.
     """
 
     metadata = Metadata("T", ISAID)
@@ -58,30 +58,30 @@ class StandIn(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Medians. Speeds are in megapixels (10⁶ px) a second."""
+    """Medians of the measurements; speeds in megapixels (10⁶ px) a second."""
 
     machine: str
     device: str
     threads: int
     torch: str
     variant: str
-    """Of the model: T, S, B or L."""
+    """Variant of the model: T, S, B or L."""
     tile_size: int
     forward: dict[str, float]
-    """The model alone, by backend and precision: of the pixels that it sees, overlaps counted."""
+    """Speed of the model alone, by backend and precision; overlaps count."""
     scene: str
     width: int
     height: int
     pipeline: float
-    """All of predict but the model, of the scene's pixels."""
+    """Speed of a prediction without the model, in pixels of the scene."""
     chosen: str
-    """Backend and precision of the whole."""
+    """Backend and precision of the complete prediction."""
     whole: float
-    """All of predict, of the scene's pixels."""
+    """Speed of the complete prediction, in pixels of the scene."""
     bare: float
-    """The forward passes of its tiles and nothing else, of the scene's pixels."""
+    """Speed of the bare forward passes of its tiles, in pixels of the scene."""
     ratio: float
-    """Time of the whole, divided by that of the bare forward passes in the same turn."""
+    """Time of the complete prediction over that of the bare forward passes in the same round."""
 
 
 def bench(
@@ -96,48 +96,44 @@ def bench(
     tiling: TilingOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Measure every step `repeat` times, in turns: a slow moment of the machine meets them all.
+    """Measure every step `repeat` times, in rounds, so that a slow phase affects all steps.
 
     Args:
         scene: a raster; None = a rendered one of `size` × `size` px in a temporary folder.
-        backend: of the whole prediction, as `precision`. Alone, the model runs in every way.
-        progress: called with measurements done and in all.
+        backend: backend of the complete prediction, as `precision`. The model alone is timed with
+            all of them.
+        progress: called with the finished and the total number of measurements.
     """
     network, tiling = load_model(weights), tiling or TilingOptions()
     whole = TileModel(network, device=device, backend=backend, precision=precision)
     chosen, tiles = name(whole), [(tiling.tile_size, tiling.tile_size)] * AT_ONCE
     stand_in = TileModel(StandIn(), device=str(whole.device))
     if stand_in.streams == whole.streams:
-        stand_in.crew = whole.crew  # the same teams of threads, as where there is one model
+        stand_in.crew = whole.crew  # share its threads, as if there were one model
     others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device)}
     others.pop(chosen, None)
     count = repeat * (len(others) + 4)
     with TemporaryDirectory() as folder:
         path = scene or write_scene(Path(folder) / "scene.tif", size)
-        request = OutputOptions(Path(folder) / "results", overwrite=True)
+        output = OutputOptions(Path(folder) / "results", overwrite=True)
         own, seen = geoboxes(path, network.metadata)
         grid = Grid(seen.width, seen.height, tiling.tile_size, tiling.overlap)
         shapes = [(y.size, x.size) for y in grid.rows for x in grid.columns]
-        # Before the other engines are there: their threads would take part of the cores.
-        seconds = in_turns(
-            {
-                chosen: passes(whole, tiles),
-                "pipeline": lambda: predict(path, stand_in, request, tiling),
-                "bare": passes(whole, shapes),
-                "whole": lambda: predict(path, whole, request, tiling),
-            },
-            repeat,
-            lambda done: progress(done, count),
-        )
+        # Before the other engines are loaded: their threads would use part of the cores.
+        steps = {
+            chosen: passes(whole, tiles),
+            "pipeline": lambda: predict(path, stand_in, output, tiling),
+            "bare": passes(whole, shapes),
+            "whole": lambda: predict(path, whole, output, tiling),
+        }
+        seconds = in_rounds(steps, repeat, lambda done: progress(done, count))
     models = {
-        key: TileModel(network, device=str(whole.device), backend=kind, precision=form)
+        key: passes(
+            TileModel(network, device=str(whole.device), backend=kind, precision=form), tiles
+        )
         for key, (kind, form) in others.items()
     }
-    seconds |= in_turns(
-        {key: passes(model, tiles) for key, model in models.items()},
-        repeat,
-        lambda done: progress(4 * repeat + done, count),
-    )
+    seconds |= in_rounds(models, repeat, lambda done: progress(4 * repeat + done, count))
     medians = {key: statistics.median(values) for key, values in seconds.items()}
     mpx, tile = own.width * own.height / 1e6, AT_ONCE * tiling.tile_size**2 / 1e6
     return Report(
@@ -147,7 +143,7 @@ def bench(
         torch=torch.__version__,
         variant=network.metadata.variant,
         tile_size=tiling.tile_size,
-        forward={key: tile / medians[key] for key in (chosen, *models)},
+        forward={key: tile / medians[key] for key in (chosen, *others)},
         scene=scene or "rendered",
         width=own.width,
         height=own.height,
@@ -160,11 +156,12 @@ def bench(
 
 
 def name(model: TileModel) -> str:
+    """Return backend and precision as one word each."""
     return f"{model.backend} {model.options['precision']}"
 
 
 def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
-    """Backends that are installed, with the precisions that they compute fast in on `device`."""
+    """Yield the installed backends with the precisions that are fast on `device`."""
     yield "torch", "float32"
     if device.type == "cuda":
         yield "torch", "float16"
@@ -178,9 +175,9 @@ def ways(device: torch.device) -> Iterator[tuple[Backend, Precision]]:
 
 
 def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], object]:
-    """Forward passes of tiles of each shape (H, W), as a prediction spreads them; warmed up.
+    """Return a function that runs the model on tiles of these shapes (H, W), warmed up.
 
-    Of a picture: of noise they take one or two per cent less.
+    Tiles show a picture, since noise is one or two percent faster.
     """
     with one_thread():
         tiles = {(h, w): model.normalise(*picture(h, w)) for h, w in set(shapes)}
@@ -203,22 +200,22 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
     return lambda: compute(batches)
 
 
-def in_turns(
+def in_rounds(
     tasks: Mapping[str, Callable[[], object]], repeat: int, progress: Callable[[int], None]
 ) -> dict[str, list[float]]:
-    """Seconds of each task in each turn."""
+    """Return the seconds of each task in each round."""
     seconds: dict[str, list[float]] = {key: [] for key in tasks}
-    for turn in range(repeat):
+    for round_ in range(repeat):
         for i, (key, task) in enumerate(tasks.items(), start=1):
             start = time.perf_counter()
             task()
             seconds[key].append(time.perf_counter() - start)
-            progress(turn * len(tasks) + i)
+            progress(round_ * len(tasks) + i)
     return seconds
 
 
 def geoboxes(path: str, metadata: Metadata) -> tuple[GeoBox, GeoBox]:
-    """Of a scene, and of what the model sees of it."""
+    """Return the grids of a scene and of what the model sees of it."""
     scene = Scene.open(path)
     gsd = suitable_gsd(scene.geobox.gsd, metadata.gsd_range)
     scene.close()
@@ -227,12 +224,12 @@ def geoboxes(path: str, metadata: Metadata) -> tuple[GeoBox, GeoBox]:
 
 @cache
 def motif() -> NDArray[np.uint8]:
-    """(3,H,W)."""
+    """Return a rendered picture (3,H,W)."""
     return render_scene(MOTIF, MOTIF, seed=1).image.transpose(2, 0, 1)
 
 
 def picture(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The motif, repeated: (1,3,H,W), and its validity (1,H,W)."""
+    """Return the repeated motif (1,3,H,W) and its validity (1,H,W)."""
     repeats = (1, -(-height // MOTIF), -(-width // MOTIF))
     pixels = np.ascontiguousarray(np.tile(motif(), repeats)[:, :height, :width])
     return torch.from_numpy(pixels)[None], torch.ones((1, height, width), dtype=torch.bool)
@@ -246,14 +243,14 @@ def write_scene(path: Path, size: int) -> str:
     profile |= {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": 90}
     profile |= {"crs": "EPSG:32633", "transform": from_origin(448_000, 5_412_000, 0.3, 0.3)}
     with rasterio.open(path, "w", **profile) as file:
-        for top in range(0, size, MOTIF):  # the whole of a large one does not fit into memory
+        for top in range(0, size, MOTIF):  # a large one does not fit into memory
             height = min(MOTIF, size - top)
             file.write(row[:, :height], window=RasterioWindow(0, top, size, height))
     return str(path)
 
 
 def machine(device: torch.device) -> str:
-    """The name of what computes."""
+    """Return the name of the GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

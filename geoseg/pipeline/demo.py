@@ -1,4 +1,4 @@
-"""A scene whose objects are known exactly: rendered, georeferenced, predicted, counted twice."""
+"""A rendered scene with known objects: predicted, and scored by pixels and by polygons."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from geoseg.synthetic import RenderedObject, RenderedScene, render_scene
 SIZE = 2560
 """Side of the scene, px."""
 GSD = 0.3
-"""Metres a pixel."""
+"""Meters a pixel."""
 SEED = 77
 """A bright scene that holds all 13 classes; training draws other seeds and another size."""
 CRS = "EPSG:32633"
 CORNER = (448_000.0, 5_412_000.0)
-"""Upper left corner, in the middle of a field in Lower Bavaria."""
+"""Upper left corner, in a field in Lower Bavaria."""
 COVERED = 0.5
-"""An object is covered when this share of its pixels has its class."""
+"""Share of an object's pixels that must have its class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """Known objects of one class, and how many of them the class raster shows."""
+    """Objects of one class, and how many of them the class raster covers."""
 
     name: str
     known: int
@@ -75,22 +75,24 @@ def write_scene(path: Path) -> RenderedScene:
 
 
 def refuse_others(path: Path, results: Sequence[Path]) -> None:
-    """Raises OutputError where files are not an earlier demo's: the scene lies elsewhere."""
+    """Raise OutputError if existing files are not those of an earlier demo."""
     found = [each for each in (path, *results) if os.path.lexists(each)]
     if not found:
         return
-    ours = False
+    is_demo = False
     with suppress(RasterioError), rasterio.open(path) as file:
-        place = from_origin(*CORNER, GSD, GSD)
-        ours = file.shape == (SIZE, SIZE) and file.transform.almost_equals(place)
-    if not ours or path.is_symlink():
+        transform = from_origin(*CORNER, GSD, GSD)
+        is_demo = file.shape == (SIZE, SIZE) and file.transform.almost_equals(transform)
+    if not is_demo or path.is_symlink():
         raise OutputError(f"{found[0]} exists and is not of a demo; choose another folder (-o)")
 
 
 def write_truth(path: Path, scene: RenderedScene) -> None:
-    """The objects as polygons with their class, as `geoseg evaluate --truth` reads them."""
-    place = from_origin(*CORNER, GSD, GSD)
-    shapes = [shapely.Polygon([place @ point for point in item.polygon]) for item in scene.objects]
+    """Write the objects as polygons with their class, for `geoseg evaluate --truth`."""
+    transform = from_origin(*CORNER, GSD, GSD)
+    shapes = [
+        shapely.Polygon([transform @ point for point in item.polygon]) for item in scene.objects
+    ]
     names = [ISAID[item.class_id].name for item in scene.objects]
     frame = GeoDataFrame({"class": names}, geometry=shapes, crs=CRS)
     frame.to_file(path, driver="GPKG", layer="objects")
@@ -99,10 +101,10 @@ def write_truth(path: Path, scene: RenderedScene) -> None:
 def count_covered(
     scene: RenderedScene, class_ids: NDArray[np.uint8], classes: Sequence[LabelClass] = ISAID
 ) -> list[Covered]:
-    """How many of the objects that no border cuts `class_ids` (H,W) covers, by class.
+    """Count the objects inside the scene that `class_ids` (H,W) covers, by class.
 
     Args:
-        classes: of the ids; told by name.
+        classes: classes of the ids, matched by name.
     """
     names = np.array(["", *(ISAID[item.class_id].name for item in scene.objects)])
     id_of = {item.name: item.id for item in classes}
@@ -121,24 +123,24 @@ def count_covered(
 
 
 def inside(item: RenderedObject, shape: tuple[int, ...]) -> bool:
-    """The object lies wholly in a picture of that shape."""
+    """Whether the object lies inside a picture of that shape."""
     x, y = np.array(item.polygon).T
     return bool(min(x.min(), y.min()) >= 0 and x.max() <= shape[1] and y.max() <= shape[0])
 
 
 def outline(item: RenderedObject) -> dict[str, object]:
-    """As a GeoJSON geometry in pixel coordinates."""
+    """Return the outline as a GeoJSON geometry in pixel coordinates."""
     return {"type": "Polygon", "coordinates": [[*item.polygon, item.polygon[0]]]}
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo made."""
+    """Results of the demo."""
 
     covered: list[Covered]
-    """Objects of which half of the pixels have the right class."""
+    """Objects by class, and how many have the right class on half of their pixels."""
     polygons: list[ObjectScore]
-    """What `geoseg evaluate --scene --truth` says: polygons against polygons, at IoU 0.5."""
+    """Scores of the polygons at IoU 0.5, as `geoseg evaluate --scene --truth` counts them."""
     seconds: float
     scene: Path
     truth: Path
@@ -154,9 +156,9 @@ def run_demo(
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Demo:
-    """Render the scene into `folder`, predict it, count, and draw the preview.
+    """Render a scene into `folder`, predict it, score the result and draw a preview.
 
-    What an earlier demo left in the folder is replaced.
+    Files of an earlier demo are replaced.
     """
     path, truth, preview = (folder / n for n in ("scene.tif", "truth.gpkg", "preview.png"))
     refuse_others(path, (truth, preview, folder / "scene.gpkg", folder / "scene.classes.tif"))

@@ -30,7 +30,7 @@ class Record:
     """One finished run."""
 
     run: dict[str, Any]
-    """What its results depend on; see `results_fingerprint`."""
+    """See `results_fingerprint`."""
     outputs: dict[str, str]
     """Names of files in the folder, by kind."""
     summary: dict[str, Any]
@@ -38,7 +38,7 @@ class Record:
 
     @classmethod
     def read(cls, raster: Path) -> Record | None:
-        """The record of the class raster at `raster`; None where there is none."""
+        """Return the record beside the class raster at `raster`, or None."""
         try:
             root = ElementTree.parse(beside(raster)).getroot()
             text = root.findtext(f"Metadata[@domain='{_DOMAIN}']/MDI[@key='{_KEY}']")
@@ -52,7 +52,7 @@ class Record:
         return found if all(map(_is_name, found.outputs.values())) else None
 
     def write(self, raster: Path) -> None:
-        """Add the record to what stands beside `raster`. Raises OSError."""
+        """Add the record to the sidecar of `raster`. Raises OSError."""
         root = ElementTree.parse(beside(raster)).getroot()
         domain = ElementTree.SubElement(root, "Metadata", domain=_DOMAIN)
         content = {"run": self.run, "outputs": self.outputs, "summary": self.summary}
@@ -62,27 +62,30 @@ class Record:
     def summary_in(self, folder: Path, scene: str) -> Summary | None:
         """Return the summary of the run, whose results are in `folder` now.
 
-        None where another version of geoseg recorded other things.
+        None if another version of geoseg recorded other fields.
 
         Args:
-            scene: its path as given.
+            scene: path as given.
         """
-        told: dict[str, Any] = {each.name: self.summary.get(each.name) for each in fields(Summary)}
-        told |= {"scene": scene, "state": "skipped"}
-        told["outputs"] = {kind: str(folder / name) for kind, name in self.outputs.items()}
+        values: dict[str, Any] = {
+            each.name: self.summary.get(each.name) for each in fields(Summary)
+        }
+        values |= {"scene": scene, "state": "skipped"}
+        values["outputs"] = {kind: str(folder / name) for kind, name in self.outputs.items()}
         try:
-            told["classes"] = {name: ClassTotal(**each) for name, each in told["classes"].items()}
-            told["notes"] = tuple(told["notes"])
+            totals = values["classes"].items()
+            values["classes"] = {name: ClassTotal(**each) for name, each in totals}
+            values["notes"] = tuple(values["notes"])
         except (AttributeError, TypeError):
             return None
-        return Summary(**told)
+        return Summary(**values)
 
     def missing(self, folder: Path) -> list[str]:
-        """Names of outputs that are no longer in `folder`."""
+        """Return the names of outputs that are no longer in `folder`."""
         return [name for name in self.outputs.values() if not (folder / name).exists()]
 
     def changes(self, now: Mapping[str, Any]) -> str | None:
-        """What differs from the run that is asked for, in words; None where nothing does."""
+        """Say how the run differs from the one requested `now`; None if it does not."""
         others = {key: value for key, value in now.items() if key != "files"}
         if any(self.run.get(key) != value for key, value in others.items()):
             return difference(self.run, others)
@@ -92,40 +95,42 @@ class Record:
 
 
 def _is_name(text: object) -> bool:
-    """Of a file in the folder itself: others are not touched, whatever a record says."""
+    """Accept names of files in the folder itself only: a forged record removes nothing else."""
     return isinstance(text, str) and text not in ("", "..") and Path(text).name == text
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What is in the folder of the results before a run."""
+    """The contents of the output folder before a run."""
 
     possible: tuple[Path, ...]
-    """All that may be written or go."""
+    """Files that the run may write or remove."""
     obsolete: tuple[Path, ...]
-    """Results of the last run on the same scene: they go when the new ones come."""
+    """Results of the last run on the same scene, which the new ones replace."""
     record: Record | None
-    """What the last run on the same scene says of itself."""
+    """Record of the last run on the same scene."""
     mosaic: bool
-    """The scene is a mosaic, which is a result, too."""
+    """The scene is a mosaic, which is also an output."""
 
     @classmethod
     def find(
         cls,
-        request: OutputOptions,
+        output: OutputOptions,
         stem: str,
         classes: Iterable[LabelClass],
         *,
         mosaic: bool = False,
     ) -> Earlier:
-        """By the names that this run's results have, and by the record of the last one; where
-        there is none, by what is in files that are called like results."""
-        folder, names = request.folder, planned_names(request, stem, mosaic=mosaic)
+        """Find earlier results by the names of this run's outputs and by the last record.
+
+        Without a record, files of the same names count if their content is geoseg's.
+        """
+        folder, names = output.folder, planned_names(output, stem, mosaic=mosaic)
         record = Record.read(folder / names["classes"])
         possible = [folder / name for name in names.values()]
         obsolete = [] if record is None else [folder / name for name in record.outputs.values()]
         layers = [*distinct(item.name for item in classes), NO_OBJECTS]
-        for kind in request.formats:
+        for kind in output.formats:
             if kind in FORMATS and FORMATS[kind].per_class:
                 possible += planned_files(folder, stem, kind, layers)
                 if record is None:
@@ -135,35 +140,35 @@ class Earlier:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """What is there of all that may be written, and of what belongs to it."""
+        """Existing files that the run may replace, with their companions."""
         every = (each for path in self.possible for each in (path, *companions(path)))
         return tuple(path for path in every if os.path.lexists(path))
 
-    def summary(self, scene: str, request: OutputOptions, now: Mapping[str, Any]) -> Summary | None:
-        """Of the earlier run, where it did what is asked for; None where there was none, or where
+    def summary(self, scene: str, output: OutputOptions, now: Mapping[str, Any]) -> Summary | None:
+        """Return the summary of the earlier run if it did the same; None if there is nothing, or
         it is to be replaced.
 
         Args:
-            scene: its path as given.
-            now: what the results depend on, see `results_fingerprint`.
+            scene: path as given.
+            now: `results_fingerprint` of this run.
 
-        Raises OutputError where results exist that are others, or not all of them.
+        Raises OutputError if other results exist, or some of them are missing.
         """
         paths, record = self.paths, self.record
-        if request.overwrite or not paths:
+        if output.overwrite or not paths:
             return None
         first = paths[0]
         if record is not None:
-            told = record.summary_in(request.folder, scene)
+            summary = record.summary_in(output.folder, scene)
             if (changes := record.changes(now)) is not None:
                 raise OutputError(
                     f"{first} exists, but {changes}; give --overwrite or another folder (-o)"
                 )
-            if missing := record.missing(request.folder):
+            if missing := record.missing(output.folder):
                 raise OutputError(
                     f"{first} exists, but {missing[0]} of the same run is gone; give "
                     "--overwrite to make all of it anew"
                 )
-            if told is not None and (request.keep_going or not told.damaged):
-                return told
+            if summary is not None and (output.keep_going or not summary.damaged):
+                return summary
         raise OutputError(f"{first} exists; give --overwrite or another folder (-o)")

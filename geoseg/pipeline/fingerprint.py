@@ -1,4 +1,4 @@
-"""What makes a prediction what it is: if any of this changes, its blocks are others."""
+"""Fingerprints: everything that blocks and results depend on, as JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from geoseg.pipeline.options import OutputOptions, PredictOptions
 from geoseg.version import build
 
 BESIDE = (".aux.xml", ".ovr")
-"""Suffixes of files that viewers put beside a scene, which then is as it was."""
+"""Suffixes of files that viewers write beside a scene without changing it."""
 
 
 def run_fingerprint(scene: Scene, model: TileModel, options: PredictOptions) -> dict[str, Any]:
-    """What results depend on that can be known without a look at pixels, and with whom they are
-    computed, as JSON; not the folder in which the files lie.
+    """Return what results depend on and how they are computed, as far as known without pixels.
 
-    Of a scene on a server only its address and grid are told.
+    It does not depend on the folder of the files. A scene on a server is identified by its address
+    and grid only.
     """
     files = [Path(name) for name in scene.files if not name.endswith(BESIDE)]
     aoi, output = options.scene.aoi, options.output
@@ -55,40 +55,40 @@ def run_fingerprint(scene: Scene, model: TileModel, options: PredictOptions) -> 
 def blocks_fingerprint(
     run: dict[str, Any], scene: Scene, computing: Mapping[str, object]
 ) -> dict[str, Any]:
-    """What finished blocks depend on: `run`, from `run_fingerprint`, and what only pixels tell.
+    """Return what finished blocks depend on: `run_fingerprint`, and what only pixels tell.
 
     Args:
-        computing: `TileModel.options`, of those who compute.
+        run: from `run_fingerprint`.
+        computing: `TileModel.options` of the machines that compute.
     """
     stretch = scene.rescale
     return run | {
         **{key: value for key, value in computing.items() if key != "batch_size"},
-        # Both are found by looking, which may go another way while parts cannot be read.
+        # Both are measured on pixels, and may differ while parts of the scene cannot be read.
         "stretch": stretch and [*map(float, stretch.low), *map(float, stretch.high)],
         "collars": [hashlib.sha256(one.cells.tobytes()).hexdigest()[:8] for one in scene.collars],
     }
 
 
-def results_fingerprint(run: dict[str, Any], request: OutputOptions) -> dict[str, Any]:
-    """What results depend on: `run`, from `run_fingerprint`, without how it is
-    computed, and the rest of what is asked for."""
+def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str, Any]:
+    """Return what results depend on: `run_fingerprint` without the machine, and output options."""
     kept = {
         key: value
         for key, value in run.items()
         if key not in ("geoseg", "device", "tiles_per_block")
     }
-    asked = {"simplify": request.simplify, "smooth": request.smooth}
-    return kept | asked | {"formats": sorted(set(request.formats))}
+    added = {"simplify": output.simplify, "smooth": output.smooth}
+    return kept | added | {"formats": sorted(set(output.formats))}
 
 
 def digest(files: Iterable[Path]) -> str:
-    """One line that changes when one of the files does."""
+    """Return a hash that changes when one of the files does."""
     states = sorted([path.name, *state(path)] for path in files if path.is_file())
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
 def state(path: Path) -> list[Any]:
-    """Size and time of change; of a VRT, which is small and often written anew, the content."""
+    """Return size and modification time; for a VRT, which tools rewrite unchanged, its content."""
     if path.suffix.lower() == ".vrt":
         return [hashlib.sha256(path.read_bytes()).hexdigest()]
     status = path.stat()

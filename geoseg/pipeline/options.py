@@ -1,20 +1,22 @@
-"""What a user asks of a prediction: how a scene is read, how it is cut, what is written."""
+"""Options of a prediction: how a scene is read, tiled, computed and written."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from geoseg.errors import OptionError
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.raster.address import refuse_address
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
+T = TypeVar("T")
+
 
 def cores() -> int:
-    """Those that this process may use, which a scheduler of jobs may have bound to a few."""
+    """Return the number of cores that this process may use, as batch schedulers restrict it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -25,20 +27,20 @@ class SceneOptions:
     """Which pixels of a scene the model sees, and how."""
 
     bands: tuple[int, ...] | None = None
-    """One or three bands of the file, from 1; None = by their colour interpretation."""
+    """One or three bands of the file, from 1; None = by their color interpretation."""
     collar: Literal["auto", "off"] = "auto"
-    """Whether to look for flat collars that the file does not declare as empty."""
+    """Whether to look for flat collars that the file does not declare as nodata."""
     rescale: tuple[float, float] | None = None
     """Stored values that become 0 and 255; None = 8 bits as they are, others by percentiles."""
     gsd: float | None = None
-    """Metres a pixel at which the model sees the scene; None = the scene's own, or where that is
-    finer than the weights know, the finest that they know."""
+    """Meters a pixel at which the model sees the scene; None = the scene's own, but not finer than
+    the weights know."""
     aoi: str | None = None
-    """The part wanted: a vector file, or "minx,miny,maxx,maxy" in the scene's CRS."""
+    """Area of interest: a vector file, or "minx,miny,maxx,maxy" in the scene's CRS."""
 
     def __post_init__(self) -> None:
         if self.gsd is not None and not self.gsd > 0:
-            raise OptionError(f"--gsd is {self.gsd}; give metres a pixel, above 0")
+            raise OptionError(f"--gsd is {self.gsd}; give meters a pixel, above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class TilingOptions:
     """How a scene is cut into tiles."""
 
     tile_size: int = TILE_SIZE
-    """Side of a tile at most, px; all tiles of a scene have one size that fits it well."""
+    """Maximum side of a tile, px; all tiles of a scene have the same size."""
     overlap: int = OVERLAP
     """Overlap of neighboring tiles, px."""
 
@@ -62,15 +64,15 @@ class TilingOptions:
 
 @dataclass(frozen=True, slots=True)
 class ComputeOptions:
-    """Who computes, and in which portions. The map is the same for all of them."""
+    """Where and in which portions to compute. Results do not depend on it."""
 
     tiles_per_block: int | None = None
-    """Side of a block, tiles; None = what the device computes at once. Larger ones read less of
-    the scene twice, and take more memory."""
+    """Side of a block, tiles; None = one batch of the device. Larger blocks read less of the scene
+    twice and take more memory."""
     workers: int | None = None
-    """Threads that read, decode and write; None = one more than the machine has cores, 3 to 9."""
+    """Threads that read, decode and write; None = one more than there are cores, 3 to 9."""
     scheduler: str | None = None
-    """Address of a dask.distributed scheduler; None = threads of this process."""
+    """Address of a dask.distributed scheduler; None = this process."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -78,33 +80,33 @@ class ComputeOptions:
 
     @property
     def threads(self) -> int:
-        # While each core computes a tile, the next one is read.
+        """Number of threads: the next block is read while each core computes a tile."""
         return self.workers or min(8, max(2, cores())) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """What is written, and where."""
+    """What to write, and where."""
 
     folder: Path
-    """Made if it does not exist."""
+    """Created if it does not exist."""
     formats: tuple[str, ...] = ("gpkg",)
-    """Of the polygons: gpkg, or one of `geoseg.geo.layers.formats.FORMATS`."""
+    """Vector formats: gpkg, or keys of `geoseg.geo.layers.formats.FORMATS`."""
     confidence: bool = False
-    """Also `<stem>.confidence.tif`."""
+    """Also write `<stem>.confidence.tif`."""
     logits: bool = False
-    """Also `<stem>.logits.zarr`."""
+    """Also write `<stem>.logits.zarr`."""
     overwrite: bool = False
-    """Replace what exists."""
+    """Replace existing results."""
     keep_going: bool = False
-    """Leave parts of the scene that cannot be read as nodata, instead of failing in the end."""
+    """Leave unreadable parts of the scene as nodata instead of failing in the end."""
     simplify: float | None = None
-    """Tolerance of the outlines, metres; None = half a pixel."""
+    """Tolerance of outlines, meters; None = half a pixel."""
     smooth: bool = True
     """Cut the corners of pixels before simplifying."""
     min_area: float | None = None
-    """Smaller regions take the class around them, m²; None = SPECK pixels of those that the model
-    saw, or of the scene's where these are larger."""
+    """Smaller regions take the class around them, m²; None = SPECK pixels of the scene or,
+    if larger, of what the model sees."""
 
     def __post_init__(self) -> None:
         refuse_address(self.folder)
@@ -119,9 +121,24 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """All that a prediction is asked for."""
+    """All options of a prediction."""
 
     output: OutputOptions
     scene: SceneOptions
     tiling: TilingOptions
     compute: ComputeOptions
+
+    @classmethod
+    def of(cls, **values: Any) -> PredictOptions:
+        """Sort options by name into the four groups; options left out take their defaults."""
+
+        def group(kind: type[T]) -> T:
+            names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+            return kind(**{name: values.pop(name) for name in names & values.keys()})
+
+        options = cls(
+            group(OutputOptions), group(SceneOptions), group(TilingOptions), group(ComputeOptions)
+        )
+        if values:
+            raise TypeError(f"unknown options: {', '.join(values)}")
+        return options

@@ -1,4 +1,4 @@
-"""The files of one prediction: planned and checked first, then written."""
+"""The files of one prediction: planned, checked and written."""
 
 from __future__ import annotations
 
@@ -36,46 +36,48 @@ from geoseg.tiling.grid import Window
 from geoseg.timing import StageTimer
 
 TOLERANCE = 0.5
-"""Of outlines, by default: pixels."""
+"""Default tolerance of outlines, pixels."""
 BYTES_PER_PIXEL = 0.4
-"""Of results and unfinished blocks together: what busy scenes took, and a half more."""
+"""Disk space of results and unfinished blocks: what busy scenes took, and half as much again."""
 BYTES_CONFIDENCE, BYTES_LOGITS = 1.5, 1.0
-"""The same for confidence and logits, which are among the unfinished blocks, too."""
+"""The same for confidence and logits, which are also part of unfinished blocks."""
 
 
-def planned_names(request: OutputOptions, stem: str, *, mosaic: bool = False) -> dict[str, str]:
-    """Files by kind, in the order in which they are completed, without those of each class."""
+def planned_names(output: OutputOptions, stem: str, *, mosaic: bool = False) -> dict[str, str]:
+    """Return file names by kind, in the order of completion, without files per class."""
     wanted = {
         "classes": f"{stem}.classes.tif",
         "mosaic": f"{stem}.vrt" if mosaic else None,
-        "confidence": f"{stem}.confidence.tif" if request.confidence else None,
-        "logits": f"{stem}.logits.zarr" if request.logits else None,
-        **{kind: f"{stem}.gpkg" for kind in request.formats if kind == "gpkg"},
+        "confidence": f"{stem}.confidence.tif" if output.confidence else None,
+        "logits": f"{stem}.logits.zarr" if output.logits else None,
+        **{kind: f"{stem}.gpkg" for kind in output.formats if kind == "gpkg"},
         **{
             kind: f"{stem}{FORMATS[kind].suffix}"
-            for kind in request.formats
+            for kind in output.formats
             if kind in FORMATS and not FORMATS[kind].per_class
         },
     }
     return {kind: name for kind, name in wanted.items() if name}
 
 
-def refuse_shortage(request: OutputOptions, pixels: int, working: Path) -> None:
-    """Raises OutputError where results will not fit on the disk, beside what is there of them."""
-    folder = request.folder
-    each = BYTES_PER_PIXEL + request.confidence * BYTES_CONFIDENCE + request.logits * BYTES_LOGITS
+def refuse_shortage(output: OutputOptions, pixels: int, working: Path) -> None:
+    """Raise OutputError if the results will not fit on the disk, in addition to kept blocks."""
+    folder = output.folder
+    each = BYTES_PER_PIXEL + output.confidence * BYTES_CONFIDENCE + output.logits * BYTES_LOGITS
     kept = sum(path.stat().st_size for path in kept_files(working))
     needed, free = pixels * each - kept, shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{folder} has {size(free)} free, but {pixels / 1e6:.0f} Mpx take about "
-            f"{size(needed)}; choose another folder (-o), or a part of the scene (--aoi)"
+            f"{folder} has {readable_size(free)} free, but {pixels / 1e6:.0f} Mpx take about "
+            f"{readable_size(needed)}; choose another folder (-o), or a part of the scene (--aoi)"
         )
 
 
 def refuse_clashes(new: Path, folder: Path) -> None:
-    """Raises OutputError where results would replace something: names of classes, say, that were
-    not foreseen, or a file that came meanwhile."""
+    """Raise OutputError if results would replace files that were not foreseen.
+
+    Names of classes may be found only in the end, and files may have appeared meanwhile.
+    """
     for path in sorted(new.iterdir()):
         if os.path.lexists(folder / path.name):
             raise OutputError(
@@ -83,57 +85,59 @@ def refuse_clashes(new: Path, folder: Path) -> None:
             )
 
 
-def size(of: float) -> str:
-    return f"{of / 1e9:.1f} GB" if of >= 1e8 else f"{of / 1e6:.1f} MB"
+def readable_size(size: float) -> str:
+    """Return bytes as MB or GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def file_key(kind: str, stem: str, path: Path) -> str:
+    """Return the key of a file in `Written.names`."""
     return f"{kind}:{path.stem.removeprefix(f'{stem}_')}" if FORMATS[kind].per_class else kind
 
 
-def whole_table(
+def concat_tables(
     parts: list[GeoDataFrame],
     polygons: Polygons,
     geobox: GeoBox,
     classes: tuple[LabelClass, ...],
 ) -> GeoDataFrame:
-    """In the order of object_id; of no polygons, too."""
+    """Return one table in the order of object_id, also for no polygons."""
     if not parts:
         return features(polygons, polygons.geometry, geobox, classes)
     return pd.concat(parts).sort_values("object_id", ignore_index=True)
 
 
 class Outputs:
-    """Takes finished blocks in any order and writes what the request asks for.
+    """The outputs of one prediction, written block by block in any order. A context.
 
-    A context. Everything goes into one folder, from which it takes its place when it is complete;
-    see `Staging`. Rasters cover the area of interest only, on the scene's grid.
+    All files go into one folder, see `Staging`. Rasters cover the area of interest only, on the
+    scene's grid.
     """
 
     def __init__(
         self,
         plan: Plan,
         classes: tuple[LabelClass, ...],
-        request: OutputOptions,
+        output: OutputOptions,
         folder: Path,
         stem: str,
     ) -> None:
         """Args:
-        folder: where to write, in place of the request's.
-        stem: with which the files' names begin.
+        folder: where to write, instead of `output.folder`.
+        stem: prefix of the file names.
         """
-        self.plan, self.classes, self.request = plan, classes, request
+        self.plan, self.classes, self.output = plan, classes, output
         self.folder, self.stem = folder, stem
         scene = plan.view.scene
         self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
-        self.names = planned_names(request, stem)
+        self.names = planned_names(output, stem)
         pixel = scene.geobox.gsd or 1.0
-        tolerance = TOLERANCE if request.simplify is None else request.simplify / pixel
-        self.finishing = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=request.smooth)
+        tolerance = TOLERANCE if output.simplify is None else output.simplify / pixel
+        self.cleanup = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=output.smooth)
         self.polygons: list[BlockPolygons] = []
-        self.finished: list[CleanPolygons] = []
+        self.clean: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
-        """Parts of the scene that could not be read, in the order of blocks."""
+        """Windows of the scene that could not be read, in the order of blocks."""
         self.valid_pixels = 0
         self.closing = ExitStack()
 
@@ -148,14 +152,17 @@ class Outputs:
                     model_gsd=self.plan.view.geobox.gsd,
                 )
             )
-            if self.request.confidence:
+            if self.output.confidence:
                 self.confidence_raster = opening.enter_context(
                     RasterWriter.of_confidence(self.path("confidence"), geobox)
                 )
-            if self.request.logits:
+            if self.output.logits:
                 view = self.plan.view
                 self.logits_store = LogitsWriter(
-                    self.path("logits"), view.geobox, self.classes, seen(self.extent, view.step)
+                    self.path("logits"),
+                    view.geobox,
+                    self.classes,
+                    view_window(self.extent, view.step),
                 )
             self.closing = opening.pop_all()
         return self
@@ -164,48 +171,48 @@ class Outputs:
         return self.folder / self.names[kind]
 
     def clean_interior(self, result: BlockResult) -> tuple[BlockResult, CleanPolygons]:
-        """Clean those polygons of a block that can be; it keeps the others. For any thread."""
+        """Clean the polygons that no other block continues. Thread-safe."""
         with result.timer.stage("polygonize"):
-            polygons, finished = self.finishing.clean_interior(result.polygons)
-        return replace(result, polygons=polygons), finished
+            polygons, clean = self.cleanup.clean_interior(result.polygons)
+        return replace(result, polygons=polygons), clean
 
-    def write(self, result: BlockResult, finished: CleanPolygons) -> None:
-        """Take one block, settled. Not for several threads at once."""
+    def write(self, result: BlockResult, clean: CleanPolygons) -> None:
+        """Write one block. Not thread-safe."""
         window = result.window.intersection(self.extent)
-        assert window is not None, "blocks beyond the area of interest are not computed"
+        assert window is not None, "blocks outside the area of interest are not computed"
         part = window.relative_to(result.window).slices
-        place = window.relative_to(self.extent)
-        self.class_raster.write(place, result.class_ids[part])
+        position = window.relative_to(self.extent)
+        self.class_raster.write(position, result.class_ids[part])
         if result.confidence is not None:
-            self.confidence_raster.write(place, result.confidence[part])
+            self.confidence_raster.write(position, result.confidence[part])
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
         self.polygons.append(result.polygons)
-        self.finished.append(finished)
-        self.damaged.update(dict.fromkeys(result.damaged))  # neighbours share some
+        self.clean.append(clean)
+        self.damaged.update(dict.fromkeys(result.damaged))  # neighbors share some
         self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))
 
-    def finish(self, timer: StageTimer, metadata: Mapping[str, str]) -> Written:
-        """Complete the rasters, and meanwhile merge the polygons and write the layers."""
+    def complete(self, timer: StageTimer, metadata: Mapping[str, str]) -> Written:
+        """Merge the polygons and write the layers, while the rasters are completed."""
         with ThreadPoolExecutor(1) as pool:
             rasters = pool.submit(self.closing.close)
             with timer.stage("merge"):
-                polygons = self.finishing.merge_blocks(self.polygons, self.finished)
-                self.polygons, self.finished = [], []
-            return_free_memory()  # of passes; of a large scene, the table comes on top
+                polygons = self.cleanup.merge_blocks(self.polygons, self.clean)
+                self.polygons, self.clean = [], []
+            return_free_memory()  # before the tables of a large scene need theirs
             with timer.stage("write"):
-                return self._write(polygons, metadata, rasters)
+                return self._write_layers(polygons, metadata, rasters)
 
-    def _write(
+    def _write_layers(
         self, polygons: Polygons, metadata: Mapping[str, str], rasters: Future[None]
     ) -> Written:
-        """A part of the table after the other; formats that want it whole get it whole."""
-        scene, request = self.plan.view.scene, self.request
-        others = [kind for kind in request.formats if kind != "gpkg"]
+        """Write the GeoPackage table by table, and the other formats from all tables together."""
+        scene, output = self.plan.view.scene, self.output
+        others = [kind for kind in output.formats if kind != "gpkg"]
         names, totals, kept = dict(self.names), dict[str, ClassTotal](), []
         with ExitStack() as stack:
             layers = None
-            if "gpkg" in request.formats:
+            if "gpkg" in output.formats:
                 nothing = no_features(scene.geobox)
                 layers = stack.enter_context(
                     Layers(self.path("gpkg"), self.classes, nothing, metadata)
@@ -221,7 +228,7 @@ class Outputs:
                     kept.append(part)
             rasters.result()
         for kind in others:
-            table = whole_table(kept, polygons, scene.geobox, self.classes)
+            table = concat_tables(kept, polygons, scene.geobox, self.classes)
             files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))
@@ -235,8 +242,8 @@ class Outputs:
         self.closing.__exit__(kind, error, trace)
 
 
-def seen(window: Window, step: tuple[float, float]) -> Window:
-    """The pixels that the model sees of a window of the scene; `step` of a `View`."""
+def view_window(window: Window, step: tuple[float, float]) -> Window:
+    """Return the pixels of a view, whose `step` is given, that a window of the scene touches."""
     left, top = floor(window.col_off / step[0]), floor(window.row_off / step[1])
     right, bottom = ceil(window.col_end / step[0]), ceil(window.row_end / step[1])
     return Window(left, top, right - left, bottom - top)

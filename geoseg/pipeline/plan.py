@@ -1,4 +1,4 @@
-"""What is to be done with one scene: opened, planned, and described."""
+"""One scene opened and planned, and the errors that only its pixels reveal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOG = logging.getLogger("geoseg")
 
 
 def open_scene(path: str, options: SceneOptions, *, look: bool = True) -> Scene:
-    """Open a scene, or without a `look` at its pixels what is known from its header.
+    """Open a scene; without a `look` at its pixels, as far as its header goes.
 
     Raises SceneError and OptionError.
     """
@@ -33,12 +33,12 @@ def open_scene(path: str, options: SceneOptions, *, look: bool = True) -> Scene:
         bands=options.bands,
         collar=options.collar if look else "off",
         rescale=options.rescale if look else options.rescale or (0.0, 1.0),
-        skip_damage=True,  # what is lost is told in the end, when the rest is done
+        skip_damage=True,  # reported at the end, when the rest is done
     )
 
 
 def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan:
-    """Raises SceneError and OptionError for what cannot be."""
+    """Plan a prediction. Raises SceneError and OptionError for impossible combinations."""
     geobox, tiling, output = scene.geobox, options.tiling, options.output
     for kind in output.formats:
         if (form := FORMATS.get(kind)) is not None:
@@ -62,7 +62,7 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
 
 
 def damage_error(path: str, scene: Scene, damaged: Sequence[Window]) -> SceneError:
-    """Of a mosaic, the files are named."""
+    """Return the error of a scene with unreadable parts; it names the files of a mosaic."""
     files = culprits(scene.source, damaged)
     for reason in files.values():
         _LOG.info("%s", reason)
@@ -77,6 +77,7 @@ def damage_error(path: str, scene: Scene, damaged: Sequence[Window]) -> SceneErr
 
 
 def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
+    """Return the error of a scene without a valid pixel."""
     where = "the area of interest" if in_aoi else "the scene"
     causes = [str(scene.bands), "collars (--collar off keeps them)" if scene.collars else ""]
     return SceneError(
@@ -87,6 +88,6 @@ def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
 
 
 def description(path: str, run: dict[str, Any]) -> dict[str, str]:
-    """What the layers say of how they were made."""
-    told = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
-    return {**told, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    """Return metadata of the layers: how they were made."""
+    values = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
+    return {**values, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}

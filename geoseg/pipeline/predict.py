@@ -60,25 +60,25 @@ def predict(
     progress: Callable[[int, int], None] = lambda done, total: None,
     cluster: Cluster | None = None,
 ) -> Summary:
-    """Find the objects of one scene and write what `output` asks for.
+    """Find the objects of one scene and write the outputs.
 
-    Results appear together, when all are complete. They depend on tile size and overlap, not on
-    workers or the scheduler. Where they are there already, of the same scene, weights and options,
-    nothing is done (see `Record`). A run that was killed leaves its finished blocks (see
-    `BlockStore`), and the next one with the same arguments goes on from there.
+    All outputs appear together, when they are complete. They depend on tile size and overlap, not
+    on workers or the scheduler. If they exist already, from the same scene, weights and options,
+    nothing is computed (see `Record`). A killed run leaves its finished blocks (see `BlockStore`),
+    from which the next run with the same arguments resumes.
 
     Args:
-        parts: files of a mosaic, which is to be called `path`.
-        inputs: further files that no result may replace.
-        progress: called with pixels done and in all, after every block.
-        cluster: a connection to `compute.scheduler`, for several scenes; None = one of its own.
+        parts: files of a mosaic, which is named `path`.
+        inputs: further files that no output may replace.
+        progress: called with the finished and the total number of pixels after every block.
+        cluster: an open connection to `compute.scheduler`; None = open one.
 
     Raises:
         SceneError: the scene cannot be opened, or parts of it could not be read.
-        ClusterError: no scheduler or worker is there, or one is not fit.
+        ClusterError: no scheduler or worker answers, or one is unfit.
         MachineError: the machine has too little memory.
         OutputError: an output exists already or cannot be written.
-        OptionError: options that contradict each other or the machine.
+        OptionError: options contradict each other or the machine.
     """
     compute = compute or ComputeOptions()
     if compute.tiles_per_block is None:
@@ -86,32 +86,31 @@ def predict(
     scene = scene or SceneOptions()
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
-        opened = str(path)
+        source = str(path)
         if parts:
-            opened = str(working.path / f"{stem}.vrt")
-            stack.callback(Path(opened).unlink, missing_ok=True)
-            write_mosaic(parts, Path(opened), overwrite=True)
-        header = interruptible(partial(open_scene, opened, scene, look=False))
+            source = str(working.path / f"{stem}.vrt")
+            stack.callback(Path(source).unlink, missing_ok=True)
+            write_mosaic(parts, Path(source), overwrite=True)
+        header = interruptible(partial(open_scene, source, scene, look=False))
         stack.enter_context(closing(header))
         if scene.gsd is None:
-            seen = suitable_gsd(header.geobox.gsd, model.metadata.gsd_range)
-            scene = replace(scene, gsd=seen)
+            suitable = suitable_gsd(header.geobox.gsd, model.metadata.gsd_range)
+            scene = replace(scene, gsd=suitable)
         options = PredictOptions(output, scene, tiling or TilingOptions(), compute)
         run = run_fingerprint(header, model, options)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
-        area = vector_files_of(Path(scene.aoi)) if scene.aoi else ()
-        files = [*files_of(opened), *inputs, *area]
-        refuse_inputs(earlier.possible, files)
-        asked = results_fingerprint(run, output)
-        if (told := earlier.summary(str(path), output, asked)) is not None:
-            return told
-        job = Job(str(path), interruptible(partial(open_scene, opened, scene)), model, options, run)
+        aoi_files = vector_files_of(Path(scene.aoi)) if scene.aoi else ()
+        refuse_inputs(earlier.possible, [*files_of(source), *inputs, *aoi_files])
+        results = results_fingerprint(run, output)
+        if (summary := earlier.summary(str(path), output, results)) is not None:
+            return summary
+        job = Job(str(path), interruptible(partial(open_scene, source, scene)), model, options, run)
         stack.enter_context(closing(job.scene))
-        return job.carry_out(working, earlier, progress, cluster)
+        return job.execute(working, earlier, progress, cluster)
 
 
-def connection(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
-    """`cluster`, which stays open, or one of its own."""
+def open_cluster(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
+    """Return `cluster`, left open at the end of the context, or a connection that is closed."""
     from geoseg.pipeline.execution.cluster import Cluster
 
     return Cluster(address) if cluster is None else nullcontext(cluster)
@@ -119,35 +118,35 @@ def connection(cluster: Cluster | None, address: str) -> AbstractContextManager[
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prediction, of which nothing is done yet."""
+    """One prediction that is to be computed."""
 
     path: str
-    """Of the scene, as given."""
+    """The scene's path as given."""
     scene: Scene
     model: TileModel
     options: PredictOptions
     run: dict[str, Any]
     """See `run_fingerprint`."""
 
-    def carry_out(
+    def execute(
         self,
         working: WorkingFolder,
         earlier: Earlier,
         progress: Callable[[int, int], None],
         cluster: Cluster | None,
     ) -> Summary:
-        """Compute and write everything, in place of what is there of earlier runs."""
+        """Compute and write all outputs, in place of those of earlier runs."""
         scene, model, options, output = self.scene, self.model, self.options, self.options.output
         timer, stem, classes = StageTimer(), scene_stem(self.path), model.metadata.classes
         with ExitStack() as stack:
             total = stack.enter_context(ExitStack())
             total.enter_context(timer.stage("total"))
             plan = make_plan(scene, model.metadata, options)
-            remote, computing = None, model.options
+            cluster_run, computing = None, model.options
             if options.compute.scheduler is not None:
-                connected = stack.enter_context(connection(cluster, options.compute.scheduler))
-                remote = connected.open(plan, model)
-                computing = {**computing, **remote.computing}
+                connected = stack.enter_context(open_cluster(cluster, options.compute.scheduler))
+                cluster_run = connected.open(plan, model)
+                computing = {**computing, **cluster_run.computing}
             run = blocks_fingerprint(self.run, scene, computing)
             store = stack.enter_context(BlockStore(working.path, run))
             staging = stack.enter_context(
@@ -156,15 +155,14 @@ class Job:
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(output, extent.width * extent.height, working.path)
             with Outputs(plan, classes, output, staging.new, stem) as outputs:
-                run_blocks(
-                    plan, model, options.compute.threads, store, outputs, timer, progress, remote
-                )
+                threads = options.compute.threads
+                run_blocks(plan, model, threads, store, outputs, timer, progress, cluster_run)
                 if outputs.damaged and not (output.keep_going and outputs.valid_pixels):
                     raise damage_error(self.path, scene, tuple(outputs.damaged))
                 if not outputs.valid_pixels:
                     store.discard()
                     raise emptiness_error(scene, in_aoi=plan.aoi is not None)
-                written = outputs.finish(timer, description(self.path, run))
+                written = outputs.complete(timer, description(self.path, run))
             total.close()
             if earlier.mosaic:
                 name = f"{stem}.vrt"

@@ -1,4 +1,4 @@
-"""What a prediction did, as one object for people and for programs."""
+"""The report of a prediction, for people and programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ClassTotal:
 
     objects: int
     area_m2: float
-    """Square pixels where the scene has no place on the ground."""
+    """In square pixels if the scene has no place on the ground."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class Summary:
     height: int
     crs: str | None
     gsd: float | None
-    """Metres a pixel."""
+    """Meters a pixel."""
     valid_pixels: int
-    """Pixels that hold data; the others are nodata in the class raster."""
+    """Pixels with data; the others are nodata in the class raster."""
     damaged: list[dict[str, int]]
-    """Windows of the scene that could not be read, and became nodata."""
+    """Windows of the scene that could not be read and became nodata."""
     seconds: dict[str, float]
-    """Per stage, added over threads; `total` is wall time."""
+    """Seconds per stage, summed over threads; `total` is wall time."""
     classes: dict[str, ClassTotal]
-    """By class name; classes without an object are absent."""
+    """Objects by class name; classes without any are absent."""
     outputs: dict[str, str]
     """Path of each output, by kind."""
     weights: dict[str, Any]
-    """Variant, provenance, licence and hash of the weights."""
+    """Variant, provenance, license and hash of the weights."""
     options: dict[str, Any]
     notes: tuple[str, ...]
-    """What the user should know about how the scene was read."""
+    """Guesses and defaults that the user should know about."""
     state: Literal["done", "skipped"] = "done"
-    """Skipped: it was done before, and this tells of then."""
+    """skipped: the results existed already, and this is the summary of the run that made them."""
 
     @property
     def pixels(self) -> int:
@@ -65,7 +65,7 @@ class Summary:
         return sum(total.objects for total in self.classes.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the fields and derived values, ready for JSON."""
         return {
             **asdict(self),
             "pixels": self.pixels,
@@ -76,15 +76,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a prediction leaves on disk."""
+    """The files that a prediction wrote."""
 
     names: dict[str, str]
-    """Files by kind; where a format has one for each class, by kind and class: `shapefile:ship`."""
+    """File names by kind; by kind and class if a format has a file per class: `shapefile:ship`."""
     totals: dict[str, ClassTotal]
-    """By class, that with the largest objects first."""
+    """Objects by class, those with the largest objects first."""
     valid_pixels: int
     damaged: tuple[Window, ...]
-    """Parts of the scene that could not be read."""
+    """Windows of the scene that could not be read."""
 
 
 def summarize(
@@ -96,10 +96,11 @@ def summarize(
     options: PredictOptions,
     computing: Mapping[str, object],
 ) -> Summary:
-    """Of a prediction that has just ended, of the scene at `path`.
+    """Return the summary of a prediction that has just ended.
 
     Args:
-        computing: `TileModel.options`, of those who computed.
+        path: the scene's, as given.
+        computing: `TileModel.options` of the machines that computed.
     """
     scene, metadata = plan.view.scene, model.metadata
     geobox, folder = scene.geobox, options.output.folder
@@ -111,7 +112,7 @@ def summarize(
         gsd=geobox.gsd,
         valid_pixels=written.valid_pixels,
         damaged=[asdict(window) for window in written.damaged],
-        # Speed follows from what is told, also when it is told again.
+        # Rounded here, so that the speed derived from a stored summary is the same.
         seconds={name: round(value, 3) for name, value in timer.seconds.items()},
         classes=written.totals,
         outputs={kind: str(folder / name) for kind, name in written.names.items()},
@@ -136,19 +137,21 @@ def summarize(
 def gsd_notes(
     own: float | None, seen: float | None, known: tuple[float, float] | None
 ) -> tuple[str, ...]:
-    """Where the weights have never seen pixels of this size, what was done or could be, metres.
+    """Return notes on a scene whose pixels are finer or coarser than the weights know.
 
     Args:
-        seen: at which the model saw the scene; None = its own.
+        own: meters a pixel of the scene.
+        seen: meters a pixel that the model saw; None = its own.
+        known: finest and coarsest of the training, meters a pixel.
     """
     if own is None or known is None:
         return ()
-    told = f"the weights were trained on {known[0]:g} to {known[1]:g} m a pixel"
+    trained = f"the weights were trained on {known[0]:g} to {known[1]:g} m a pixel"
     if seen is None and own > 1.1 * known[1]:
-        return (f"{told}, the scene has {own:.2g} m: --gsd {known[1]:g} may find more",)
+        return (f"{trained}, the scene has {own:.2g} m: --gsd {known[1]:g} may find more",)
     if seen is not None and seen == suitable_gsd(own, known):
         return (
-            f"{told}, the scene has {own:.2g} m: the model saw it at {seen:g} m "
+            f"{trained}, the scene has {own:.2g} m: the model saw it at {seen:g} m "
             f"(--gsd {own:.2g} leaves it as it is)",
         )
     return ()

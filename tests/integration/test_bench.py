@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from geoseg.cli.main import main
 from geoseg.model.tile_model import TileModel, choose_device
 from geoseg.pipeline import bench
-from geoseg.pipeline.bench import Report, in_turns, ways
+from geoseg.pipeline.bench import Report, in_rounds, ways
 from geoseg.pipeline.options import TilingOptions
 
 
@@ -82,7 +82,7 @@ def test_tasks_take_turns():
         return run
 
     tasks = {"a": task("a", 0.0, 0.2, 0.05), "b": task("b", 0.0, 0.0, 0.0)}
-    found = in_turns(tasks, 3, lambda *done: calls.append(done))
+    found = in_rounds(tasks, 3, lambda *done: calls.append(done))
     assert order == ["a", "b"] * 3
     assert [len(seconds) for seconds in found.values()] == [3, 3]
     assert found["a"][1] >= 0.2

@@ -1,15 +1,15 @@
-"""Finished blocks on disk, so that a run that was killed goes on where it was.
+"""Finished blocks on disk, from which a killed run resumes.
 
-The folder `<stem>.unfinished` beside the results holds, as NumPy archives of plain arrays,
+The folder `<stem>.unfinished` beside the results holds NumPy archives of plain arrays:
 
-- `run.json`: what the run's results depend on,
-- `<n>.result.npz`: block n, finished: well below 0.5 byte a pixel,
-- `<n>.inferred.npz`: its logits, about a byte a pixel, until the last neighbour has used them:
-  of the scene, about one row of blocks.
+- `run.json`: the fingerprint of the run,
+- `<n>.result.npz`: the result of block n, well below 0.5 byte a pixel,
+- `<n>.inferred.npz`: its logits, about a byte a pixel, until the last neighbor has used them. At
+  any time, these are about one row of blocks.
 
-Files appear under their names when they are complete, and an archive knows its checksums. So one
-that a power cut tore is told from a whole one, and its block is computed again. Each block carries
-the digest of its run: without `run.json`, too, no other run uses it.
+Files get their names when they are complete, and archives hold checksums. An archive torn by a
+power cut is detected, and its block is computed again. Each block carries the digest of its run,
+so no other run uses it, even if `run.json` is lost.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from geoseg.pipeline.execution.serialization import (
 from geoseg.pipeline.execution.tasks import BlockLogits, BlockResult
 from geoseg.tiling.grid import Block
 
-_OURS = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
+_NAME = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")
-_TORN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading a torn archive raises."""
+_READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""Errors of reading a torn archive."""
 
 
 class BlockStore:
-    """The blocks in a working folder, which no other process is in. A context.
+    """The blocks in a working folder, which only this process uses. A context.
 
-    Left without an error, blocks are removed, and nothing else; left by an error, they stay.
+    Leaving it removes the blocks, unless an error is on its way.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
         """Args:
         folder: exists; see `WorkingFolder`.
-        run: what the results depend on, as JSON.
+        run: see `blocks_fingerprint`.
         """
         self.folder = folder
         self.run = json.loads(json.dumps(run))
@@ -91,29 +91,29 @@ class BlockStore:
             )
 
     def result(self, number: int, block: Block) -> BlockResult | None:
-        """A finished block, if there is one."""
+        """Return a finished block, or None."""
         arrays = self._load(f"{number}.result.npz")
         return None if arrays is None else result_from_arrays(arrays, number, block)
 
     def keep_result(self, result: BlockResult) -> None:
-        """Raises OutputError, for instance on a full disk."""
+        """Write a finished block. Raises OutputError, for instance on a full disk."""
         self._save(f"{result.number}.result.npz", result_to_arrays(result))
 
     def inferred(self, number: int) -> BlockLogits | None:
-        """The logits of a block, if there are any."""
+        """Return the logits of a block, or None."""
         arrays = self._load(f"{number}.inferred.npz")
         return None if arrays is None else logits_from_arrays(arrays)
 
     def keep_inferred(self, number: int, inferred: BlockLogits) -> None:
-        """Raises OutputError, for instance on a full disk."""
+        """Write the logits of a block. Raises OutputError, for instance on a full disk."""
         self._save(f"{number}.inferred.npz", logits_to_arrays(inferred))
 
     def drop_inferred(self, number: int) -> None:
-        """Nobody needs the logits any more."""
+        """Remove logits that no block needs any more."""
         (self.folder / f"{number}.inferred.npz").unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove the blocks: another run would end in the same way."""
+        """Remove the blocks of a run that would end in the same way again."""
         for path in list(self._blocks()):
             path.unlink()
 
@@ -122,11 +122,11 @@ class BlockStore:
 
     def _clear(self) -> None:
         for path in list(kept_files(self.folder)):
-            with suppress(OSError):  # then it stays, and the folder with it
+            with suppress(OSError):  # then the folder stays, too
                 path.unlink()
 
     def _read_run(self) -> Any:
-        """None where there is nothing, or where it is torn."""
+        """Return the fingerprint in `run.json`; None if it is missing or torn."""
         try:
             content = json.loads((self.folder / RUN).read_text("utf-8"))
             run, checksum = content["run"], content["sha256"]
@@ -142,7 +142,7 @@ class BlockStore:
         temporary.replace(self.folder / RUN)
 
     def _load(self, name: str) -> Arrays | None:
-        """The arrays of a file; None where it is torn or of another run."""
+        """Return the arrays of a file; None if it is missing, torn or of another run."""
         path = self.folder / name
         if not path.exists():
             return None
@@ -150,7 +150,7 @@ class BlockStore:
             with np.load(path, allow_pickle=False) as archive:
                 if np.array_equal(archive["run"], self._digest):
                     return dict(archive)
-        except _TORN:
+        except _READ_ERRORS:
             _LOG.debug("%s is torn", path)
         path.unlink()
         return None
@@ -163,7 +163,7 @@ class BlockStore:
             temporary.replace(self.folder / name)
         except OSError as error:
             with suppress(OSError):
-                temporary.unlink()  # on a full disk it is in the way of all else
+                temporary.unlink()  # make room on a full disk
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> OutputError:
@@ -171,8 +171,8 @@ class BlockStore:
 
 
 def kept_files(folder: Path) -> Iterator[Path]:
-    """Those in a working folder that are of a store."""
-    return (path for path in folder.glob("*") if _OURS.fullmatch(path.name))
+    """Return the files of a store in a working folder."""
+    return (path for path in folder.glob("*") if _NAME.fullmatch(path.name))
 
 
 def _checksum(run: Any) -> str:
@@ -180,7 +180,7 @@ def _checksum(run: Any) -> str:
 
 
 def difference(before: Any, now: Mapping[str, Any]) -> str:
-    """What earlier results were made with, in comparison to what is asked for."""
+    """Say how the fingerprint of earlier results differs from that of this run."""
     if not isinstance(before, dict):
         return "does not say what it was made with"
     changed = [key for key in now if before.get(key) != now[key]]

@@ -1,8 +1,8 @@
 """Blocks computed on a dask.distributed cluster.
 
-The cluster gets a few blocks ahead at a time, as many as its threads can take, so that neither the
-scheduler nor the workers hold what follows the size of a scene. A step's task names nothing but
-the standard library, and its data is bytes, which `geoseg.pipeline.execution.worker` opens.
+The cluster gets as many blocks at a time as its threads can take, so that memory on the scheduler
+and the workers does not grow with the scene. Tasks refer to the standard library only, and their
+data is bytes, which `geoseg.pipeline.execution.worker` unpickles.
 """
 
 from __future__ import annotations
@@ -38,30 +38,37 @@ from geoseg.tiling.decoding import cells_around
 from geoseg.version import build
 
 _WAIT = 60.0
-"""Seconds that a cluster may be without a worker."""
+"""Seconds to wait for a worker."""
 _LOOK = 1.0
-"""Seconds without news after which the cluster is looked at."""
+"""Seconds without a result after which the connection is checked."""
 _CONNECT = 30.0
-"""Seconds that a scheduler may take to answer."""
+"""Seconds to wait for the scheduler."""
 _LOG = logging.getLogger("geoseg")
 _RUN = (pickle.loads, pickle.dumps(run))
-"""A task that finds `run` on the worker: the scheduler unpickles tasks, but does not run them."""
+"""A task that unpickles `run` on the worker. The scheduler, which has no geoseg, unpickles the task
+but does not run it."""
 
 
 class Cluster:
-    """A connection to a scheduler, for one scene after the other. A context."""
+    """A connection to a scheduler, used for one scene after the other. A context."""
 
     def __init__(self, address: str) -> None:
-        """Raises OptionError where dask.distributed is not installed or the address is none, and
-        SchedulerError where nothing answers."""
+        """Connect.
+
+        Raises:
+            OptionError: dask.distributed is not installed, or the address is malformed.
+            SchedulerError: no scheduler answers.
+        """
         try:
             from distributed import Client
         except ImportError as error:
             raise OptionError(
                 "--scheduler needs dask.distributed; install it: pip install 'geoseg[cluster]'"
             ) from error
-        # Its own words on a lost connection are tracebacks; what they mean is said here.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # It logs a lost connection as tracebacks; `connected` says the same in one line.
+        self._logger = logging.getLogger("distributed")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.CRITICAL)
         self.address = address
         try:
             self.client = Client(address, timeout=_CONNECT, set_as_default=False)
@@ -73,24 +80,26 @@ class Cluster:
                 "out --scheduler to compute on this machine"
             ) from error
         self._models: dict[int, tuple[TileModel, str, Any]] = {}
-        """What was shipped, by id of the model."""
+        """Models that were sent: each with its name and the future of its bytes, by `id`."""
 
     def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.client.close(timeout=2)
+        self._logger.setLevel(self._level)
 
     def open(self, plan: Plan, model: TileModel) -> ClusterRun:
-        """A run on workers that have all shown to be fit for it.
+        """Check all workers and return a run on them.
 
-        Raises SchedulerError where there is none within a minute, ClusterError where one has
-        another geoseg or not the scene.
+        Raises:
+            SchedulerError: there is no worker within a minute.
+            ClusterError: a worker has another geoseg, or not the scene.
         """
         parcel = _parcel(plan)
         with self.connected():
             model_name, model_future = self._ship_model(model)
-            self.wait_for_workers()  # some are started only when there is something to do
+            self.wait_for_workers()  # adaptive clusters start them on demand
             found = self._inspect(parcel, model)
             devices, precisions = (sorted(set(values)) for values in zip(*found, strict=True))
             computing = {"device": ", ".join(devices), "precision": ", ".join(precisions)}
@@ -98,24 +107,24 @@ class Cluster:
         return ClusterRun(self, plan, (parcel.name, model_name), shipped, computing)
 
     def _ship_model(self, model: TileModel) -> tuple[str, Any]:
-        """Once for all scenes."""
+        """Send a model once for all scenes; return its name and the future of its bytes."""
         if id(model) not in self._models:
             parcel = _named("model", cloudpickle.dumps(model))
             self._models[id(model)] = (model, parcel.name, self._ship(parcel))
         return self._models[id(model)][1:]
 
     def _ship(self, parcel: Parcel) -> Any:
-        """A future of the bytes: of a task, so that they survive the worker that holds them."""
+        """Return a future of the bytes: a task's result, which survives the worker holding it."""
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
             return self.client.submit(bytes, parcel.content, key=parcel.name)
 
     def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str]]:
-        """Devices and precisions of all workers. Raises what one of them lacks."""
+        """Return device and precision of each worker. Raises what `inspect` raises on one."""
         inspector, client, asked = pickle.dumps(inspect), build(), dict(model.asked)
         name, content = demand.name, demand.content
 
         async def look(dask_worker: Any) -> Any:
-            # On a thread, for the worker has others to talk to. No name of geoseg's is known yet.
+            # On a thread, to keep the worker's event loop free.
             def call() -> Any:
                 return pickle.loads(inspector)(dask_worker.address, client, name, content, asked)
 
@@ -124,12 +133,12 @@ class Cluster:
         found = self.client.run(look, on_error="return")
         for address, answer in found.items():
             if isinstance(answer, BaseException):
-                raise _told(answer, f"worker {address}")
+                raise _readable(answer, f"worker {address}")
         return list(found.values())
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Raises SchedulerError where the connection is lost, ClusterError for a run that is."""
+        """Raise SchedulerError if the connection is lost, ClusterError if the run is."""
         if self.client.status != "running":
             raise self.lost()
         try:
@@ -145,28 +154,29 @@ class Cluster:
             ) from error
 
     def lost(self) -> SchedulerError:
+        """Return the error of a lost connection."""
         return SchedulerError(
             f"the scheduler {self.address} does not answer any more; start it again, and the same "
             "command goes on"
         )
 
     def wait_for_workers(self) -> None:
-        """Raises SchedulerError where none comes."""
-        deadline, told = time.monotonic() + _WAIT, False
+        """Raise SchedulerError if none comes."""
+        deadline, warned = time.monotonic() + _WAIT, False
         while not self.client.nthreads():
             if time.monotonic() > deadline:
                 raise SchedulerError(
                     f"the scheduler {self.address} has had no worker for {_WAIT:.0f} s; start one: "
                     f"dask worker {self.address}"
                 )
-            if not told:
+            if not warned:
                 _LOG.warning("%s has no worker; waiting %.0f s for one", self.address, _WAIT)
-                told = True
+                warned = True
             time.sleep(min(_LOOK, _WAIT / 4))
 
 
-def _told(error: BaseException, who: str = "a worker") -> BaseException:
-    """What a worker raised, or what became of it, as the user needs to know it."""
+def _readable(error: BaseException, who: str = "a worker") -> BaseException:
+    """Return what a worker raised, or how it died, as an error for the user."""
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
@@ -186,7 +196,7 @@ def _told(error: BaseException, who: str = "a worker") -> BaseException:
 
 
 class ClusterRun:
-    """One scene on a cluster."""
+    """The prediction of one scene on a cluster."""
 
     def __init__(
         self,
@@ -198,19 +208,19 @@ class ClusterRun:
     ) -> None:
         self.cluster, self.plan = cluster, plan
         self.names, self.shipped = names, shipped
-        """Of plan and model: names, and futures of their bytes."""
+        """Names of plan and model, and futures of their bytes."""
         self.computing = computing
         """Devices and precisions of the workers, as in `TileModel.options`."""
 
-    def results(self, order: Schedule) -> Iterator[BlockResult]:
-        """The blocks of `order`, as they are finished.
+    def results(self, schedule: Schedule) -> Iterator[BlockResult]:
+        """Yield the blocks of `schedule` as they are finished.
 
         Raises:
             SchedulerError: the connection is lost, or no worker is left.
-            ClusterError: one is not fit, or several died of a block.
-            GeosegError: what was raised on a worker.
+            ClusterError: a worker is unfit, or several died of the same block.
+            GeosegError: raised on a worker.
         """
-        flight = _Flight(self, order)
+        flight = _Flight(self, schedule)
         try:
             with self.cluster.connected():
                 flight.advance()
@@ -224,7 +234,7 @@ class ClusterRun:
             flight.release()
 
     def _next(self, landed: queue.SimpleQueue[tuple[int, Any]]) -> tuple[int, bytes]:
-        """The number of a block that has arrived, and what it is."""
+        """Wait for a block; return its number and its pickled result."""
         while True:
             try:
                 number, future = landed.get(timeout=_LOOK)
@@ -234,73 +244,73 @@ class ClusterRun:
                     raise self.cluster.lost() from None
                 self.cluster.wait_for_workers()
         if (error := future.exception()) is not None:
-            raise _told(error)
+            raise _readable(error)
         return number, future.result()
 
 
 class _Flight:
-    """The blocks that the cluster knows of.
+    """The blocks in flight on the cluster.
 
-    Blocks begin in order, and one begins only when all but the latest of those that need no later
-    block are done: what is in flight follows the cluster and the width of the scene.
+    Blocks begin in order. One begins only when all but the last few of the blocks that do not
+    depend on it are finished: what is in flight grows with the cluster and the width of the scene.
     """
 
-    def __init__(self, run: ClusterRun, order: Schedule) -> None:
-        self.run, self.order = run, order
+    def __init__(self, run: ClusterRun, schedule: Schedule) -> None:
+        self.run, self.schedule = run, schedule
         self.name = uuid.uuid4().hex[:12]  # a cluster may have several runs at once
-        self.numbers = list(order.blocks)
-        self.wanted = sorted(order.sources)
-        self.ready = list(accumulate((max(order.sources[i]) for i in self.wanted), max))
-        """Block wanted[k] can be finished once block ready[k] is inferred."""
-        self.uses = Counter(source for needed in order.sources.values() for source in needed)
+        self.numbers = list(schedule.blocks)
+        self.wanted = sorted(schedule.sources)
+        self.ready = list(accumulate((max(schedule.sources[i]) for i in self.wanted), max))
+        """Block wanted[k] can finish once block ready[k] is inferred."""
+        self.uses = Counter(source for needed in schedule.sources.values() for source in needed)
         self.inferred: dict[int, Any] = {}
-        """Futures that blocks to come need."""
+        """Futures of logits that are still needed."""
         self.pending: dict[int, Any] = {}
-        """Futures of blocks to be decoded."""
+        """Futures of blocks that are being decoded."""
         self.landed: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self.begun = self.decoding = self.done = 0
-        """Counts: of `numbers` begun, of `wanted` asked for, of `wanted` done without a gap."""
+        """Counts: of `numbers` begun, of `wanted` requested, of `wanted` finished without a gap."""
         self.finished: set[int] = set()
 
     def advance(self) -> None:
-        """Hand out as many blocks as the cluster can take."""
+        """Submit as many blocks as the cluster can take."""
         client = self.run.cluster.client
         ahead = 2 * sum(client.nthreads().values()) or 2
         graph: dict[str, tuple[Any, ...]] = {}
         first = self.begun
         while self.begun < len(self.numbers) and self._may_begin(self.numbers[self.begun], ahead):
             i = self.numbers[self.begun]
-            graph[self._key("infer", i)] = self._task("infer", (i, self.order.blocks[i]))
+            graph[self._key("infer", i)] = self._task("infer", (i, self.schedule.blocks[i]))
             self.begun += 1
         begun = self.numbers[first : self.begun]
-        asked = []
-        reached = self.numbers[self.begun - 1] if self.begun else -1
-        while self.decoding < len(self.wanted) and self.ready[self.decoding] <= reached:
-            asked.append(self.wanted[self.decoding])
-            self._decode(graph, asked[-1])
+        requested = []
+        last = self.numbers[self.begun - 1] if self.begun else -1
+        while self.decoding < len(self.wanted) and self.ready[self.decoding] <= last:
+            requested.append(self.wanted[self.decoding])
+            self._decode(graph, requested[-1])
             self.decoding += 1
         if not graph:
             return
-        keys = [self._key("infer", i) for i in begun] + [self._key("decode", i) for i in asked]
+        keys = [self._key("infer", i) for i in begun] + [self._key("decode", i) for i in requested]
         futures = client.get(graph, keys, sync=False)
         self.inferred |= dict(zip(begun, futures, strict=False))
-        for i, future in zip(asked, futures[len(begun) :], strict=True):
+        for i, future in zip(requested, futures[len(begun) :], strict=True):
             self.pending[i] = future
             future.add_done_callback(lambda done, i=i: self.landed.put((i, done)))
 
     def land(self, number: int) -> None:
-        """The block has arrived; what nobody needs any more may go."""
+        """Note that a block has arrived, and release logits that are no longer needed."""
         del self.pending[number]
         self.finished.add(number)
         while self.done < len(self.wanted) and self.wanted[self.done] in self.finished:
             self.done += 1
-        for source in self.order.sources[number]:
+        for source in self.schedule.sources[number]:
             self.uses[source] -= 1
             if not self.uses[source]:
                 del self.inferred[source]
 
     def release(self) -> None:
-        """Nobody waits for what was begun."""
+        """Release everything in flight."""
         for future in (*self.inferred.values(), *self.pending.values()):
             future.release()
 
@@ -308,17 +318,17 @@ class _Flight:
         return bisect_left(self.ready, number) - ahead <= self.done
 
     def _decode(self, graph: dict[str, tuple[Any, ...]], i: int) -> None:
-        block = self.order.blocks[i]
+        block = self.schedule.blocks[i]
         cells = cells_around(block.core, self.run.plan.grid.extent)
         pieces = []
-        for source in self.order.sources[i]:
+        for source in self.schedule.sources[i]:
             if source != i:
                 pieces.append(self._key(f"halo-{source}", i))
                 graph[pieces[-1]] = self._task("halo", (cells,), self._made(source))
         graph[self._key("decode", i)] = self._task("decode", (i, block), self._made(i), *pieces)
 
     def _made(self, i: int) -> Any:
-        """What was inferred of a block: a future, or a key of this graph."""
+        """Return the logits of a block: a future, or a key of the graph under construction."""
         return self.inferred.get(i, self._key("infer", i))
 
     def _task(self, name: str, arguments: tuple[Any, ...], *made: Any) -> tuple[Any, ...]:
@@ -330,7 +340,7 @@ class _Flight:
 
 
 def _parcel(plan: Plan) -> Parcel:
-    """What every worker must see and know."""
+    """Pack the plan, and what identifies the scene's files."""
     scene = plan.view.scene
     with scene.source.dataset() as dataset:
         shape = dataset.shape

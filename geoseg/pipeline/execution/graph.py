@@ -1,9 +1,8 @@
 """The dask graph of one scene.
 
-A block takes three tasks: *infer* (read, model, overlap-add), *halo* (what another block needs
-of it) and *decode* (blend, decode, polygonize). In this process a fourth, *done*, hands the block
-to the outputs; from a cluster the blocks are fetched (`geoseg.pipeline.execution.cluster`) and
-written here.
+A block takes three tasks: *infer* (read, run the model, overlap-add), *halo* (cut out what another
+block needs) and *decode* (blend, decode, polygonize). On this machine a fourth, *done*, writes the
+block; a cluster returns its blocks (`geoseg.pipeline.execution.cluster`), which are written here.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ Graph = dict[Any, Any]
 
 
 class Sink(Protocol):
-    """Takes finished blocks; see `geoseg.pipeline.outputs.Outputs`."""
+    """Writes finished blocks; see `geoseg.pipeline.outputs.Outputs`."""
 
     def clean_interior(self, result: BlockResult) -> tuple[BlockResult, CleanPolygons]: ...
 
-    def write(self, result: BlockResult, finished: CleanPolygons) -> None: ...
+    def write(self, result: BlockResult, clean: CleanPolygons) -> None: ...
 
 
 def run_blocks(
@@ -60,49 +59,49 @@ def run_blocks(
     progress: Callable[[int, int], None],
     cluster: ClusterRun | None,
 ) -> None:
-    """Hand every wanted block to the sink: those that the store has, then the others."""
-    order = Schedule.of(plan)
-    targets = [plan.target(order.blocks[i]) for i in order.sources]
-    total, done = sum(w.width * w.height for w in targets if w), 0
+    """Write every block of the plan: first those in the store, then the others."""
+    schedule = Schedule.of(plan)
+    windows = [plan.output_window(schedule.blocks[i]) for i in schedule.sources]
+    total, done = sum(w.width * w.height for w in windows if w), 0
 
-    def write(result: BlockResult, finished: CleanPolygons) -> None:
+    def write(result: BlockResult, clean: CleanPolygons) -> None:
         nonlocal done
         with result.timer.stage("write"):
-            sink.write(result, finished)
+            sink.write(result, clean)
         timer.seconds.update(result.timer.seconds)
         done += result.class_ids.size
         progress(done, total)
 
     kept = []
-    for i in order.sources:
-        if (result := store.result(i, order.blocks[i])) is not None:
+    for i in schedule.sources:
+        if (result := store.result(i, schedule.blocks[i])) is not None:
             kept.append(i)
             write(*sink.clean_interior(result))
-    order = order.without(kept)
+    schedule = schedule.without(kept)
     if cluster is not None:
-        for result in cluster.results(order):
-            if result.whole:
+        for result in cluster.results(schedule):
+            if result.intact:
                 store.keep_result(result)
             write(*sink.clean_interior(result))
     else:
-        compute_here(plan, order, model, workers, store, sink, write)
+        compute_here(plan, schedule, model, workers, store, sink, write)
 
 
 def compute_here(
     plan: Plan,
-    order: Schedule,
+    schedule: Schedule,
     model: TileModel,
     workers: int,
     store: BlockStore,
     sink: Sink,
     write: Callable[[BlockResult, CleanPolygons], None],
 ) -> None:
-    """All blocks of `order`, by threads of this process."""
-    uses = Counter(source for needed in order.sources.values() for source in needed)
-    to_infer, ended = list(order.blocks), threading.Event()
+    """Compute all blocks of `schedule` on threads of this process."""
+    uses = Counter(source for needed in schedule.sources.values() for source in needed)
+    to_infer, ended = list(schedule.blocks), threading.Event()
 
     def refuse_after_end() -> None:
-        """Of a run that was given up, threads that hung must leave the store alone."""
+        """Keep threads that hung in C from writing to the store of a run that has ended."""
         if ended.is_set():
             raise CancelledError
 
@@ -115,7 +114,7 @@ def compute_here(
             if not inferred.damaged:
                 store.keep_inferred(number, inferred)
         to_infer.remove(number)
-        if not to_infer:  # the last blocks are decoded in this memory
+        if not to_infer:  # decoding the last blocks needs this memory
             model.release_memory()
         return inferred
 
@@ -124,20 +123,20 @@ def compute_here(
     ) -> tuple[BlockResult, CleanPolygons]:
         result = decode_block(plan, number, block, inferred, pieces)
         refuse_after_end()
-        if result.whole:
+        if result.intact:
             store.keep_result(result)
         return sink.clean_interior(result)
 
-    def finish(settled: tuple[BlockResult, CleanPolygons], *after: None) -> None:
-        """One block after the other."""
-        result, finished = settled
-        write(result, finished)
-        uses.subtract(order.sources[result.number])
-        for source in order.sources[result.number]:
+    def finish(decoded: tuple[BlockResult, CleanPolygons], *after: None) -> None:
+        """Write a block, and drop logits that were needed for the last time."""
+        result, clean = decoded
+        write(result, clean)
+        uses.subtract(schedule.sources[result.number])
+        for source in schedule.sources[result.number]:
             if uses[source] == 0:
                 store.drop_inferred(source)
 
-    graph, done_keys = build_graph(plan, order, model, workers, infer_once, decode_once, finish)
+    graph, done_keys = build_graph(plan, schedule, model, workers, infer_once, decode_once, finish)
     try:
         with threads(workers) as pool, model.cancelled_on_error():
             dask.threaded.get(graph, done_keys, pool=pool)
@@ -147,17 +146,17 @@ def compute_here(
 
 def build_graph(
     plan: Plan,
-    order: Schedule,
+    schedule: Schedule,
     model: TileModel,
     ahead: int,
     infer: Callable[..., BlockLogits],
     decode: Callable[..., object],
     finish: Callable[..., None],
 ) -> tuple[Graph, list[Any]]:
-    """The dask graph, and the keys of `finish` called on its blocks.
+    """Return the dask graph, and the keys of `finish` for its blocks.
 
     Args:
-        ahead: threads, which are that many blocks ahead of each other.
+        ahead: number of threads: blocks that are in progress at once.
     """
 
     def key(name: str, *where: int) -> tuple[Any, ...]:
@@ -165,28 +164,28 @@ def build_graph(
 
     plan_key, model_key = key("plan"), key("model")
     graph: Graph = {plan_key: plan, model_key: model}
-    wanted = sorted(order.sources)
-    # Blocks are done in order, and one starts only when all but the latest of those that need no
-    # later block are done: what is in flight follows the width of the scene, not its area.
-    needs = accumulate((max(order.sources[i]) for i in wanted), max)
-    ready = list(needs)  # block wanted[k] can be finished once block ready[k] is inferred
-    numbers = list(order.blocks)
-    for place, (i, block) in enumerate(order.blocks.items()):
+    wanted = sorted(schedule.sources)
+    # Blocks finish in order. A block starts only when all but the last 2 × `ahead` of the blocks
+    # that do not depend on it are finished: memory grows with the width of a scene, not its area.
+    # Block wanted[k] can finish once block ready[k] is inferred.
+    ready = list(accumulate((max(schedule.sources[i]) for i in wanted), max))
+    numbers = list(schedule.blocks)
+    for position, (i, block) in enumerate(schedule.blocks.items()):
         latest = bisect_left(ready, i) - 1 - 2 * ahead
         after = [key("done", wanted[latest])] if latest >= 0 else []
-        if place >= ahead:
-            # Left to dask, a block that many wait for may come late, and threads wait with it.
-            after.append(key("infer", numbers[place - ahead]))
+        if position >= ahead:
+            # Dask alone may postpone a block that many others wait for.
+            after.append(key("infer", numbers[position - ahead]))
         graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
     for i in wanted:
-        cells = cells_around(order.blocks[i].core, plan.grid.extent)
+        cells = cells_around(schedule.blocks[i].core, plan.grid.extent)
         pieces = []
-        for source in order.sources[i]:
+        for source in schedule.sources[i]:
             if source != i:
                 pieces.append(key("halo", source, i))
                 graph[pieces[-1]] = (halo, key("infer", source), cells)
         inferred = key("infer", i)
-        graph[key("decode", i)] = (decode, plan_key, i, order.blocks[i], inferred, pieces)
+        graph[key("decode", i)] = (decode, plan_key, i, schedule.blocks[i], inferred, pieces)
     for k, i in enumerate(wanted):
         after = [key("done", wanted[k - 1])] if k else []
         graph[key("done", i)] = (finish, key("decode", i), *after)

@@ -1,4 +1,4 @@
-"""What blocks leave, as plain arrays and back: for NumPy archives, without pickles."""
+"""Logits and results of blocks as plain arrays and back: NumPy archives without pickles."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from geoseg.timing import StageTimer
 Arrays = dict[str, NDArray[Any]]
 
 
-def logits_to_arrays(inferred: BlockLogits) -> Arrays:
-    partial = inferred.partial
+def logits_to_arrays(block: BlockLogits) -> Arrays:
+    logits = block.logits
     return {
-        "window": windows_to_array([partial.window]),
-        "sums": partial.sums,
-        "weights": partial.weights,
-        "valid": inferred.valid,
-        "damaged": windows_to_array(inferred.damaged),
+        "window": windows_to_array([logits.window]),
+        "sums": logits.sums,
+        "weights": logits.weights,
+        "valid": block.valid,
+        "damaged": windows_to_array(block.damaged),
     }
 
 
@@ -74,7 +74,7 @@ def result_from_arrays(arrays: Arrays, number: int, block: Block) -> BlockResult
 
 
 def raster_to_bytes(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Class maps shrink to a few per cent: long runs are all that there is to find."""
+    """Compress a raster of long runs, such as a class map, to a few percent."""
     runs = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     return np.frombuffer(runs.compress(values.tobytes()) + runs.flush(), np.uint8)
 

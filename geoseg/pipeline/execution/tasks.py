@@ -1,4 +1,4 @@
-"""What the tasks of the dask graph do with one block of a scene."""
+"""The three tasks of one block: infer, cut halos, decode."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from geoseg.timing import StageTimer
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every block of one prediction has in common."""
+    """What all blocks of a prediction share."""
 
     view: View
     grid: Grid
-    """Of the view."""
+    """Tiles and blocks on the pixels of `view`."""
     aoi: Aoi | None
-    """None: all of the scene is wanted."""
+    """None = the whole scene."""
     min_pixels: float
-    """Smaller regions are specks."""
+    """Smaller regions are specks, pixels of the scene."""
     confidence: bool
-    """The confidence of every pixel is wanted."""
+    """Whether to keep the confidence of every pixel."""
     logits: bool
-    """The logits are wanted."""
+    """Whether to keep the logits."""
 
-    def target(self, block: Block) -> Window | None:
-        """The scene's pixels that the block decides on; None where none of them is wanted."""
+    def output_window(self, block: Block) -> Window | None:
+        """Return the scene's pixels that the block decides, or None if none of them is wanted."""
         window = self.view.on_scene(block.core)
         if window is None or (self.aoi is not None and not self.aoi.meets(window)):
             return None
@@ -47,23 +47,23 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class BlockLogits:
-    """What *infer* leaves of a block: cells and a mask, no pixels."""
+    """What `infer_block` returns: logits and a mask, no pixels."""
 
-    partial: WeightedLogits
+    logits: WeightedLogits
     valid: NDArray[np.uint8]
-    """Of the pixels that the block decides on, bit-packed."""
+    """Validity of the pixels that the block decides, bit-packed."""
     damaged: tuple[Window, ...]
-    """Parts of the scene that could not be read, and count as not valid."""
+    """Windows of the scene that could not be read; they are not valid."""
     timer: StageTimer
 
 
 @dataclass(frozen=True, slots=True)
 class Halo:
-    """What *halo* cuts out of a block for another one."""
+    """The logits of a block that another one needs."""
 
-    partial: WeightedLogits
-    whole: bool
-    """Nothing of the block was damaged."""
+    logits: WeightedLogits
+    intact: bool
+    """All of the block could be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,61 +71,61 @@ class BlockResult:
     """A finished block."""
 
     number: int
-    """In the grid's order."""
+    """Index in `Grid.blocks`."""
     block: Block
     window: Window
-    """The scene's pixels that it decided on."""
+    """The scene's pixels that it decides."""
     class_ids: NDArray[np.uint8]
-    """(H,W) of `window`; IGNORE where there is no data."""
+    """(H,W) of `window`; IGNORE where nothing is valid."""
     confidence: NDArray[np.uint8] | None
-    """(H,W) of `window`, per cent, IGNORE where there is no data; None unless it is wanted."""
+    """(H,W) of `window`, percent, IGNORE where nothing is valid; None unless wanted."""
     logits: NDArray[np.float16] | None
-    """(h,w,C) of the core's cells; None unless they are wanted."""
+    """(h,w,C) of the core's cells; None unless wanted."""
     polygons: BlockPolygons
     damaged: tuple[Window, ...]
-    """Parts of the scene that could not be read."""
+    """Windows of the scene that could not be read."""
     timer: StageTimer
-    whole: bool = True
-    """Nothing was damaged of what it is made of, be it a neighbour's; else it is not for keeping,
-    for what could not be read now may be read the next time."""
+    intact: bool = True
+    """All pixels behind it could be read, its neighbors' too. Others are not kept: what failed now
+    may be readable the next time."""
 
 
 def infer_block(
     plan: Plan, number: int, block: Block, model: TileModel, *after: object
 ) -> BlockLogits:
-    """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
+    """Read a block with its halo and run its tiles. `after` only orders the graph."""
     timer, view = StageTimer(), plan.view
-    window, target = readable(block, plan.grid), plan.target(block)
+    window, output = readable(block, plan.grid), plan.output_window(block)
     with timer.stage("read"):
         pixels = view.read(window)
-        if target is None:
+        if output is None:
             valid = np.zeros(0, bool)
         elif view.step == (1, 1):
-            valid = pixels.valid[target.relative_to(window).slices]
+            valid = pixels.valid[output.relative_to(window).slices]
         else:
-            valid = view.scene.valid(target)
+            valid = view.scene.valid(output)
             for part in pixels.damaged:
-                if common := part.intersection(target):
-                    valid[common.relative_to(target).slices] = False
-    partial = infer(block, plan.grid, pixels.image, pixels.valid, model, timer)
+                if common := part.intersection(output):
+                    valid[common.relative_to(output).slices] = False
+    logits = infer(block, plan.grid, pixels.image, pixels.valid, model, timer)
     return_free_memory(spare=model.idle_bytes)
-    return BlockLogits(partial, np.packbits(valid), pixels.damaged, timer)
+    return BlockLogits(logits, np.packbits(valid), pixels.damaged, timer)
 
 
 def halo(inferred: BlockLogits, cells: Window) -> Halo:
-    """The cells of a block that decoding another one needs."""
-    return Halo(inferred.partial.crop(cells), not inferred.damaged)
+    """Cut out the cells that decoding another block needs."""
+    return Halo(inferred.logits.crop(cells), not inferred.damaged)
 
 
 def decode_block(
     plan: Plan, number: int, block: Block, inferred: BlockLogits, pieces: list[Halo]
 ) -> BlockResult:
-    """Blend, decode and polygonize what a block decides on."""
-    timer, window = StageTimer(inferred.timer.seconds.copy()), plan.target(block)
-    assert window is not None, "a block that decides on nothing is not decoded"
+    """Blend, decode and polygonize the pixels that a block decides."""
+    timer, window = StageTimer(inferred.timer.seconds.copy()), plan.output_window(block)
+    assert window is not None, "a block without output is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
     with timer.stage("stitch"):
-        logits = blend(cells, [inferred.partial, *(piece.partial for piece in pieces)])
+        logits = blend(cells, [inferred.logits, *(piece.logits for piece in pieces)])
     with timer.stage("decode"):
         wanted: Literal["all", "objects"] = "all" if plan.confidence else "objects"
         decoded = decode(logits, cells, window, step=plan.view.step, confidence=wanted)
@@ -143,44 +143,46 @@ def decode_block(
         block=block,
         window=window,
         class_ids=class_ids,
-        confidence=per_cent(probability, valid) if plan.confidence else None,
-        logits=own_cells(plan, block, cells, logits, valid) if plan.logits else None,
+        confidence=to_percent(probability, valid) if plan.confidence else None,
+        logits=core_logits(plan, block, cells, logits, valid) if plan.logits else None,
         polygons=polygons,
         damaged=inferred.damaged,
         timer=timer,
-        whole=not inferred.damaged and all(piece.whole for piece in pieces),
+        intact=not inferred.damaged and all(piece.intact for piece in pieces),
     )
 
 
-def per_cent(probability: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def to_percent(probability: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return probabilities (H,W) as percent, IGNORE where not valid."""
     return np.where(valid, np.rint(probability * 100).astype(np.uint8), np.uint8(IGNORE))
 
 
-def own_cells(
+def core_logits(
     plan: Plan, block: Block, cells: Window, logits: NDArray[np.float32], valid: NDArray[np.bool_]
 ) -> NDArray[np.float16]:
-    """Of the logits of `cells`, those that the block's core owns; NaN without a wanted pixel.
+    """Return the logits (h,w,C) of the core's cells; NaN where no pixel of a cell is valid.
 
     Args:
-        valid: (H,W) of the pixels that the block decides on: they hold data and are wanted.
+        cells: window of `logits`.
+        valid: (H,W) of the pixels that the block decides.
     """
-    core, window, step = block.core, plan.target(block), plan.view.step
+    core, window, step = block.core, plan.output_window(block), plan.view.step
     assert window is not None
     left, top = core.col_off // CELL, core.row_off // CELL
     right, bottom = -(-core.col_end // CELL), -(-core.row_end // CELL)
-    own = Window(left, top, right - left, bottom - top)
-    rows = cell_of_each(window.row_off, window.row_end, step[1]) - top
-    columns = cell_of_each(window.col_off, window.col_end, step[0]) - left
+    core_cells = Window(left, top, right - left, bottom - top)
+    rows = cell_indices(window.row_off, window.row_end, step[1]) - top
+    columns = cell_indices(window.col_off, window.col_end, step[0]) - left
     # The first pixel of each cell, along both axes.
     down, across = (np.flatnonzero(np.diff(each, prepend=-1)) for each in (rows, columns))
-    some = np.logical_or.reduceat(np.logical_or.reduceat(valid, down, axis=0), across, axis=1)
-    wanted = np.zeros((own.height, own.width), bool)
-    wanted[np.ix_(rows[down], columns[across])] = some
-    found = logits[own.relative_to(cells).slices].astype(np.float16)
-    found[~wanted] = np.nan
-    return found
+    any_valid = np.logical_or.reduceat(np.logical_or.reduceat(valid, down, axis=0), across, axis=1)
+    wanted = np.zeros((core_cells.height, core_cells.width), bool)
+    wanted[np.ix_(rows[down], columns[across])] = any_valid
+    kept = logits[core_cells.relative_to(cells).slices].astype(np.float16)
+    kept[~wanted] = np.nan
+    return kept
 
 
-def cell_of_each(start: int, end: int, step: float) -> NDArray[np.intp]:
-    """The cells in which the centres of a scene's pixels lie, along one axis."""
+def cell_indices(start: int, end: int, step: float) -> NDArray[np.intp]:
+    """Return the cell of each pixel's center along one axis."""
     return ((np.arange(start, end) + 0.5) / (CELL * step)).astype(np.intp)

@@ -1,7 +1,7 @@
-"""What runs on a worker of a cluster: one step of a block, once the worker has shown it is fit.
+"""One step of a block on a worker of a cluster, after checks that the worker is fit for it.
 
-Only bytes travel between client, scheduler and workers, and only here are they opened. So the
-scheduler needs no geoseg, and a worker with another one is told before it computes anything.
+Client, scheduler and workers exchange bytes only, and only this module unpickles them. So the
+scheduler needs no geoseg, and a worker with another version fails before it computes anything.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from geoseg.version import build
 
 T = TypeVar("T")
 _KEPT = 4
-"""Parcels that a process keeps open: the model, and the plans of a few scenes."""
+"""Parcels that a process keeps unpickled: the model, and the plans of a few scenes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A plan, and what a worker must see to take part in it."""
+    """A plan, and the files that a worker must see to take part in it."""
 
     plan: Plan
     shape: tuple[int, int]
-    """Of the scene's file, rows and columns."""
+    """Rows and columns of the scene's file."""
     marks: Mapping[str, Mark]
-    """Of the scene's local files, by absolute path."""
+    """Marks of the scene's local files, by absolute path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Bytes under a name, opened once a process."""
+    """Bytes under a name, unpickled once a process."""
 
     name: str
     content: bytes
 
 
 class _Opened:
-    """What the latest parcels hold."""
+    """The contents of the latest parcels."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.things: OrderedDict[str, Any] = OrderedDict()
 
     def get(self, parcel: Parcel, loads: Callable[[bytes], Any]) -> Any:
-        """What `loads` finds in the parcel; errors are not kept."""
+        """Return the parcel's content, unpickled by `loads` once. Errors are not kept."""
         with self.lock:
             if parcel.name not in self.things:
                 self.things[parcel.name] = loads(parcel.content)
@@ -68,18 +68,18 @@ _OPENED = _Opened()
 
 
 def inspect(address: str, client: str, name: str, content: bytes, asked: Asked) -> tuple[str, str]:
-    """The device and precision that this worker would use, once it has shown that it is fit.
+    """Check this worker and return the device and precision that it would use.
 
     Args:
-        address: of this worker.
-        client: the client's `build()`.
-        name: of the `Parcel` of a `Demand`.
-        content: the `Demand`, pickled.
-        asked: of the model.
+        address: address of this worker.
+        client: `build()` of the client.
+        name: name of the demand's parcel.
+        content: a `Demand`, pickled.
+        asked: `TileModel.asked`.
 
     Raises:
         ClusterError: it has another geoseg, or not the scene.
-        OptionError: it lacks the device that is asked for.
+        OptionError: it lacks the device.
     """
 
     def look() -> tuple[str, str]:
@@ -92,14 +92,14 @@ def inspect(address: str, client: str, name: str, content: bytes, asked: Asked) 
 
 
 def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> bytes:
-    """One step of a block; what it makes, pickled. Called by dask on a worker.
+    """Compute one step of a block, called by dask, and return the result pickled.
 
     Args:
-        client: the client's `build()`.
+        client: `build()` of the client.
         step: names of `demand` and `model`, name of the step, and its arguments; pickled.
         demand: a `Demand`, pickled.
         model: a `TileModel`, pickled.
-        made: what the steps before returned.
+        made: results of earlier steps.
 
     Raises GeosegError of every kind.
     """
@@ -129,23 +129,26 @@ def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> 
 
 
 def _answer(address: str, work: Callable[[], T]) -> T:
-    """What `work` returns. Errors as the client can show them: with the worker's address where it
-    is to blame, and without causes, some of which cannot be unpickled where they arrive."""
+    """Return what `work` returns, and raise errors as the client can show them.
+
+    They name the worker unless the scene is at fault, and have no causes, some of which cannot be
+    unpickled on the client.
+    """
     try:
         with refused_memory():
             return work()
     except _UnfitError as error:
-        told: GeosegError = ClusterError(f"worker {address} {error}")
+        shown: GeosegError = ClusterError(f"worker {address} {error}")
     except SceneError as error:
-        told = error
+        shown = error
     except GeosegError as error:
-        told = type(error)(f"worker {address}: {error}")
-    told.__cause__ = told.__context__ = None
-    raise told  # here, where no other error is in flight that would become its context
+        shown = type(error)(f"worker {address}: {error}")
+    shown.__cause__ = shown.__context__ = None
+    raise shown  # outside the handlers, where no other error becomes its context
 
 
 class _UnfitError(GeosegError):
-    """This worker cannot take part; the message goes on after its name."""
+    """This worker cannot take part; the message is preceded by its name."""
 
 
 def _refuse_other_build(client: str) -> None:
@@ -178,6 +181,6 @@ def _load_demand(content: bytes) -> Demand:
 
 
 def _load_model(content: bytes, cores: int) -> TileModel:
-    torch.set_num_threads(cores)  # of those the model takes its own
+    torch.set_num_threads(cores)  # the model divides these among its streams
     model: TileModel = pickle.loads(content)
     return model
