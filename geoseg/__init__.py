@@ -1,22 +1,112 @@
-"""Objects from aerial scenes: SegNeXt on tiles, polygons out."""
+"""Objects from aerial scenes: SegNeXt on tiles, polygons out.
+
+>>> import geoseg
+>>> result = geoseg.predict("scene.tif", out="results")
+>>> result.objects.explore("class")
+
+Functions and classes are loaded on first use: `import geoseg` takes no time, and training works
+without GDAL.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from geoseg.classes import IGNORE, ISAID, LabelClass
-from geoseg.errors import GeosegError
+from geoseg.errors import (
+    CheckpointError,
+    ClusterError,
+    DamageError,
+    DataError,
+    DownloadError,
+    GeosegError,
+    InUseError,
+    MachineError,
+    OptionError,
+    OutputError,
+    RecipeError,
+    SceneError,
+    SchedulerError,
+)
+from geoseg.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
+    from geoseg.api.arrays import ArrayPrediction, predict_array
+    from geoseg.api.prediction import Prediction, RasterBand
+    from geoseg.api.scenes import export, predict, score_objects, vectorize
+    from geoseg.api.training import (
+        evaluate,
+        prepare_boxes,
+        prepare_isaid,
+        prepare_labels,
+        train,
+    )
+    from geoseg.geo.raster.scene import Scene
     from geoseg.model.load import load_model
+    from geoseg.model.tile_model import TileModel
+    from geoseg.tiling.grid import Window
 
-__all__ = ["IGNORE", "ISAID", "GeosegError", "LabelClass", "load_model"]
+__all__ = [
+    "IGNORE",
+    "ISAID",
+    "ArrayPrediction",
+    "CheckpointError",
+    "ClusterError",
+    "DamageError",
+    "DataError",
+    "DownloadError",
+    "GeosegError",
+    "InUseError",
+    "LabelClass",
+    "MachineError",
+    "OptionError",
+    "OutputError",
+    "Prediction",
+    "RasterBand",
+    "RecipeError",
+    "Scene",
+    "SceneError",
+    "SchedulerError",
+    "TileModel",
+    "Window",
+    "__version__",
+    "evaluate",
+    "export",
+    "load_model",
+    "polygonize",
+    "predict",
+    "predict_array",
+    "prepare_boxes",
+    "prepare_isaid",
+    "prepare_labels",
+    "score_objects",
+    "train",
+    "vectorize",
+]
+
+_LAZY = {
+    "geoseg.api.arrays": ("ArrayPrediction", "predict_array"),
+    "geoseg.api.prediction": ("Prediction", "RasterBand"),
+    "geoseg.api.scenes": ("export", "predict", "score_objects", "vectorize"),
+    "geoseg.api.training": (
+        *("evaluate", "train"),
+        *("prepare_boxes", "prepare_isaid", "prepare_labels"),
+    ),
+    "geoseg.geo.layers.features": ("polygonize",),
+    "geoseg.geo.raster.scene": ("Scene",),
+    "geoseg.model.load": ("load_model",),
+    "geoseg.model.tile_model": ("TileModel",),
+    "geoseg.tiling.grid": ("Window",),
+}
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; `geoseg --help` must not pay for it.
-    if name == "load_model":
-        from geoseg.model.load import load_model
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
 
-        return load_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 VERSION = version("geoseg")
-_AROUND = {"cli", "configs", "synthetic", "train"}
+_AROUND = {"api", "cli", "configs", "synthetic", "train"}
 """Folders of the package that do not decide on results."""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 from geoseg.errors import GeosegError
 
@@ -12,3 +15,13 @@ for _name in ("pytorch_lightning", "torchmetrics", "yaml"):
             f"training and evaluation need {_name}, which is not installed: "
             "pip install 'geoseg[train]'"
         )
+
+
+class _Package(ModuleType):
+    """Lets `geoseg.train(...)` call the function, although this package has the same name."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return sys.modules["geoseg"].__getattr__("train")(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Package

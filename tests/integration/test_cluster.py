@@ -49,6 +49,8 @@ sys.meta_path.insert(0, Absent())
 """A Python without them."""
 DASK = "from dask.__main__ import main; main()"
 TILING = {"tile_size": 128, "overlap": 32}
+MODELS = os.pathsep.join(str(Path(file).parent) for file in (fakes.__file__, __file__))
+"""Where workers find the classes of the models."""
 
 
 class Processes:
@@ -61,7 +63,7 @@ class Processes:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(Path(fakes.__file__).parent)},
+            env={**os.environ, "PYTHONPATH": MODELS},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -71,7 +71,7 @@ class Scene:
     @classmethod
     def open(
         cls,
-        path: str,
+        path: str | Path,
         *,
         bands: Sequence[int] | None = None,
         collar: Literal["auto", "off"] = "auto",
@@ -186,6 +186,12 @@ class Scene:
     def close(self) -> None:
         """Close the file. Nobody may be reading."""
         self.source.close()
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _check(path: str, dataset: DatasetReader) -> None:
