@@ -93,7 +93,7 @@ _LAZY = {
         *("evaluate", "train"),
         *("prepare_boxes", "prepare_isaid", "prepare_labels"),
     ),
-    "geoseg.geo.layers.features": ("polygonize",),
+    "geoseg.geo.layers.polygonize": ("polygonize",),
     "geoseg.geo.raster.scene": ("Scene",),
     "geoseg.model.load": ("load_model",),
     "geoseg.model.tile_model": ("TileModel",),

@@ -34,7 +34,7 @@ class ArrayPrediction(NamedTuple):
     class_ids: NDArray[np.uint8]
     """(H,W); 255 where the image is not valid."""
     confidence: NDArray[np.float32]
-    """(H,W) probability of the pixel's class, 0-1; NaN where the image is not valid."""
+    """(H,W) probability of the pixel's class, 0-1; 0 where the image is not valid."""
 
 
 @python_messages
@@ -104,7 +104,7 @@ def _predict(
     decoded = decode(logits, cells, whole, step=resampler.step, confidence="all")
     assert decoded.confidence is not None
     decoded.class_ids[~valid] = IGNORE
-    decoded.confidence[~valid] = np.nan
+    decoded.confidence[~valid] = 0
     return ArrayPrediction(decoded.class_ids, decoded.confidence)
 
 
