@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from geoseg.errors import OptionError
+from geoseg.model.backends import Backend
 from geoseg.model.load import load_model
-from geoseg.model.tile_model import TileModel
+from geoseg.model.metadata import Metadata
+from geoseg.model.tile_model import Precision, TileModel
+
+_CHOICES = {"precision": get_args(Precision), "backend": get_args(Backend)}
+_DEFAULTS = {
+    "device": "auto",
+    "precision": "auto",
+    "backend": "torch",
+    "batch_size": None,
+    "tta": False,
+}
 
 
 def ready_model(
@@ -18,24 +29,31 @@ def ready_model(
     """Return a model that takes tiles: `model`, or one of these weights.
 
     Args:
-        options: of `TileModel`; those with their default values may accompany a `TileModel`.
+        options: of `TileModel`.
 
     Raises:
-        OptionError: `model` and other options contradict each other.
+        OptionError: an option has no such value, or `model` and other options exclude each other.
         CheckpointError: the weights cannot be used.
     """
+    for name, choices in _CHOICES.items():
+        if options[name] not in choices:
+            raise OptionError(f"{name} is {options[name]!r}; choose from {', '.join(choices)}")
+    if options["batch_size"] is not None and options["batch_size"] < 1:
+        raise OptionError(f"batch_size is {options['batch_size']}; give at least 1, or None")
     if model is None:
         return TileModel(load_model(weights), **options, consume=True)
     if weights is not None:
         raise OptionError("model and weights are both given; leave one out")
-    if not isinstance(model, TileModel):
-        return TileModel(model, **options)
-    defaults = {"device": "auto", "precision": "auto", "backend": "torch"}
-    if chosen := [name for name, value in options.items() if value not in (None, False)]:
-        chosen = [name for name in chosen if options[name] != defaults.get(name)]
-        if chosen:
+    if isinstance(model, TileModel):
+        if chosen := [name for name, value in options.items() if value != _DEFAULTS[name]]:
             raise OptionError(
-                f"{chosen[0]} was chosen when the TileModel was made; leave it out, or give model "
-                "a network (geoseg.load_model)"
+                f"{chosen[0]} was chosen when the TileModel was made; leave it out, or give the "
+                "network as model (geoseg.load_model)"
             )
-    return model
+        return model
+    if not isinstance(getattr(model, "metadata", None), Metadata):
+        raise OptionError(
+            f"model is a {type(model).__name__}; give a geoseg.TileModel, or a network with "
+            "metadata, as geoseg.load_model returns it"
+        )
+    return TileModel(model, **options)

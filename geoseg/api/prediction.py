@@ -197,6 +197,14 @@ class Prediction:
         counts = (f"{total.objects} {name}" for name, total in self.summary.classes.items())
         return f"<Prediction of {self.summary.scene}: {', '.join(counts) or 'no objects'}>"
 
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        damaged = len(self.summary.damaged)
+        return (
+            *self.summary.notes,
+            *([f"windows that could not be read and became nodata: {damaged}"] if damaged else []),
+        )
+
     def _repr_html_(self) -> str:
         summary, unit = self.summary, "m²" if self.summary.crs else "px²"
         picture, legend = "", tuple[LabelClass, ...]()
@@ -211,7 +219,7 @@ class Prediction:
             f"<td>{total.area_m2:,.0f} {unit}</td></tr>"
             for name, total in summary.classes.items()
         )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in summary.notes)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._notes)
         return (
             f"<p><b>{html.escape(summary.scene)}</b>: {summary.pixels / 1e6:.1f} Mpx, "
             f"{summary.objects:,} objects</p>{picture}<table><tr><th></th><th>class</th>"

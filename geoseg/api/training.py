@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from geoseg.train.metrics import Evaluation
 
 AnyPath = str | Path
+_LOG = logging.getLogger("geoseg")
 
 
 @python_messages
@@ -251,6 +253,8 @@ def evaluate(
     from geoseg.train.recipe import load_recipe
 
     folder = LabelledFolder.open(Path(data))
+    for warning in folder.warnings:
+        _LOG.warning("%s", warning)
     items = folder.split(split)
     path = locate_weights(None if weights == "default" else weights)
     beside = path.with_name("recipe.yaml")
@@ -259,7 +263,7 @@ def evaluate(
     ids_by_name(folder, network.metadata.classes)
     hidden = hidden_by_group(load_recipe(rules), items, len(folder.classes)) if rules else {}
     options: dict[str, Any] = {"device": device, "precision": precision, "backend": backend}
-    model = ready_model(network, None, **options, tta=tta)
+    model = ready_model(network, None, **options, batch_size=None, tta=tta)
     with reporting(progress, "evaluate", "image") as report:
         return score(
             model,

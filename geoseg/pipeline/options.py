@@ -39,6 +39,10 @@ class SceneOptions:
     """Area of interest: a vector file, or "minx,miny,maxx,maxy" in the scene's CRS."""
 
     def __post_init__(self) -> None:
+        if self.collar not in ("auto", "off"):
+            raise OptionError(f"--collar is {self.collar}; choose auto or off")
+        if self.rescale is not None and len(self.rescale) != 2:
+            raise OptionError(f"--rescale has {len(self.rescale)} values; give two")
         if self.gsd is not None and not self.gsd > 0:
             raise OptionError(f"--gsd is {self.gsd}; give meters a pixel, above 0")
 

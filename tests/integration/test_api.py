@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from commands import command
 from fakes import Colors, write_discs
 from maps import write_map
@@ -252,6 +253,11 @@ def test_images_that_cannot_be_used_are_refused(image, options, says, model):
         ({"formats": ["xyz"]}, "formats xyz is not known"),
         ({"aoi": "nowhere.gpkg"}, "aoi nowhere.gpkg"),
         ({"rescale": (5.0, 1.0)}, "rescale 5,1"),
+        ({"rescale": (5.0, 1.0, 2.0)}, "rescale has 3 values"),
+        ({"collar": "none"}, "collar is none; choose auto or off"),
+        ({"precision": "half"}, "precision is 'half'; choose from auto, float32"),
+        ({"backend": "jax"}, "backend is 'jax'; choose from torch"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"out": "s3://bucket/results"}, r"give a folder \(out\)"),
     ],
 )
@@ -280,6 +286,8 @@ def test_a_model_and_options_of_a_model_exclude_each_other(scene, model):
         geoseg.predict(scene, model=model, weights="default")
     with pytest.raises(geoseg.OptionError, match="tta was chosen when"):
         geoseg.predict(scene, model=model, tta=True)
+    with pytest.raises(geoseg.OptionError, match=r"a Identity; give a geoseg\.TileModel"):
+        geoseg.predict(scene, model=torch.nn.Identity())
     with pytest.raises(geoseg.OptionError, match="device was chosen when"):
         geoseg.predict_array(np.zeros((64, 64, 3), np.uint8), model=model, device="cpu")
 
