@@ -18,6 +18,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from geopandas import GeoDataFrame
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 from rasterio.crs import CRS
@@ -58,12 +59,12 @@ class ScratchFolder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class RasterBand:
-    """One band of a raster on disk, read on demand; NumPy takes it as an array (H,W).
+@dataclass(frozen=True, eq=False)
+class RasterBand(NDArrayOperatorsMixin):
+    """One band of a raster on disk, read on demand. NumPy and operators take it as an array (H,W).
 
-    >>> part = result.classes.read(geoseg.Window(0, 0, 512, 512))
-    >>> everything = np.asarray(result.classes)
+    >>> corner = result.classes.read(geoseg.Window(0, 0, 512, 512))
+    >>> planes = (result.classes == 14).sum()
     """
 
     path: Path
@@ -129,6 +130,10 @@ class RasterBand:
         values = self.read()
         return values if dtype is None else values.astype(dtype, copy=False)
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = (each.read() if isinstance(each, RasterBand) else each for each in inputs)
+        return getattr(ufunc, method)(*arrays, **options)
+
     def to_xarray(self) -> xarray.DataArray:
         """Return the band as a DataArray (y,x), georeferenced as rioxarray does it.
 
@@ -154,7 +159,7 @@ class RasterBand:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """The results of one scene. In a notebook it shows a picture and a table of the classes.
 

@@ -72,6 +72,10 @@ def test_objects_and_rasters_are_read_from_the_files(result):
         assert band.dtype == values.dtype
         np.testing.assert_array_equal(np.asarray(band), values)
         np.testing.assert_array_equal(np.array(band, float), values)
+        np.testing.assert_array_equal(band == 9, values == 9)
+        assert (band == band).all()
+        with pytest.raises(ValueError, match="read from a file"):
+            np.array(band, copy=False)
         part = band.read(geoseg.Window(30, 20, 50, 40))
         np.testing.assert_array_equal(part, values[20:60, 30:80])
         np.testing.assert_array_equal(part, band.read(RasterioWindow(30, 20, 50, 40)))

@@ -37,11 +37,13 @@ TILING = {
 }
 
 
-def run(scene, folder, model=None, progress=lambda done, total: None, reading=None, **more):
+def run(scene, folder, model=None, progress=lambda done, total: None, scene_options=None, **more):
     parts = more.pop("parts", ())
-    request = OutputOptions(Path(folder), **more)
+    output = OutputOptions(Path(folder), **more)
     model = TileModel(model or Counting(), device="cpu")
-    return predict(scene, model, request, scene=reading, **TILING, parts=parts, progress=progress)
+    return predict(
+        scene, model, output, scene=scene_options, **TILING, parts=parts, progress=progress
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -136,28 +138,28 @@ def test_what_has_changed_is_named(tmp_path):
             crs=file.crs,
         ).to_frame("geometry")
     frame.to_crs(4326).to_file(area)
-    reading = SceneOptions(aoi=str(area))
-    run(town, tmp_path / "out", reading=reading)
+    scene_options = SceneOptions(aoi=str(area))
+    run(town, tmp_path / "out", scene_options=scene_options)
     before = contents(tmp_path / "out")
     for said, change in (
         ("simplify was None and is 2.0", {"simplify": 2.0}),
         ("formats was", {"formats": ("gpkg", "csv")}),
         ("confidence was False and is True", {"confidence": True}),
-        ("aoi was area.geojson and is None", {"reading": None}),
+        ("aoi was area.geojson and is None", {"scene_options": None}),
     ):
         with pytest.raises(OutputError, match=said):
-            run(town, tmp_path / "out", **{"reading": reading, **change})
-    assert run(town, tmp_path / "out", reading=reading).state == "skipped"
+            run(town, tmp_path / "out", **{"scene_options": scene_options, **change})
+    assert run(town, tmp_path / "out", scene_options=scene_options).state == "skipped"
     frame.iloc[:0].to_file(tmp_path / "town.tif.aux.xml", driver="GeoJSON")  # QGIS was here
-    assert run(town, tmp_path / "out", reading=reading).state == "skipped"
+    assert run(town, tmp_path / "out", scene_options=scene_options).state == "skipped"
     frame.scale(0.9, 0.9).to_crs(4326).to_file(area)
     with pytest.raises(OutputError, match="has changed since; give --overwrite"):
-        run(town, tmp_path / "out", reading=reading)
+        run(town, tmp_path / "out", scene_options=scene_options)
     write_discs(town, 130, 140, seed=8)
     with pytest.raises(OutputError, match="has changed since"):
-        run(town, tmp_path / "out", reading=reading)
+        run(town, tmp_path / "out", scene_options=scene_options)
     assert contents(tmp_path / "out") == before
-    assert run(town, tmp_path / "out", reading=reading, overwrite=True).state == "done"
+    assert run(town, tmp_path / "out", scene_options=scene_options, overwrite=True).state == "done"
 
 
 def test_edits_are_kept_and_a_missing_file_is_noticed(tmp_path, scene):
@@ -216,7 +218,7 @@ def test_overwriting_takes_all_of_the_earlier_run(tmp_path, scene):
         path.write_text("mine")
     Path(tmp_path / "town.classes.tif.ovr").write_text("gdaladdo")
     blue = SceneOptions(bands=(1, 1, 1))  # finds other classes
-    found = run(scene, tmp_path, formats=("shapefile",), reading=blue, overwrite=True)
+    found = run(scene, tmp_path, formats=("shapefile",), scene_options=blue, overwrite=True)
     left = {path.name for path in tmp_path.iterdir()}
     mine = {"town_2_ship.shp", "town_notes.shp", "town.txt"}
     assert left - mine == {

@@ -50,23 +50,23 @@ def test_the_bare_passes_are_those_of_the_tiles(monkeypatch):
 
 
 def test_the_command_prints_a_table_or_json(report, monkeypatch):
-    asked = {}
+    given = {}
 
     def measured(scene, **how):
-        asked.update(how, scene=scene)
+        given.update(how, scene=scene)
         return report
 
     monkeypatch.setattr(bench, "bench", measured)
     shown = CliRunner().invoke(main, ["bench", "--size", "96"], catch_exceptions=False)
-    assert asked["size"] == 96
-    assert asked["scene"] is None
+    assert given["size"] == 96
+    assert given["scene"] is None
     assert f"{report.ratio:.2f} times as long" in shown.stdout
     for way in report.forward:
         assert way in shown.stdout
     arguments = ["bench", "some.tif", "--json", "--backend", "openvino"]
-    told = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert (asked["scene"], asked["backend"]) == ("some.tif", "openvino")
-    assert json.loads(told.stdout) == asdict(report)
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert (given["scene"], given["backend"]) == ("some.tif", "openvino")
+    assert json.loads(done.stdout) == asdict(report)
 
 
 def test_tasks_take_turns():

@@ -190,8 +190,8 @@ def test_a_worker_without_geoseg_is_refused(scene, tmp_path):
 
 def test_a_worker_with_another_geoseg_is_refused(scene, tmp_path, address, monkeypatch):
     monkeypatch.setattr(worker_side, "build", lambda: "0.0.9+12345678")
-    told = rf"worker tcp://\S+ has geoseg 0\.0\.9\+12345678, but this machine has {build()[:5]}"
-    with pytest.raises(ClusterError, match=told):
+    message = rf"worker tcp://\S+ has geoseg 0\.0\.9\+12345678, but this machine has {build()[:5]}"
+    with pytest.raises(ClusterError, match=message):
         run(scene, tmp_path / "out", address)
     assert not (tmp_path / "out").exists()
 
@@ -224,21 +224,21 @@ def test_builds_of_one_version_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "cannot read .*town.tif.*No such file"),
         (lambda old: old[:-1], "has another .*town.tif"),
         (lambda old: old[:5000] + b"\1" + old[5001:], "has another .*town.tif"),
     ],
 )
-def test_a_worker_must_see_the_scene(tmp_path, content, told):
+def test_a_worker_must_see_the_scene(tmp_path, content, message):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
     asked, old = demand(scene), scene.read_bytes()
     assert inspect("tcp://w", build(), "1", asked, colors().asked) == ("cpu", "float32")
     scene.unlink()
     if content is not None:
         scene.write_bytes(content(old))
-    with pytest.raises(ClusterError, match=f"worker tcp://w {told}") as caught:
+    with pytest.raises(ClusterError, match=f"worker tcp://w {message}") as caught:
         inspect("tcp://w", build(), "2", asked, colors().asked)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

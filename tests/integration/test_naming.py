@@ -148,9 +148,9 @@ def predict_planes(town: Path, out: Path, plane: str) -> Summary:
     classes = [replace(label, name=plane) if label.id == 14 else label for label in ISAID]
     model.metadata = replace(model.metadata, classes=tuple(classes))
     formats = ("gpkg", "geojson", "shapefile")
-    request = OutputOptions(out, formats=formats, confidence=True, simplify=0)
+    output = OutputOptions(out, formats=formats, confidence=True, simplify=0)
     tiling = {
         "tiling": TilingOptions(tile_size=64, overlap=32),
         "compute": ComputeOptions(workers=1),
     }
-    return predict(town, TileModel(model, device="cpu"), request, **tiling)
+    return predict(town, TileModel(model, device="cpu"), output, **tiling)

@@ -42,9 +42,11 @@ def scene(tmp_path_factory) -> Path:
 SMALL = {"tiling": TilingOptions(tile_size=128, overlap=32), "compute": ComputeOptions(workers=2)}
 
 
-def run(scene, folder, tiling=SMALL, model=None, reading=None, **request):
+def run(scene, folder, tiling=SMALL, model=None, scene_options=None, **output):
     model = TileModel(model or Colors(), device="cpu")
-    return predict(scene, model, OutputOptions(Path(folder), **request), scene=reading, **tiling)
+    return predict(
+        scene, model, OutputOptions(Path(folder), **output), scene=scene_options, **tiling
+    )
 
 
 def assert_same_map(one, two):
@@ -152,7 +154,7 @@ def test_confidence_and_logits(scene, tmp_path):
     full = full[0, :, :HEIGHT, :WIDTH]
     decoded = full.argmax(dim=0).numpy()
     probs = full.softmax(dim=0).amax(dim=0).numpy() * 100
-    known = (ids != IGNORE) & ~np.isnan(probs)  # a cell beside one without data has no neighbour
+    known = (ids != IGNORE) & ~np.isnan(probs)  # a cell beside one without data has no neighbor
     assert known.mean() > 0.9
     assert (decoded == ids)[known].mean() > 0.999
     assert np.abs(probs - percent)[known].max() < 2
@@ -168,7 +170,7 @@ def test_logits_of_an_area_of_interest(scene, tmp_path):
     left, top = TRANSFORM.c + 0.5 * 130, TRANSFORM.f - 0.5 * 100
     area = f"{left},{top - 60},{left + 100},{top}"  # columns 130 to 330, rows 100 to 220
     whole = run(scene, tmp_path / "whole", logits=True)
-    part = run(scene, tmp_path / "part", logits=True, reading=SceneOptions(aoi=area))
+    part = run(scene, tmp_path / "part", logits=True, scene_options=SceneOptions(aoi=area))
     with rasterio.open(part.outputs["classes"]) as file:
         assert (file.width, file.height) == (200, 120)
     expected, found = (zarr.open_array(s.outputs["logits"], mode="r") for s in (whole, part))
@@ -197,7 +199,7 @@ def test_a_failing_model_leaves_nothing(scene, tmp_path):
 
 
 def test_test_time_augmentation_is_symmetric(scene, tmp_path):
-    """With the colours' own symmetry, turning changes nothing but the rounding."""
+    """With the colors' own symmetry, turning changes nothing but the rounding."""
     plain, turned = Colors(), TileModel(Colors(), device="cpu", tta=True)
     x = torch.randn(1, 3, 64, 96)
     expected = plain(x).softmax(dim=1)
@@ -206,7 +208,7 @@ def test_test_time_augmentation_is_symmetric(scene, tmp_path):
 
 @pytest.mark.parametrize("gsd", [0.35, 0.8])
 def test_at_another_gsd_the_outputs_stay_on_the_scenes_grid(scene, reference, tmp_path, gsd):
-    summary = run(scene, tmp_path, reading=SceneOptions(gsd=gsd))
+    summary = run(scene, tmp_path, scene_options=SceneOptions(gsd=gsd))
     with rasterio.open(summary.outputs["classes"]) as found:
         ids, transform = found.read(1), found.transform
     with rasterio.open(reference.outputs["classes"]) as file:
@@ -221,8 +223,8 @@ def test_weights_see_no_finer_pixels_than_they_know(scene, reference, tmp_path):
     model = Colors()
     model.metadata = Metadata("T", ISAID, gsd_range=(0.8, 2.0))
     unasked = run(scene, tmp_path / "unasked", model=model)
-    asked = run(scene, tmp_path / "asked", reading=SceneOptions(gsd=0.8))
-    own = run(scene, tmp_path / "own", model=model, reading=SceneOptions(gsd=0.5))
+    asked = run(scene, tmp_path / "asked", scene_options=SceneOptions(gsd=0.8))
+    own = run(scene, tmp_path / "own", model=model, scene_options=SceneOptions(gsd=0.5))
     for pair in ((unasked, asked), (own, reference)):
         found, expected = (Path(summary.outputs["classes"]).read_bytes() for summary in pair)
         assert found == expected

@@ -116,8 +116,8 @@ def test_labels_and_areas_of_any_name(tmp_path: Path, name: str) -> None:
     home.mkdir()
     scene = write_discs(home / f"{name}.tif", 128, 128)
     with rasterio.open(scene) as file:
-        place = shapely.box(*file.bounds).buffer(-10)
-    frame = geopandas.GeoDataFrame({"class": ["roof"]}, geometry=[place], crs=32633)
+        outline = shapely.box(*file.bounds).buffer(-10)
+    frame = geopandas.GeoDataFrame({"class": ["roof"]}, geometry=[outline], crs=32633)
     for suffix in (".gpkg", ".geojson", ".shp"):
         frame.to_crs(4326).to_file(tmp_path / f"plain{suffix}")
         for part in tmp_path.glob("plain.*"):
@@ -189,8 +189,8 @@ def test_a_missing_package_is_known_before_the_work(tmp_path: Path, monkeypatch)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(OptionError, match=r"pip install 'geoseg\[parquet\]'"):
         run(scene, tmp_path / "out", formats=("geoparquet",))
-    asked = ("export", layers, "--format", "geoparquet", "-o", tmp_path / "out")
-    refused(*asked, says="pip install 'geoseg[parquet]'")
+    arguments = ("export", layers, "--format", "geoparquet", "-o", tmp_path / "out")
+    refused(*arguments, says="pip install 'geoseg[parquet]'")
     assert not (tmp_path / "out").exists()
 
 
@@ -198,8 +198,8 @@ def test_an_empty_target_is_no_target(tmp_path: Path) -> None:
     """What a script with an unset variable asks for."""
     layers = tmp_path / "map.gpkg"
     assert command("vectorize", write_map(tmp_path / "map.tif"), "-o", layers).exit_code == 0
-    asked = ("export", layers, "--format", "csv", "-o", tmp_path / "out", "--t-srs", "")
-    refused(*asked, says="PROJ knows no such")
+    arguments = ("export", layers, "--format", "csv", "-o", tmp_path / "out", "--t-srs", "")
+    refused(*arguments, says="PROJ knows no such")
     assert not (tmp_path / "out").exists()
 
 
@@ -271,10 +271,10 @@ def test_labels_of_mixed_geometry(tmp_path: Path) -> None:
         "</SrcDataSource><LayerSRS>EPSG:32633</LayerSRS>"
         '<GeometryField encoding="WKT" field="WKT"/></OGRVRTLayer></OGRVRTDataSource>'
     )
-    asked = ("prepare", "labels", scene, vrt, tmp_path / "data", "--field", "class")
-    refused(*asked, says="5 of 9 features cannot be used")
+    arguments = ("prepare", "labels", scene, vrt, tmp_path / "data", "--field", "class")
+    refused(*arguments, says="5 of 9 features cannot be used")
     assert not (tmp_path / "data").exists()
-    done = command(*asked, "--patch", 128, "--val-share", 0, "--skip-bad")
+    done = command(*arguments, "--patch", 128, "--val-share", 0, "--skip-bad")
     assert done.exit_code == 0, done.output
     (mask,) = (tmp_path / "data" / "masks").rglob("*.png")
     assert (np.asarray(Image.open(mask)) == 1).sum() == 16 * 16

@@ -35,15 +35,15 @@ def scene(tmp_path_factory) -> Path:
 def reference(scene, tmp_path_factory):
     """An uninterrupted run, and the tiles that it took."""
     model = Counting()
-    request = OutputOptions(tmp_path_factory.mktemp("reference"), confidence=True)
-    summary = predict(scene, TileModel(model, device="cpu"), request, **TILING)
+    output = OutputOptions(tmp_path_factory.mktemp("reference"), confidence=True)
+    summary = predict(scene, TileModel(model, device="cpu"), output, **TILING)
     return summary, model.tiles
 
 
-def run(scene, folder, model=None, progress=lambda done, total: None, tiling=TILING, **request):
-    request = OutputOptions(Path(folder), **{"confidence": True, **request})
+def run(scene, folder, model=None, progress=lambda done, total: None, tiling=TILING, **output):
+    output = OutputOptions(Path(folder), **{"confidence": True, **output})
     model = TileModel(model or Counting(), device="cpu")
-    return predict(scene, model, request, **tiling, progress=progress)
+    return predict(scene, model, output, **tiling, progress=progress)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 7, 20])

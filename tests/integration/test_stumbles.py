@@ -38,7 +38,7 @@ TILING = {
     "tiling": TilingOptions(tile_size=128, overlap=32),
     "compute": ComputeOptions(tiles_per_block=1, workers=2),
 }
-READING = SceneOptions(collar="off")
+SCENE_OPTIONS = SceneOptions(collar="off")
 
 
 class Server:
@@ -122,9 +122,11 @@ def reference(scene, tmp_path_factory):
     return run(scene, tmp_path_factory.mktemp("reference"))
 
 
-def run(scene, folder, **request):
+def run(scene, folder, **output):
     model = TileModel(Colors(), device="cpu")
-    return predict(scene, model, OutputOptions(Path(folder), **request), scene=READING, **TILING)
+    return predict(
+        scene, model, OutputOptions(Path(folder), **output), scene=SCENE_OPTIONS, **TILING
+    )
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated"])
@@ -181,7 +183,7 @@ def test_a_disk_that_stumbles_is_read_again(scene, reference, tmp_path, failing)
 def test_a_block_that_could_not_be_read_is_read_by_the_next_run(
     scene, reference, tmp_path, failing
 ):
-    """Nor is what its neighbours made of it kept; what is far from it is."""
+    """Nor is what its neighbors made of it kept; what is far from it is."""
     failing["left"] = 10**9
     with pytest.raises(SceneError, match=r"cannot be read: 128×128 px at .*reads it again"):
         run(scene, tmp_path)
@@ -284,9 +286,9 @@ def test_a_mosaic_names_the_file_that_cannot_be_read(tmp_path):
     write_mosaic([str(path) for path in files], tmp_path / "mosaic.vrt")
     with pytest.raises(
         SceneError, match=r"files that cannot be read: \S+/middle\.tif \(-v"
-    ) as told:
+    ) as caught:
         run(tmp_path / "mosaic.vrt", tmp_path / "out")
-    assert "west" not in str(told.value)
+    assert "west" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -358,9 +360,9 @@ def test_ctrl_c_ends_soon_while_a_server_stalls(serve, tmp_path, moment):
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        _, told = process.communicate(timeout=50)
+        _, printed = process.communicate(timeout=50)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert told.startswith("Interrupted\n")
+    assert printed.startswith("Interrupted\n")
     assert time.monotonic() - start < 30

@@ -43,9 +43,11 @@ SMALL = {
 }
 
 
-def run(scene, folder, tiling=SMALL, reading=None, **request):
+def run(scene, folder, tiling=SMALL, scene_options=None, **output):
     model = TileModel(Colors(), device="cpu")
-    return predict(scene, model, OutputOptions(Path(folder), **request), scene=reading, **tiling)
+    return predict(
+        scene, model, OutputOptions(Path(folder), **output), scene=scene_options, **tiling
+    )
 
 
 @st.composite
@@ -133,7 +135,7 @@ def test_an_area_of_interest_is_cut_out_of_the_whole(scene, whole, tmp_path):
     corner = shapely.Point(TRANSFORM @ (300, 200))
     areas = geopandas.GeoDataFrame(geometry=[corner.buffer(45)], crs=32633)
     areas.to_crs(4326).to_file(tmp_path / "area.geojson")
-    part = run(scene, tmp_path, reading=SceneOptions(aoi=str(tmp_path / "area.geojson")))
+    part = run(scene, tmp_path, scene_options=SceneOptions(aoi=str(tmp_path / "area.geojson")))
     with (
         rasterio.open(part.outputs["classes"]) as found,
         rasterio.open(whole.outputs["classes"]) as everything,
@@ -404,14 +406,14 @@ def test_exactly_the_damaged_blocks_are_left_empty(tmp_path, gsd):
     content = bytearray(path.read_bytes())
     content[offset : offset + 8] = b"\x00" * 8
     path.write_bytes(content)
-    reading = SceneOptions(gsd=gsd, collar="off")
-    summary = run(path, tmp_path / "out", reading=reading, keep_going=True)
+    scene_options = SceneOptions(gsd=gsd, collar="off")
+    summary = run(path, tmp_path / "out", scene_options=scene_options, keep_going=True)
     assert summary.damaged == [{"col_off": 256, "row_off": 128, "width": 128, "height": 128}]
     with rasterio.open(summary.outputs["classes"]) as file:
         empty = file.read(1) == IGNORE
     assert empty[128:256, 256:384].all()
     assert empty.sum() == 128 * 128
     with pytest.raises(SceneError, match=r"128×128 px at \(256, 128\)"):
-        run(path, tmp_path / "strict", reading=reading)
+        run(path, tmp_path / "strict", scene_options=scene_options)
     with pytest.raises(SceneError, match="cannot look at it"):
         Scene.open(str(path), collar="off").read(Scene.open(str(path)).geobox.extent)
