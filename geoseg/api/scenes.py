@@ -78,8 +78,11 @@ def predict(
             confidence=confidence, logits=logits, overwrite=overwrite, keep_going=keep_going,
             simplify=simplify, smooth=smooth, min_area=min_area,
         ),
-        SceneOptions(tuple(bands) if bands else None, collar, rescale, gsd, _aoi_text(aoi)),
-        TilingOptions(tile_size, overlap),
+        SceneOptions(
+            bands=tuple(bands) if bands else None, rescale=rescale, collar=collar, gsd=gsd,
+            aoi=_aoi_text(aoi),
+        ),
+        TilingOptions(tile_size=tile_size, overlap=overlap),
         ComputeOptions(workers=workers, scheduler=scheduler),
     )  # fmt: skip
     tiles_model = ready_model(
@@ -97,6 +100,7 @@ def _run(
     inputs: Sequence[AnyPath],
     progress: Progress,
 ) -> Summary:
+    """Predict a scene, or a mosaic of several files, and show the progress."""
     parts: tuple[str, ...] = ()
     if not isinstance(scene, str | Path):
         parts, scene = tuple(map(str, scene)), options.output.folder / "mosaic.vrt"

@@ -125,17 +125,6 @@ def test_outputs_do_not_depend_on_blocks(scene, reference, tmp_path, side):
     assert_same_map(reference, run(scene, tmp_path, tiling, simplify=0.0))
 
 
-def test_a_cluster_gives_the_same_outputs(scene, reference, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster:
-        tiling = {
-            "tiling": TilingOptions(tile_size=128, overlap=32),
-            "compute": ComputeOptions(scheduler=cluster.scheduler_address),
-        }
-        assert_same_outputs(reference, run(scene, tmp_path, tiling, simplify=0.0))
-
-
 def test_confidence_and_logits(scene, tmp_path):
     zarr = pytest.importorskip("zarr")
     summary = run(scene, tmp_path, confidence=True, logits=True)
