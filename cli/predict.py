@@ -145,7 +145,7 @@ def command(
     Exit codes: 0 all done or skipped, 1 some failed, 2 impossible options, 3 done, but for parts
     that could not be read.
     """
-    from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
+    from geoseg.geo.raster.address import check_unique_stems, scene_stem
     from geoseg.guard import refuse_inputs
     from geoseg.model.load import load_model
     from geoseg.model.tile_model import TileModel
@@ -165,7 +165,7 @@ def command(
         min_area=min_area,
     )
     if not mosaic:
-        refuse_equal_names(scenes)
+        check_unique_stems(scenes)
         planned = (planned_names(asked, scene_stem(scene)).values() for scene in scenes)
         refuse_inputs((output / name for names in planned for name in names), scenes)
     model = TileModel(

@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from shapely.errors import GEOSException
 
 from geoseg.errors import DataError
-from geoseg.geo.antimeridian import shifted, unrolled
-from geoseg.geo.crs import base, circle, move, same, system, transformer
+from geoseg.geo.antimeridian import shift_east, unwrap
+from geoseg.geo.crs import (
+    base_geographic,
+    longitude_period,
+    same_crs,
+    to_pyproj,
+    transform_points,
+    transformer,
+)
 from geoseg.geo.geobox import GeoBox
 
 Floats = NDArray[np.float64]
@@ -50,18 +57,18 @@ def overlay(shapes: Shapes, crs: pyproj.CRS | None, geobox: GeoBox) -> Shapes:
             coordinates cannot be of the CRS that the file declares.
     """
     polygons = _repaired(shapes)
-    own = None if geobox.crs is None else system(geobox.crs)
+    own = None if geobox.crs is None else to_pyproj(geobox.crs)
     if crs is None or own is None:
         if crs is not None or own is not None:
             which = "the scene has one" if crs is None else "the scene has none"
             state = "no coordinate reference system" if crs is None else f"CRS {crs.name}"
             raise DataError(f"has {state} but {which}; assign one to both, or to neither")
-        if geobox.is_unplaced and not (shapely.bounds(polygons)[:, 1] < 0).any():
+        if geobox.has_pixel_coordinates and not (shapely.bounds(polygons)[:, 1] < 0).any():
             polygons = shapely.transform(polygons, lambda xy: xy * (1, -1))  # counted downwards
         return _cut(_to_pixels(polygons, geobox), 0, 0, geobox.width, geobox.height)
     _must_be_possible(polygons, crs)
-    direct = same(crs, own)
-    if not direct and (base(crs) is None or base(own) is None):
+    direct = same_crs(crs, own)
+    if not direct and (base_geographic(crs) is None or base_geographic(own) is None):
         raise DataError(
             f"is in {crs.name}, and no way leads to {own.name}, the scene's CRS; give one of them "
             "the CRS of the other"
@@ -77,7 +84,7 @@ def overlay(shapes: Shapes, crs: pyproj.CRS | None, geobox: GeoBox) -> Shapes:
         moved = near[there]
         if way is not None:
             longest = max(right - left, top - bottom) / _PARTS
-            moved = _moved(shapely.segmentize(moved, longest), way, circle(own))
+            moved = _moved(shapely.segmentize(moved, longest), way, longitude_period(own))
         piece[there] = moved
         pieces += _on_scene(piece, geobox, own)
     return _united(pieces, len(polygons))
@@ -109,7 +116,7 @@ def _polygonal(shape: shapely.Geometry) -> shapely.Geometry:
 
 def _must_be_possible(polygons: Shapes, crs: pyproj.CRS) -> None:
     """Metres in a file that says degrees are the commonest of mistakes."""
-    turn = circle(crs)
+    turn = longitude_period(crs)
     there = ~shapely.is_empty(polygons)
     if turn is None or not there.any():
         return
@@ -130,14 +137,14 @@ def _surroundings(
     columns, rows = np.meshgrid(
         np.linspace(0, geobox.width, _SAMPLES), np.linspace(0, geobox.height, _SAMPLES)
     )
-    x, y = geobox.place(columns.ravel(), rows.ravel())
-    turn = circle(crs)
+    x, y = geobox.to_xy(columns.ravel(), rows.ravel())
+    turn = longitude_period(crs)
     if not direct:
         out, back = transformer(own, crs), transformer(crs, own)
         start = np.stack([x, y])
-        x, y = move(out, x, y)
-        again = np.stack(move(back, x, y)) - start
-        if period := circle(own):
+        x, y = transform_points(out, x, y)
+        again = np.stack(transform_points(back, x, y)) - start
+        if period := longitude_period(own):
             again[0] -= np.round(again[0] / period) * period
         across = math.hypot(*np.ptp(start, axis=1))
         known = np.hypot(*again) <= 0.01 * across  # not so beyond the reach of a projection
@@ -161,7 +168,7 @@ def _around_poles(
     left, bottom, right, top = _grown(x, y)
     inverse = ~geobox.transform
     for pole in (-turn / 4, turn / 4):
-        column, row = move(transformer(crs, own), [0.0], [pole])
+        column, row = transform_points(transformer(crs, own), [0.0], [pole])
         if not np.isfinite([column, row]).all():
             continue  # the map does not reach so far
         column, row = inverse @ (column, row)
@@ -215,21 +222,21 @@ def _moved(shapes: Shapes, way: pyproj.Transformer, turn: float | None) -> Shape
     turn: where that has longitudes, which jump at the 180th meridian.
     """
     points, owner = shapely.get_coordinates(shapes, return_index=True)
-    there = np.column_stack(move(way, *points.T))
+    there = np.column_stack(transform_points(way, *points.T))
     lost = np.unique(owner[~np.isfinite(there).all(axis=1)])
     moved = shapely.set_coordinates(shapes.copy(), np.nan_to_num(there, posinf=0, neginf=0))
     moved[lost] = shapely.Polygon()
-    return moved if turn is None else unrolled(moved, turn)
+    return moved if turn is None else unwrap(moved, turn)
 
 
 def _on_scene(shapes: Shapes, geobox: GeoBox, own: pyproj.CRS) -> Iterator[Shapes]:
     """From the scene's CRS to its pixels; in degrees, at every turn of the Earth."""
-    turn = circle(own)
+    turn = longitude_period(own)
     left, _, right, _ = geobox.bounds
     west, _, east, _ = shapely.total_bounds(shapes)
     for shift in (number * turn for number in _TURNS) if turn else (0.0,):
         if west + shift < right and east + shift > left:
-            pixels = _to_pixels(shifted(shapes, shift), geobox)
+            pixels = _to_pixels(shift_east(shapes, shift), geobox)
             yield _cut(pixels, 0, 0, geobox.width, geobox.height)
 
 

@@ -9,20 +9,20 @@ from geopandas import GeoDataFrame
 from numpy.typing import ArrayLike, NDArray
 
 from geoseg.errors import DataError, OptionError
-from geoseg.geo.antimeridian import cut_at_antimeridian, shifted, unrolled
+from geoseg.geo.antimeridian import cut_at_antimeridian, shift_east, unwrap
 from geoseg.geo.crs import (
     WGS84,
-    base,
-    circle,
+    WritableCRS,
+    any_transformable,
+    axis_unit,
+    base_geographic,
     horizontal,
-    move,
-    parse,
-    reaches,
-    same,
-    spelled_out,
-    system,
+    longitude_period,
+    parse_crs,
+    same_crs,
+    to_pyproj,
+    transform_points,
     transformer,
-    unit,
 )
 from geoseg.geo.geobox import GeoBox
 
@@ -34,32 +34,32 @@ _SEAM = 1e-9
 """Of a turn, 0.04 m: what is cut at the edge of a map ends this far from it, on its own side."""
 
 
-def check_format(geobox: GeoBox, kind: str, scene: str, *, wgs84: bool, prj: bool) -> None:
+def check_format_crs(geobox: GeoBox, kind: str, scene: str, *, wgs84: bool, prj: bool) -> None:
     """Raises OptionError where results of a scene cannot be in the CRS that a format wants.
 
     Args:
-        wgs84, prj: of the format, see `in_wanted_crs`.
+        wgs84, prj: of the format, see `to_output_crs`.
     """
     if prj and geobox.crs is not None:
-        _check_prj(system(geobox.crs), kind)
+        _check_prj(to_pyproj(geobox.crs), kind)
     if not wgs84:
         return
     if geobox.crs is None:
         raise OptionError(f"--format {kind} is in WGS 84, but {scene} has no CRS; choose another")
     columns, rows = np.meshgrid(np.linspace(0, geobox.width, 5), np.linspace(0, geobox.height, 5))
-    x, y = geobox.place(columns.ravel(), rows.ravel())
-    _must_reach(system(geobox.crs), parse(WGS84, ""), x, y, f"--format {kind}")
+    x, y = geobox.to_xy(columns.ravel(), rows.ravel())
+    _must_reach(to_pyproj(geobox.crs), parse_crs(WGS84, ""), x, y, f"--format {kind}")
 
 
-def check_target(kind: str, target: str | None, *, wgs84: bool) -> None:
+def check_target_crs(kind: str, target: str | None, *, wgs84: bool) -> None:
     """Raises OptionError for a CRS that is none, or that the format cannot have."""
     if target is None:
         return
-    if not same(parse(target, "--t-srs"), parse(WGS84, "")) and wgs84:
+    if not same_crs(parse_crs(target, "--t-srs"), parse_crs(WGS84, "")) and wgs84:
         raise OptionError(f"--format {kind} is in WGS 84 by its standard; leave out --t-srs")
 
 
-def in_wanted_crs(
+def to_output_crs(
     frame: GeoDataFrame, kind: str, target: str | None, *, wgs84: bool, prj: bool = False
 ) -> GeoDataFrame:
     """Features in the CRS called `target`, or that of their format.
@@ -71,7 +71,7 @@ def in_wanted_crs(
     Raises:
         OptionError: no such CRS, nothing leads there, or the format cannot have it.
     """
-    check_target(kind, target, wgs84=wgs84)
+    check_target_crs(kind, target, wgs84=wgs84)
     wanted = (WGS84 if wgs84 else None) if target is None else target
     if wanted is not None:
         if frame.crs is None:
@@ -80,16 +80,16 @@ def in_wanted_crs(
                 "than geojson and kml, without --t-srs"
             )
         flag = f"--t-srs {target}" if target else f"--format {kind}"
-        frame = reproject(frame, parse(wanted, "--t-srs"), flag)
+        frame = reproject(frame, parse_crs(wanted, "--t-srs"), flag)
     if frame.crs is None:
         return frame
     if prj:
         _check_prj(frame.crs, kind)
-    return frame.set_crs(spelled_out(frame.crs), allow_override=True)
+    return frame.set_crs(WritableCRS(frame.crs), allow_override=True)
 
 
 def _check_prj(crs: pyproj.CRS, kind: str) -> None:
-    if not spelled_out(crs).is_old:
+    if not WritableCRS(crs).has_esri_wkt:
         raise OptionError(
             f"--format {kind} has no words for {crs.name}; choose another, or another CRS "
             "(geoseg export --t-srs)"
@@ -119,11 +119,11 @@ def reproject(frame: GeoDataFrame, target: pyproj.CRS, flag: str) -> GeoDataFram
 
 
 def _must_reach(own: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike, flag: str) -> None:
-    if same(own, target):
+    if same_crs(own, target):
         return
     try:
-        possible = base(own) is not None and base(target) is not None
-        possible = possible and reaches(own, target, x, y)
+        possible = base_geographic(own) is not None and base_geographic(target) is not None
+        possible = possible and any_transformable(own, target, x, y)
     except DataError:
         possible = False
     if not possible:
@@ -134,33 +134,33 @@ def _must_reach(own: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike,
 
 
 def _moved(shapes: Shapes, own: pyproj.CRS, target: pyproj.CRS) -> Shapes:
-    if (turn := circle(target)) is not None:
-        if not same(own, target):
+    if (turn := longitude_period(target)) is not None:
+        if not same_crs(own, target):
             shapes = _unjumped(shapes, transformer(own, target), 0, turn)
         return np.array([cut_at_antimeridian(shape, turn) for shape in shapes], object)
-    moved = shapes if same(own, target) else _transformed(shapes, transformer(own, target))
-    geographic, middle = base(target), _central_meridian(target)
+    moved = shapes if same_crs(own, target) else _transformed(shapes, transformer(own, target))
+    geographic, middle = base_geographic(target), _central_meridian(target)
     if geographic is None or middle is None:
         return moved
-    turn = 2 * np.pi / unit(geographic)
+    turn = 2 * np.pi / axis_unit(geographic)
     there = transformer(geographic, target)
     lonlat = _unjumped(shapes, transformer(own, geographic), middle, turn)
     bounds = shapely.bounds(lonlat)
     for place in np.flatnonzero((bounds[:, 2] > turn / 2) | (bounds[:, 0] < -turn / 2)):
         if _is_edge(there, middle, turn, bounds[place]):
             cut = cut_at_antimeridian(lonlat[place], turn, _SEAM * turn)
-            moved[place] = _transformed(shifted(np.array([cut], object), middle), there)[0]
+            moved[place] = _transformed(shift_east(np.array([cut], object), middle), there)[0]
     return moved
 
 
 def _central_meridian(crs: pyproj.CRS) -> float | None:
     """From which the map reaches as far to the west as to the east; in its geographic units."""
-    geographic, conversion = base(crs), crs.coordinate_operation
+    geographic, conversion = base_geographic(crs), crs.coordinate_operation
     if conversion is None or geographic is None:
         return None
     for parameter in conversion.params:
         if parameter.name.startswith("Longitude of"):
-            return float(parameter.value) * parameter.unit_conversion_factor / unit(geographic)
+            return float(parameter.value) * parameter.unit_conversion_factor / axis_unit(geographic)
     return None
 
 
@@ -171,7 +171,7 @@ def _is_edge(
     east, nearer = turn / 2 * (1 - 1e-9), turn / 2 * (1 - 2e-9)
     latitude = (bounds[1] + bounds[3]) / 2
     longitude = middle + np.array([east, nearer, -east])
-    x, y = move(there, longitude, np.full(3, latitude))
+    x, y = transform_points(there, longitude, np.full(3, latitude))
     step, across = np.hypot(x[1:] - x[0], y[1:] - y[0])
     return bool(across > 100 * max(step, 1e-3 / 100))
 
@@ -192,10 +192,10 @@ def _unjumped(shapes: Shapes, way: pyproj.Transformer, middle: float, turn: floa
     if len(wide):
         own = shapely.bounds(shapes[wide])
         longest = np.maximum(own[:, 2] - own[:, 0], own[:, 3] - own[:, 1]) / _PARTS
-        moved[wide] = unrolled(there(shapely.segmentize(shapes[wide], longest)), turn)
+        moved[wide] = unwrap(there(shapely.segmentize(shapes[wide], longest)), turn)
     return moved
 
 
 def _transformed(shapes: Shapes, way: pyproj.Transformer) -> Shapes:
     points = shapely.get_coordinates(shapes)
-    return shapely.set_coordinates(shapes.copy(), np.column_stack(move(way, *points.T)))
+    return shapely.set_coordinates(shapes.copy(), np.column_stack(transform_points(way, *points.T)))

@@ -22,7 +22,7 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features, no_features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import Layers
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
@@ -141,7 +141,7 @@ class Outputs:
         geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
-                RasterWriter.of_classes(
+                CogWriter.for_classes(
                     self.path("classes"),
                     geobox,
                     self.classes,
@@ -150,7 +150,7 @@ class Outputs:
             )
             if self.request.confidence:
                 self.confidence_raster = opening.enter_context(
-                    RasterWriter.of_confidence(self.path("confidence"), geobox)
+                    CogWriter.for_confidence(self.path("confidence"), geobox)
                 )
             if self.request.logits:
                 view = self.plan.view
@@ -236,7 +236,7 @@ class Outputs:
 
 
 def seen(window: Window, step: tuple[float, float]) -> Window:
-    """The pixels that the model sees of a window of the scene; `step` of a `View`."""
+    """The pixels that the model sees of a window of the scene; `step` of a `ResampledScene`."""
     left, top = floor(window.col_off / step[0]), floor(window.row_off / step[1])
     right, bottom = ceil(window.col_end / step[0]), ceil(window.row_end / step[1])
     return Window(left, top, right - left, bottom - top)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from geoseg.errors import DataError, SceneError
-from geoseg.geo.crs import circle, system
+from geoseg.geo.crs import longitude_period, to_pyproj
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.overlay import overlay
 from geoseg.geo.vector_file import read_vector_file
@@ -108,8 +108,8 @@ def _bounds(text: str, geobox: GeoBox) -> list[_Drawn]:
         raise SceneError(
             f"--aoi {text}: no such file, and not four numbers minx,miny,maxx,maxy"
         ) from error
-    crs = None if geobox.crs is None else system(geobox.crs)
-    turn = None if crs is None else circle(crs)
+    crs = None if geobox.crs is None else to_pyproj(geobox.crs)
+    turn = None if crs is None else longitude_period(crs)
     if turn is not None and right < left <= turn / 2 and -turn / 2 <= right:
         right += turn  # across the 180th meridian, as GeoJSON has it
     if not (left < right and bottom < top):

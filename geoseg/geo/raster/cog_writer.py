@@ -22,7 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.crs import axis_order, flat, system
+from geoseg.geo.crs import axis_order, to_pyproj, without_height
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.styles import opacity, raster_qml
 from geoseg.tiling.grid import Window
@@ -55,7 +55,7 @@ _FINAL: dict[str, Any] = {
 }
 
 
-class RasterWriter:
+class CogWriter:
     """A Cloud Optimized GeoTIFF of one uint8 band, nodata 255, under construction.
 
     Windows arrive in any order and from any thread. A context: when it is left without an error,
@@ -67,17 +67,17 @@ class RasterWriter:
         """Raises OutputError where the folder cannot be written."""
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
-        crs = flat(geobox.crs)
+        crs = without_height(geobox.crs)
         in_file = crs if crs is None or in_geotiff(crs) else None
         self._crs = None if in_file is crs else crs
         """A CRS that GeoTIFF has no keys for."""
         self._beside: dict[Path, bytes] = {}
         """Files that go with the raster."""
         if self._crs is not None:
-            self._beside[beside(path)] = sidecar(self._crs)
+            self._beside[aux_xml_path(path)] = sidecar(self._crs)
         self._lock = threading.Lock()
         # GIS programs show a raster without a place as is, and GDAL cannot store that.
-        unplaced = geobox.is_unplaced or geobox.transform.is_identity
+        unplaced = geobox.has_pixel_coordinates or geobox.transform.is_identity
         place = {} if unplaced else {"transform": geobox.transform}
         shape = {"width": geobox.width, "height": geobox.height, "count": 1}
         self._written = 0
@@ -90,14 +90,14 @@ class RasterWriter:
             raise self._failed(error) from error
 
     @classmethod
-    def of_classes(
+    def for_classes(
         cls,
         path: Path,
         geobox: GeoBox,
         classes: Sequence[LabelClass],
         *,
         model_gsd: float | None = None,
-    ) -> RasterWriter:
+    ) -> CogWriter:
         """Of class ids, with the classes' colors as its table and names in tags `CLASS_<id>`.
 
         GeoTIFF has no place for names that QGIS reads, nor for transparent colors, and its color
@@ -113,13 +113,13 @@ class RasterWriter:
         if model_gsd is not None:
             raster._dataset.update_tags(MODEL_GSD=f"{model_gsd:.6g}")
         raster._beside = {
-            beside(path): sidecar(raster._crs, classes),
+            aux_xml_path(path): sidecar(raster._crs, classes),
             path.with_suffix(".qml"): raster_qml(classes),
         }
         return raster
 
     @classmethod
-    def of_confidence(cls, path: Path, geobox: GeoBox) -> RasterWriter:
+    def for_confidence(cls, path: Path, geobox: GeoBox) -> CogWriter:
         """Of probabilities, in per cent."""
         raster = cls(path, geobox)
         raster._dataset.set_band_description(1, "confidence, percent")
@@ -138,7 +138,7 @@ class RasterWriter:
                 raise self._failed(error) from error
             self._written += _content(values)
 
-    def __enter__(self) -> RasterWriter:
+    def __enter__(self) -> CogWriter:
         return self
 
     def __exit__(
@@ -177,7 +177,7 @@ class RasterWriter:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
 
 
-def beside(path: Path) -> Path:
+def aux_xml_path(path: Path) -> Path:
     """Where GDAL keeps what a raster at `path` has no place for."""
     return path.with_name(f"{path.name}.aux.xml")
 
@@ -188,7 +188,7 @@ def sidecar(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
     root = ElementTree.Element("PAMDataset")
     if crs is not None:
         axes = ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping=axis_order(crs))
-        axes.text = system(crs).to_wkt()
+        axes.text = to_pyproj(crs).to_wkt()
     if not classes:
         return ElementTree.tostring(root)
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")

@@ -18,7 +18,7 @@ _COARSEST = 32
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ResampledScene:
     """A scene on a grid of larger or smaller pixels: what the model works on.
 
     Outputs stay on the scene's own grid. Its pixel (x, y) lies at x / step[0], y / step[1] of the
@@ -29,7 +29,7 @@ class View:
     resampler: Resampler
 
     @classmethod
-    def of(cls, scene: Scene, *, gsd: float | None = None, scale: float = 1.0) -> View:
+    def of(cls, scene: Scene, *, gsd: float | None = None, scale: float = 1.0) -> ResampledScene:
         """The scene as the model wants it.
 
         gsd: metres a pixel, made square on the ground; None keeps the scene's own pixels.
@@ -78,7 +78,7 @@ class View:
         image, valid = self.resampler.read(window, read_scene)
         return Pixels(image, valid, tuple(damaged))
 
-    def on_scene(self, window: Window) -> Window | None:
+    def to_scene(self, window: Window) -> Window | None:
         """The scene's pixels whose centers lie in `window` of the view; see `on_picture`."""
         return self.resampler.on_picture(window)
 

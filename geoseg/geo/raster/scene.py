@@ -16,10 +16,10 @@ from rasterio.io import DatasetReader
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.raster.bands import Bands, choose_bands, sample, sample_bits
 from geoseg.geo.raster.collar import HALO, Collar, find_collars
-from geoseg.geo.raster.damage import look_around_damage, read_around_damage
-from geoseg.geo.raster.naming import scene_stem
+from geoseg.geo.raster.damage import read_around_damage, read_decimated_around_damage
 from geoseg.geo.raster.source import Source, sample_bytes
 from geoseg.geo.raster.stretch import Rescale, rescale_by_percentiles
 from geoseg.tiling.grid import Window
@@ -105,7 +105,7 @@ class Scene:
                 except SceneError:
                     if not skip_damage or source.is_remote:
                         raise
-                    return look_around_damage(source, chosen, window, shape)
+                    return read_decimated_around_damage(source, chosen, window, shape)
 
             collars: tuple[Collar, ...] = ()
             if collar == "auto" and _may_have_collar(dataset, chosen):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
-from geoseg.geo.raster.resampled import View
+from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
@@ -25,7 +25,7 @@ from geoseg.timing import StageTimer
 class Plan:
     """What every block of one prediction has in common."""
 
-    view: View
+    view: ResampledScene
     grid: Grid
     """Of the view."""
     aoi: Aoi | None
@@ -39,7 +39,7 @@ class Plan:
 
     def target(self, block: Block) -> Window | None:
         """The scene's pixels that the block decides on; None where none of them is wanted."""
-        window = self.view.on_scene(block.core)
+        window = self.view.to_scene(block.core)
         if window is None or (self.aoi is not None and not self.aoi.meets(window)):
             return None
         return window

@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 
 from geoseg.cli.main import main
 from geoseg.errors import OptionError
-from geoseg.geo.crs import parse
+from geoseg.geo.crs import parse_crs
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.geopackage import read_layers
@@ -114,14 +114,14 @@ def test_what_surrounds_a_pole_reaches_it() -> None:
     ring = shapely.Point(0, 0).buffer(1000).difference(shapely.Point(0, 0).buffer(500))
     cap = shapely.Point(0, 0).buffer(300)
     frame = geopandas.GeoDataFrame(geometry=[ring, cap], crs=3413)
-    found = reproject(frame, parse("EPSG:4326", "--t-srs"), "--t-srs")
+    found = reproject(frame, parse_crs("EPSG:4326", "--t-srs"), "--t-srs")
     assert found.is_valid.all()
     bounds = found.bounds
     assert (bounds["minx"] == -180).all()
     assert (bounds["maxx"] == 180).all()
     assert bounds["maxy"].tolist() == [pytest.approx(90 - 0.00445, abs=3e-4), 90]
     # Where there is no edge there is no cut: the pole is in the middle of this map.
-    back = reproject(frame, parse("EPSG:3995", "--t-srs"), "--t-srs")
+    back = reproject(frame, parse_crs("EPSG:3995", "--t-srs"), "--t-srs")
     assert (back.geom_type == "Polygon").all()
 
 

@@ -19,7 +19,7 @@ from geoseg.atomic import Staging
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.tiling.grid import Window
 
 UTM = CRS.from_epsg(32632)
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_on_the_same_grid(tmp_path: Path, place: str, sh
     geobox = GeoBox(*shape, *PLACES[place])
     ids = np.random.default_rng(0).integers(0, 16, shape, np.uint8)
     path = tmp_path / "scene.classes.tif"
-    with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+    with CogWriter.for_classes(path, geobox, ISAID) as raster:
         windows = pieces(*shape, 200)[::-1]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda window: raster.write(window, ids[window.slices]), windows))
@@ -73,7 +73,7 @@ def test_the_order_of_windows_leaves_no_trace(tmp_path: Path) -> None:
     files = []
     for order in (1, -1):
         path = tmp_path / f"{order}.tif"
-        with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+        with CogWriter.for_classes(path, geobox, ISAID) as raster:
             for window in pieces(*geobox.shape, 300)[::order]:
                 raster.write(window, ids[window.slices])
         files.append(path.read_bytes())
@@ -82,7 +82,7 @@ def test_the_order_of_windows_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    with RasterWriter.of_classes(path, GeoBox(600, 600, *PLACES["pixels"]), ISAID) as raster:
+    with CogWriter.for_classes(path, GeoBox(600, 600, *PLACES["pixels"]), ISAID) as raster:
         raster.write(Window(5, 7, 3, 2), np.ones((2, 3), np.uint8))
     with rasterio.open(path) as written:
         ids = written.read(1)
@@ -93,7 +93,7 @@ def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("before")
-    writer = RasterWriter.of_classes(path, GeoBox(9, 9, *PLACES["pixels"]), ISAID)
+    writer = CogWriter.for_classes(path, GeoBox(9, 9, *PLACES["pixels"]), ISAID)
     with pytest.raises(KeyboardInterrupt), writer:
         raise KeyboardInterrupt
     assert path.read_text() == "before"
@@ -102,7 +102,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"absent.a\.tif cannot be written"):
-        RasterWriter(tmp_path / "absent" / "a.tif", GeoBox(9, 9, *PLACES["pixels"]))
+        CogWriter(tmp_path / "absent" / "a.tif", GeoBox(9, 9, *PLACES["pixels"]))
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_nothing(
         geobox = GeoBox(*ids.shape, *PLACES["pixels"])
         with (
             Staging(tmp_path, "a") as staging,
-            RasterWriter.of_classes(staging.new / "a.tif", geobox, ISAID) as raster,
+            CogWriter.for_classes(staging.new / "a.tif", geobox, ISAID) as raster,
         ):
             for window in pieces(*ids.shape, 500):
                 raster.write(window, ids[window.slices])
@@ -144,6 +144,6 @@ def test_a_full_disk_leaves_nothing(
 def test_remains_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     (tmp_path / ".a.tif.working.tif").write_bytes(b"II*\0half a file")
-    with RasterWriter(path, GeoBox(9, 9, *PLACES["pixels"])):
+    with CogWriter(path, GeoBox(9, 9, *PLACES["pixels"])):
         pass
     assert list(tmp_path.iterdir()) == [path]
