@@ -1,4 +1,4 @@
-"""Features in another CRS, whole on its map: what lies across the edge of it is cut there."""
+"""Features in another CRS, cut where they cross the edge of its map."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from geoseg.geo.geobox import GeoBox
 Shapes = NDArray[np.object_]
 
 _PARTS = 64
-"""Of the size of what is wide or jumps: its sides get corners between."""
+"""Sides of a shape around the globe get vertices this fraction of its size apart."""
 _SEAM = 1e-9
-"""Of a turn, 0.04 m: what is cut at the edge of a map ends this far from it, on its own side."""
+"""Share of the period of longitude, 0.04 m: parts end this far from the edge of the map, so that
+rounding does not throw them to the other side."""
 
 
 def check_format_crs(geobox: GeoBox, kind: str, scene: str, *, wgs84: bool, prj: bool) -> None:
-    """Raises OptionError where results of a scene cannot be in the CRS that a format wants.
+    """Raise OptionError if results of a scene cannot be in the CRS that a format requires.
 
     Args:
-        wgs84, prj: of the format, see `to_output_crs`.
+        wgs84, prj: see `to_output_crs`.
     """
     if prj and geobox.crs is not None:
         _check_prj(to_pyproj(geobox.crs), kind)
@@ -48,11 +49,11 @@ def check_format_crs(geobox: GeoBox, kind: str, scene: str, *, wgs84: bool, prj:
         raise OptionError(f"--format {kind} is in WGS 84, but {scene} has no CRS; choose another")
     columns, rows = np.meshgrid(np.linspace(0, geobox.width, 5), np.linspace(0, geobox.height, 5))
     x, y = geobox.to_xy(columns.ravel(), rows.ravel())
-    _must_reach(to_pyproj(geobox.crs), parse_crs(WGS84, ""), x, y, f"--format {kind}")
+    _check_transformable(to_pyproj(geobox.crs), parse_crs(WGS84, ""), x, y, f"--format {kind}")
 
 
 def check_target_crs(kind: str, target: str | None, *, wgs84: bool) -> None:
-    """Raises OptionError for a CRS that is none, or that the format cannot have."""
+    """Raise OptionError for an unknown CRS, or one that the format forbids."""
     if target is None:
         return
     if not same_crs(parse_crs(target, "--t-srs"), parse_crs(WGS84, "")) and wgs84:
@@ -62,14 +63,14 @@ def check_target_crs(kind: str, target: str | None, *, wgs84: bool) -> None:
 def to_output_crs(
     frame: GeoDataFrame, kind: str, target: str | None, *, wgs84: bool, prj: bool = False
 ) -> GeoDataFrame:
-    """Features in the CRS called `target`, or that of their format.
+    """Return features in the CRS `target`, or in that of their format.
 
     Args:
-        wgs84: the format is in WGS 84 by its standard.
-        prj: the format has ESRI's old WKT for a CRS.
+        wgs84: the format's standard requires WGS 84.
+        prj: the format stores the CRS as ESRI's WKT.
 
     Raises:
-        OptionError: no such CRS, nothing leads there, or the format cannot have it.
+        OptionError: unknown CRS, no transformation to it, or one that the format cannot store.
     """
     check_target_crs(kind, target, wgs84=wgs84)
     wanted = (WGS84 if wgs84 else None) if target is None else target
@@ -97,9 +98,9 @@ def _check_prj(crs: pyproj.CRS, kind: str) -> None:
 
 
 def reproject(frame: GeoDataFrame, target: pyproj.CRS, flag: str) -> GeoDataFrame:
-    """Features in another CRS; of those across the edge of its map, the parts on either side.
+    """Return features in another CRS, in parts where they cross the edge of its map.
 
-    Raises OptionError, beginning with `flag`, where nothing leads there.
+    Raises OptionError, beginning with `flag`, if they have no coordinates there.
     """
     shapes = np.asarray(frame.geometry.values, dtype=object)
     if not len(shapes):
@@ -107,7 +108,7 @@ def reproject(frame: GeoDataFrame, target: pyproj.CRS, flag: str) -> GeoDataFram
     own = horizontal(frame.crs)
     left, bottom, right, top = shapely.total_bounds(shapes)
     x, y = np.meshgrid([left, (left + right) / 2, right], [bottom, (bottom + top) / 2, top])
-    _must_reach(own, target, x.ravel(), y.ravel(), flag)
+    _check_transformable(own, target, x.ravel(), y.ravel(), flag)
     moved = _moved(shapes, own, target)
     lost = ~np.isfinite(shapely.bounds(moved)).all(axis=1) & ~shapely.is_empty(shapes)
     if lost.any():
@@ -118,7 +119,9 @@ def reproject(frame: GeoDataFrame, target: pyproj.CRS, flag: str) -> GeoDataFram
     return frame.set_geometry(list(moved), crs=target)
 
 
-def _must_reach(own: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike, flag: str) -> None:
+def _check_transformable(
+    own: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike, flag: str
+) -> None:
     if same_crs(own, target):
         return
     try:
@@ -134,27 +137,28 @@ def _must_reach(own: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike,
 
 
 def _moved(shapes: Shapes, own: pyproj.CRS, target: pyproj.CRS) -> Shapes:
-    if (turn := longitude_period(target)) is not None:
+    if (period := longitude_period(target)) is not None:
         if not same_crs(own, target):
-            shapes = _unjumped(shapes, transformer(own, target), 0, turn)
-        return np.array([cut_at_antimeridian(shape, turn) for shape in shapes], object)
+            shapes = _unwrapped(shapes, transformer(own, target), 0, period)
+        return np.array([cut_at_antimeridian(shape, period) for shape in shapes], object)
     moved = shapes if same_crs(own, target) else _transformed(shapes, transformer(own, target))
-    geographic, middle = base_geographic(target), _central_meridian(target)
-    if geographic is None or middle is None:
+    geographic, meridian = base_geographic(target), _central_meridian(target)
+    if geographic is None or meridian is None:
         return moved
-    turn = 2 * np.pi / axis_unit(geographic)
-    there = transformer(geographic, target)
-    lonlat = _unjumped(shapes, transformer(own, geographic), middle, turn)
+    period = 2 * np.pi / axis_unit(geographic)
+    projection = transformer(geographic, target)
+    lonlat = _unwrapped(shapes, transformer(own, geographic), meridian, period)
     bounds = shapely.bounds(lonlat)
-    for place in np.flatnonzero((bounds[:, 2] > turn / 2) | (bounds[:, 0] < -turn / 2)):
-        if _is_edge(there, middle, turn, bounds[place]):
-            cut = cut_at_antimeridian(lonlat[place], turn, _SEAM * turn)
-            moved[place] = _transformed(shift_east(np.array([cut], object), middle), there)[0]
+    for index in np.flatnonzero((bounds[:, 2] > period / 2) | (bounds[:, 0] < -period / 2)):
+        if _has_edge(projection, meridian, period, bounds[index]):
+            cut = cut_at_antimeridian(lonlat[index], period, _SEAM * period)
+            cut = shift_east(np.array([cut], object), meridian)
+            moved[index] = _transformed(cut, projection)[0]
     return moved
 
 
 def _central_meridian(crs: pyproj.CRS) -> float | None:
-    """From which the map reaches as far to the west as to the east; in its geographic units."""
+    """Return the longitude in the middle of a projection's map, in units of its geographic CRS."""
     geographic, conversion = base_geographic(crs), crs.coordinate_operation
     if conversion is None or geographic is None:
         return None
@@ -164,38 +168,44 @@ def _central_meridian(crs: pyproj.CRS) -> float | None:
     return None
 
 
-def _is_edge(
-    there: pyproj.Transformer, middle: float, turn: float, bounds: NDArray[np.float64]
+def _has_edge(
+    projection: pyproj.Transformer, meridian: float, period: float, bounds: NDArray[np.float64]
 ) -> bool:
-    """The map ends where it is farthest from its central meridian, at this latitude."""
-    east, nearer = turn / 2 * (1 - 1e-9), turn / 2 * (1 - 2e-9)
+    """Whether the map ends half a period from its central meridian, at the latitude of `bounds`.
+
+    There, points just west and just east of the edge lie far apart.
+    """
+    east, nearer = period / 2 * (1 - 1e-9), period / 2 * (1 - 2e-9)
     latitude = (bounds[1] + bounds[3]) / 2
-    longitude = middle + np.array([east, nearer, -east])
-    x, y = transform_points(there, longitude, np.full(3, latitude))
+    longitude = meridian + np.array([east, nearer, -east])
+    x, y = transform_points(projection, longitude, np.full(3, latitude))
     step, across = np.hypot(x[1:] - x[0], y[1:] - y[0])
     return bool(across > 100 * max(step, 1e-3 / 100))
 
 
-def _unjumped(shapes: Shapes, way: pyproj.Transformer, middle: float, turn: float) -> Shapes:
-    """In longitudes from a meridian, that go on where they would jump."""
+def _unwrapped(
+    shapes: Shapes, operation: pyproj.Transformer, meridian: float, period: float
+) -> Shapes:
+    """Return shapes in continuous longitudes, counted from a meridian."""
 
-    def there(part: Shapes) -> Shapes:
-        lonlat = _transformed(part, way)
+    def to_lonlat(part: Shapes) -> Shapes:
+        lonlat = _transformed(part, operation)
         points = shapely.get_coordinates(lonlat)
-        off = points[:, 0] - middle
-        points[:, 0] = off - np.round(off / turn) * turn
+        longitude = points[:, 0] - meridian
+        points[:, 0] = longitude - np.round(longitude / period) * period
         return shapely.set_coordinates(lonlat, points)
 
-    moved = there(shapes)
+    moved = to_lonlat(shapes)
     bounds = shapely.bounds(moved)
-    wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] > turn / 2)
+    wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] > period / 2)
     if len(wide):
         own = shapely.bounds(shapes[wide])
         longest = np.maximum(own[:, 2] - own[:, 0], own[:, 3] - own[:, 1]) / _PARTS
-        moved[wide] = unwrap(there(shapely.segmentize(shapes[wide], longest)), turn)
+        moved[wide] = unwrap(to_lonlat(shapely.segmentize(shapes[wide], longest)), period)
     return moved
 
 
-def _transformed(shapes: Shapes, way: pyproj.Transformer) -> Shapes:
+def _transformed(shapes: Shapes, operation: pyproj.Transformer) -> Shapes:
     points = shapely.get_coordinates(shapes)
-    return shapely.set_coordinates(shapes.copy(), np.column_stack(transform_points(way, *points.T)))
+    moved = np.column_stack(transform_points(operation, *points.T))
+    return shapely.set_coordinates(shapes.copy(), moved)
