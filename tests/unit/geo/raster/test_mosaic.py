@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,16 @@ def test_another_file_of_that_name_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         write_mosaic(paths[:1], target)
     write_mosaic(paths[:1], target, overwrite=True)
+
+
+def test_files_in_an_archive(tmp_path: Path) -> None:
+    bands = picture()
+    paths = cut(tmp_path, bands, QUARTERS)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, Path(path).name)
+            Path(path).unlink()
+    names = [f"zip://{tmp_path}/a.zip!{Path(path).name}" for path in paths]
+    write_mosaic(names, tmp_path / "mosaic.vrt")
+    scene = Scene.open(str(tmp_path / "mosaic.vrt"))
+    assert (scene.read(scene.geobox.extent).image == bands).all()
