@@ -1,4 +1,4 @@
-"""Reads of local files are repeated without pauses: none of these tests is about time."""
+"""Failed reads of local files are repeated without pauses."""
 
 from __future__ import annotations
 

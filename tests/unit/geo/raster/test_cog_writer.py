@@ -1,4 +1,4 @@
-"""The class raster: exact, on the scene's grid, whole or not there."""
+"""The class raster: exact, on the scene's grid, all or nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pieces(height: int, width: int, side: int) -> list[Window]:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", [(1, 1), (611, 1300)])
-def test_what_is_written_is_read_on_the_same_grid(tmp_path: Path, place: str, shape) -> None:
+def test_pixels_are_read_back_on_the_same_grid(tmp_path: Path, place: str, shape) -> None:
     geobox = GeoBox(*shape, *PLACES[place])
     ids = np.random.default_rng(0).integers(0, 16, shape, np.uint8)
     path = tmp_path / "scene.classes.tif"
@@ -80,7 +80,7 @@ def test_the_order_of_windows_leaves_no_trace(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
+def test_unwritten_pixels_are_nodata(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with CogWriter.for_classes(path, GeoBox(600, 600, *PLACES["pixels"]), ISAID) as raster:
         raster.write(Window(5, 7, 3, 2), np.ones((2, 3), np.uint8))
@@ -90,7 +90,7 @@ def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
     assert (ids == IGNORE).sum() == ids.size - 6
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_keeps_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("before")
     writer = CogWriter.for_classes(path, GeoBox(9, 9, *PLACES["pixels"]), ISAID)
@@ -100,14 +100,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"absent.a\.tif cannot be written"):
         CogWriter(tmp_path / "absent" / "a.tif", GeoBox(9, 9, *PLACES["pixels"]))
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
-    """Call it to let no file grow beyond so many bytes: as on a full disk, writing fails."""
+    """A function that limits the size of files in bytes, so that writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))

@@ -1,4 +1,4 @@
-"""A scene at another GSD: right places, right values, and windows make no difference."""
+"""A scene at another GSD: positions and values are right, whatever the windows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.mark.parametrize("gsd", [0.1, 0.33, 0.8])
-def test_a_view_is_square_on_the_ground_and_covers_the_scene(scene: Scene, gsd: float) -> None:
+def test_resampled_pixels_are_square_on_the_ground_and_cover_the_scene(
+    scene: Scene, gsd: float
+) -> None:
     view = ResampledScene.of(scene, gsd=gsd)
     assert view.geobox.pixel_size == pytest.approx((gsd, gsd), rel=2e-3)
     left, bottom, right, top = scene.geobox.bounds
@@ -108,7 +110,9 @@ def test_windows_make_no_difference(scene: Scene, gsd: float, scale: float, data
 
 @settings(max_examples=60, deadline=None)
 @given(gsd=st.floats(0.01, 5), block=st.integers(1, 400))
-def test_parts_of_the_view_partition_the_scene(scene: Scene, gsd: float, block: int) -> None:
+def test_windows_of_the_resampled_scene_partition_the_scene(
+    scene: Scene, gsd: float, block: int
+) -> None:
     view = ResampledScene.of(scene, gsd=gsd)
     count = np.zeros(scene.geobox.shape, int)
     box = view.geobox
@@ -124,7 +128,7 @@ def test_parts_of_the_view_partition_the_scene(scene: Scene, gsd: float, block: 
     assert (count == 1).all()
 
 
-def test_without_need_nothing_is_resampled(scene: Scene) -> None:
+def test_equal_grids_are_not_resampled(scene: Scene) -> None:
     assert ResampledScene.of(scene).read(Window(3, 5, 20, 30)).image.tolist() == (
         scene.read(Window(3, 5, 20, 30)).image.tolist()
     )
@@ -136,7 +140,7 @@ def test_scale_enlarges(scene: Scene) -> None:
     assert ResampledScene.of(scene, scale=2).geobox.shape == (600, 1000)
 
 
-def test_unknown_ground_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_gsd_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with rasterio.open(
         path, "w", driver="PNG", count=3, height=9, width=9, dtype="uint8"

@@ -78,7 +78,7 @@ def test_bands_that_are_not_there_are_refused(tmp_path: Path, wanted) -> None:
         Scene.open(save(tmp_path / "a.tif", picture(3, 8, 8)), bands=wanted)
 
 
-def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+def test_a_palette_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     index = np.array([[0, 1], [2, 3]], np.uint8)
     table = {0: (255, 0, 0, 255), 1: (0, 255, 0, 255), 2: (0, 0, 255, 255), 3: (9, 8, 7, 255)}
@@ -140,7 +140,7 @@ def test_not_a_number_is_empty_and_does_not_spoil_the_stretch(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64", "uint32"])
-def test_the_stretch_is_that_of_percentiles_for_the_whole_scene(tmp_path: Path, dtype) -> None:
+def test_the_stretch_is_that_of_scene_percentiles(tmp_path: Path, dtype) -> None:
     bands = (picture(3, 300, 200, np.float64) * [[[10]], [[20]], [[3]]]).astype(dtype)
     bands[:, :50] = 0
     scene = Scene.open(save(tmp_path / "a.tif", bands, nodata=0))
@@ -161,7 +161,7 @@ def test_a_given_range_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [(5, 5), (9, 1), (0, float("nan"))])
-def test_a_range_that_is_none_is_refused(tmp_path: Path, wanted: tuple[float, float]) -> None:
+def test_an_empty_range_is_refused(tmp_path: Path, wanted: tuple[float, float]) -> None:
     with pytest.raises(OptionError, match="smaller one first"):
         Scene.open(save(tmp_path / "a.tif", picture(3, 4, 4)), rescale=wanted)
 
@@ -306,7 +306,7 @@ def test_without_georeferencing_a_note_says_so(tmp_path: Path) -> None:
     assert scene.stem == "photo"
 
 
-def test_a_world_file_places_a_picture(tmp_path: Path) -> None:
+def test_a_world_file_gives_the_grid(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     with rasterio.open(
         path, "w", driver="PNG", count=3, height=20, width=30, dtype="uint8"
@@ -349,12 +349,12 @@ def test_threads_and_processes_read_the_same(tmp_path: Path) -> None:
     assert (everything(scene).image == whole).all(), "a closed scene opens again"
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SceneError, match=r"absent\.tif: cannot open"):
         Scene.open(str(tmp_path / "absent.tif"))
 
 
-def test_a_text_file_is_said(tmp_path: Path) -> None:
+def test_a_text_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("not a raster")
     with pytest.raises(SceneError, match=r"cannot open.*not recognized"):
@@ -388,7 +388,7 @@ def test_complex_pixels_are_refused(tmp_path: Path) -> None:
         Scene.open(save(tmp_path / "sar.tif", np.ones((1, 4, 4), np.complex64)))
 
 
-def test_a_bomb_is_opened_without_filling_memory(tmp_path: Path) -> None:
+def test_a_huge_sparse_file_is_opened_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tif"
     with rasterio.open(
         path,
@@ -437,7 +437,7 @@ def test_blocks_too_large_to_decode_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "broken", "cut"])
-def test_what_is_lost_under_a_vrt_is_never_made_up(tmp_path: Path, fault: str) -> None:
+def test_lost_pixels_of_a_vrt_are_never_invented(tmp_path: Path, fault: str) -> None:
     """GDAL forgets errors of a VRT's sources: on several threads, and after the first one."""
     side = 1100
     tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
