@@ -99,7 +99,9 @@ def transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
     try:
         return pyproj.Transformer.from_crs(source, target, always_xy=True)
     except (ProjError, CRSError) as error:
-        raise DataError(f"no way leads from {source.name} to {target.name}") from error
+        raise DataError(
+            f"PROJ has no transformation from {source.name} to {target.name}"
+        ) from error
 
 
 def transform_points(

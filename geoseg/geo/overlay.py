@@ -70,8 +70,8 @@ def overlay(shapes: Shapes, crs: pyproj.CRS | None, geobox: GeoBox) -> Shapes:
     direct = same_crs(crs, own)
     if not direct and (base_geographic(crs) is None or base_geographic(own) is None):
         raise DataError(
-            f"is in {crs.name}, and no way leads to {own.name}, the scene's CRS; give one of them "
-            "the CRS of the other"
+            f"is in {crs.name}, and PROJ has no transformation to {own.name}, the scene's CRS; "
+            "give one of them the CRS of the other"
         )
     operation = None if direct else transformer(crs, own)
     pieces: list[Shapes] = []

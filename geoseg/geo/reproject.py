@@ -92,8 +92,8 @@ def to_output_crs(
 def _check_prj(crs: pyproj.CRS, kind: str) -> None:
     if not WritableCRS(crs).has_esri_wkt:
         raise OptionError(
-            f"--format {kind} has no words for {crs.name}; choose another, or another CRS "
-            "(geoseg export --t-srs)"
+            f"--format {kind} cannot store the CRS {crs.name}; choose another format, or another "
+            "CRS (geoseg export --t-srs)"
         )
 
 
@@ -131,8 +131,8 @@ def _check_transformable(
         possible = False
     if not possible:
         raise OptionError(
-            f"{flag}: no way leads from {own.name}, the CRS of the features, to {target.name}; "
-            "choose another"
+            f"{flag}: PROJ has no transformation from {own.name}, the CRS of the features, to "
+            f"{target.name}; choose another"
         )
 
 

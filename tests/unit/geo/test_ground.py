@@ -69,7 +69,7 @@ BY_HAND = {
 
 
 def one_of_each_kind() -> dict[str, tuple[float, float]]:
-    """One CRS per projection method and axis unit in PROJ's database, with a point in its domain."""
+    """One CRS per projection method and axis unit in PROJ's database, with a point it covers."""
     found: dict[str, tuple[float, float]] = {}
     seen: set[str] = set()
     for authority in ("EPSG", "ESRI", "IGNF"):

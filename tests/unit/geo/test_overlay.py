@@ -196,9 +196,9 @@ def test_an_engineering_crs_matches_only_itself(tmp_path: Path) -> None:
     labels = read_labels(tmp_path / "Site.gpkg", box, field="class")
     assert labels.geometry[0].area == pytest.approx(42 / 0.09)
     for crs in ("EPSG:32633", wkt.format("Other site")):
-        with pytest.raises(DataError, match="no way leads to Site"):
+        with pytest.raises(DataError, match="no transformation to Site"):
             overlay(one(shape), pyproj.CRS(crs), box)
-    with pytest.raises(SceneError, match="no way leads to Site"):
+    with pytest.raises(SceneError, match="no transformation to Site"):
         read_aoi(str(tmp_path / "Other site.gpkg"), box)
 
 

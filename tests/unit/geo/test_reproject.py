@@ -132,8 +132,8 @@ def test_a_polygon_around_a_pole_includes_it() -> None:
         ("EPSG:999999", "PROJ knows no such"),
         ("EPSG:5773", "a Vertical CRS"),
         ("EPSG:4978", "a Geocentric CRS"),
-        (LOCAL, "no way leads from WGS 84 / UTM zone 33N"),
-        ("IAU_2015:30100", "no way leads"),
+        (LOCAL, "no transformation from WGS 84 / UTM zone 33N"),
+        ("IAU_2015:30100", "no transformation"),
     ],
 )
 def test_impossible_targets_are_refused(target: str, words: str, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_heights_of_a_target_do_not_matter(tmp_path: Path) -> None:
 def test_a_site_grid_does_not_go_to_wgs84(tmp_path: Path) -> None:
     scene = write_discs(tmp_path / "site.tif", 64, 64, crs=LOCAL)
     request = OutputOptions(folder=tmp_path / "out", formats=("geojson",))
-    with pytest.raises(OptionError, match="--format geojson: no way leads from Site grid"):
+    with pytest.raises(OptionError, match="geojson: PROJ has no transformation from Site"):
         predict(scene, TileModel(Colors(), device="cpu"), request)
     assert not (tmp_path / "out").exists()
 
@@ -208,7 +208,7 @@ def test_class_raster_and_layers_keep_the_horizontal_part(kind: str, tmp_path: P
         export(out / "scene.gpkg", tmp_path / "to", "geojson")
     export(out / "scene.gpkg", tmp_path / "to", "csv")
     if kind == "turned pole":
-        with pytest.raises(OptionError, match="shapefile has no words"):
+        with pytest.raises(OptionError, match="shapefile cannot store"):
             export(out / "scene.gpkg", tmp_path / "to", "shapefile")
 
 
