@@ -1,4 +1,4 @@
-"""What rasterio raises and warns of."""
+"""Errors and warnings of rasterio and its GDAL."""
 
 from __future__ import annotations
 

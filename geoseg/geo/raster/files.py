@@ -17,7 +17,7 @@ Rectangle = tuple[float, float, float, float]
 """Left, top, width and height in pixels; VRTs allow fractions."""
 
 _CHUNK_BYTES, _CHUNKS = 2**14, 32
-"""What is hashed of a file; smaller ones are hashed completely."""
+"""Bytes of a chunk, and chunks that are hashed of a file; a smaller one is hashed completely."""
 
 
 def raster_files(path: str) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class VrtSource:
     window: Window
     """The part of the file that is shown."""
     target: Rectangle
-    """Where the VRT shows it."""
+    """The part of the VRT that shows it."""
 
     def file_window(self, window: Window) -> Window | None:
         """Return the file's pixels under `window` of the VRT; None if there are none."""
