@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 
 import click
 
@@ -78,6 +79,8 @@ def run() -> None:
     """
     gc.set_threshold(10_000)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    # rasterio warns of every raster in pixel coordinates, such as masks of photographs.
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     stop_on_signals()
     forgive_output()
     try:

@@ -172,11 +172,11 @@ def command(
 
 def refuse_clashes(scenes: Sequence[str], output: OutputOptions) -> None:
     """Raise OptionError if results of two scenes have the same name, or replace a scene."""
-    from geoseg.geo.raster.naming import refuse_equal_names, scene_stem
+    from geoseg.geo.raster.address import check_unique_stems, scene_stem
     from geoseg.guard import refuse_inputs
     from geoseg.pipeline.outputs import planned_names
 
-    refuse_equal_names(scenes)
+    check_unique_stems(scenes)
     planned = (planned_names(output, scene_stem(scene)).values() for scene in scenes)
     refuse_inputs((output.folder / name for names in planned for name in names), scenes)
 

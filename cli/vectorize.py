@@ -70,8 +70,8 @@ def command(
     meters, or in pixels where the raster has no place on the ground.
     """
     from geoseg.geo.paths import printable
+    from geoseg.geo.raster.address import scene_stem
     from geoseg.geo.raster.class_raster import read_classes
-    from geoseg.geo.raster.naming import scene_stem
     from geoseg.pipeline.vectorize import vectorize
 
     with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:

@@ -15,8 +15,8 @@ from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.formats import export as export_layers
 from geoseg.geo.layers.object_scores import ObjectScore
 from geoseg.geo.layers.object_scores import score_objects as score_layers
+from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.raster.class_raster import read_classes
-from geoseg.geo.raster.naming import scene_stem
 from geoseg.model.backends import Backend
 from geoseg.model.tile_model import Precision, TileModel
 from geoseg.pipeline.options import (

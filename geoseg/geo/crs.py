@@ -1,4 +1,4 @@
-"""Coordinate reference systems: the one module that asks PROJ, and says its errors in a line."""
+"""Coordinate reference systems: all calls of PROJ, with its errors in one line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rasterio.errors import RasterioError
 from geoseg.errors import DataError, GeosegError, OptionError
 
 WGS84 = "EPSG:4326"
-_EARTH = 6.2e6, 6.5e6
-"""Radii, in metres, of spheres that stand for the Earth."""
+_EARTH_RADII = 6.2e6, 6.5e6
+"""Meters: a sphere between these stands for the Earth, not for another planet."""
 
 
-def parse(text: str, flag: str) -> pyproj.CRS:
-    """The horizontal part of a CRS that a user names.
+def parse_crs(text: str, flag: str) -> pyproj.CRS:
+    """Return the horizontal part of a CRS that a user names.
 
-    Raises OptionError, naming the flag, where PROJ does not know it or it says nothing of places.
+    Raises OptionError, naming the flag, if PROJ does not know it or it has no map coordinates.
     """
     try:
         crs = horizontal(pyproj.CRS.from_user_input(text))
@@ -42,12 +42,12 @@ def parse(text: str, flag: str) -> pyproj.CRS:
     return crs
 
 
-def system(crs: CRS) -> pyproj.CRS:
-    """A file's CRS as PROJ sees it, without heights. Raises DataError."""
-    return horizontal(_as_proj_has_it(crs))
+def to_pyproj(crs: CRS) -> pyproj.CRS:
+    """Return the horizontal part of a raster's CRS. Raises DataError."""
+    return horizontal(_full_pyproj(crs))
 
 
-def _as_proj_has_it(crs: CRS) -> pyproj.CRS:
+def _full_pyproj(crs: CRS) -> pyproj.CRS:
     try:
         return pyproj.CRS.from_wkt(crs.to_wkt())
     except (CRSError, RasterioError) as error:
@@ -55,24 +55,24 @@ def _as_proj_has_it(crs: CRS) -> pyproj.CRS:
 
 
 def horizontal(crs: pyproj.CRS) -> pyproj.CRS:
-    """The part that says where on the map: without a height, be it compound or a third axis."""
+    """Drop the height, whether part of a compound CRS or a third axis."""
     return (crs.sub_crs_list[0] if crs.is_compound else crs).to_2d()
 
 
-def flat(crs: CRS | None) -> CRS | None:
-    """As `horizontal`; what has no height stays as it is, to the letter. Raises DataError."""
+def without_height(crs: CRS | None) -> CRS | None:
+    """Drop the height of a raster's CRS; one without is returned unchanged. Raises DataError."""
     if crs is None:
         return None
-    whole = _as_proj_has_it(crs)
-    if not whole.is_compound and len(whole.axis_info) < 3:
+    full = _full_pyproj(crs)
+    if not full.is_compound and len(full.axis_info) < 3:
         return crs
-    part = system(crs)
+    part = horizontal(full)
     code = part.to_epsg()
     return CRS.from_wkt(part.to_wkt()) if code is None else CRS.from_epsg(code)
 
 
-class Spelled(pyproj.CRS):
-    """A CRS that spells itself in new WKT where the old one, which pyogrio asks for, cannot."""
+class WritableCRS(pyproj.CRS):
+    """A CRS for pyogrio to write: WKT 2 where WKT 1, which pyogrio asks for, cannot express it."""
 
     def to_wkt(self, *args: Any, **options: Any) -> str:
         try:
@@ -81,8 +81,8 @@ class Spelled(pyproj.CRS):
             return super().to_wkt()
 
     @property
-    def is_old(self) -> bool:
-        """ESRI's old WKT has words for it."""
+    def has_esri_wkt(self) -> bool:
+        """Whether ESRI's WKT, the format of .prj files, can express it."""
         try:
             pyproj.CRS.to_wkt(self, WktVersion.WKT1_ESRI)
         except CRSError:
@@ -90,110 +90,112 @@ class Spelled(pyproj.CRS):
         return True
 
 
-def spelled_out(crs: pyproj.CRS) -> Spelled:
-    """For features that are to be written."""
-    return Spelled(crs)
-
-
 @lru_cache(maxsize=64)
 def transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
-    """From x and y to x and y (longitude before latitude), NaN or infinite where there is no way.
+    """Return a transformer of x and y, longitude before latitude; see `transform_points`.
 
-    Raises DataError where nothing leads from one to the other.
+    Raises DataError if PROJ has no operation between the two.
     """
     try:
         return pyproj.Transformer.from_crs(source, target, always_xy=True)
     except (ProjError, CRSError) as error:
-        raise DataError(f"no way leads from {source.name} to {target.name}") from error
+        raise DataError(
+            f"PROJ has no transformation from {source.name} to {target.name}"
+        ) from error
 
 
-def move(
-    way: pyproj.Transformer, x: ArrayLike, y: ArrayLike
+def transform_points(
+    operation: pyproj.Transformer, x: ArrayLike, y: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates (N,), (N,) on their way; infinite where it does not lead."""
+    """Transform x (N,) and y (N,); NaN or infinite outside the domain of the operation."""
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     try:
-        there = way.transform(xs, ys)
+        moved = operation.transform(xs, ys)
     except ProjError:
         return np.full(xs.shape, np.inf), np.full(ys.shape, np.inf)
-    return np.asarray(there[0], np.float64), np.asarray(there[1], np.float64)
+    return np.asarray(moved[0], np.float64), np.asarray(moved[1], np.float64)
 
 
-def same(one: pyproj.CRS, other: pyproj.CRS) -> bool:
-    """Coordinates mean the same, though files may spell the CRS in different ways."""
+def any_transformable(source: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike) -> bool:
+    """Whether some of the points have coordinates in the target. Raises DataError."""
+    return bool(np.isfinite(transform_points(transformer(source, target), x, y)).all(axis=0).any())
+
+
+def same_crs(one: pyproj.CRS, other: pyproj.CRS) -> bool:
+    """Whether coordinates mean the same, however files spell the CRS."""
     if one.is_engineering and other.is_engineering:
-        # Formats add axes and identifiers, but keep the name; there is no datum to compare.
-        return one.name == other.name and unit(one) == unit(other)
+        # Formats add axes and identifiers but keep the name; there is no datum to compare.
+        return one.name == other.name and axis_unit(one) == axis_unit(other)
     return bool(one.equals(other, ignore_axis_order=True))
 
 
 def axis_order(crs: CRS) -> str:
-    """Which axes of the CRS, from 1, are the first and the second of coordinates in rasters."""
-    first = system(crs).axis_info[0].direction
+    """Return the CRS's axes, from 1, that x and y of a raster follow, as GDAL writes them."""
+    first = to_pyproj(crs).axis_info[0].direction
     return "2,1" if first in ("north", "south") else "1,2"
 
 
-def unit(crs: pyproj.CRS) -> float:
-    """Metres, or radians, of a step of 1 along the first axis; 1 where it is not known."""
+def axis_unit(crs: pyproj.CRS) -> float:
+    """Return the unit of the first axis in meters or radians; 1 if unknown."""
     factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
     return factor if math.isfinite(factor) and factor > 0 else 1.0
 
 
-def circle(crs: pyproj.CRS) -> float | None:
-    """A turn in units of a geographic CRS: 360 degrees, or 400 grads. None: x is no longitude."""
-    return 2 * math.pi / unit(crs) if crs.is_geographic else None
+def longitude_period(crs: pyproj.CRS) -> float | None:
+    """Return 360 degrees in the units of a geographic CRS, such as 400 gon; None for others."""
+    return 2 * math.pi / axis_unit(crs) if crs.is_geographic else None
 
 
-def base(crs: pyproj.CRS) -> pyproj.CRS | None:
-    """The geographic CRS in which a CRS lies on its ellipsoid; None without ties to the Earth."""
-    while crs.is_bound and crs.source_crs is not None:
-        crs = crs.source_crs
+def base_geographic(crs: pyproj.CRS) -> pyproj.CRS | None:
+    """Return the geographic CRS on which `crs` is based; None if it has no tie to the Earth."""
+    crs = _unbound(crs)
     if not (crs.is_geographic or crs.is_projected):
         return None
     geodetic = crs.geodetic_crs
     while geodetic is not None and geodetic.is_derived and geodetic.source_crs is not None:
-        geodetic = geodetic.source_crs  # the poles of the Earth, not turned ones
+        geodetic = geodetic.source_crs  # poles of the Earth, not rotated ones
     return geodetic.to_2d() if geodetic is not None and geodetic.is_geographic else None
 
 
-def reaches(source: pyproj.CRS, target: pyproj.CRS, x: ArrayLike, y: ArrayLike) -> bool:
-    """At least one of the points has coordinates in another CRS. Raises DataError: see above."""
-    return bool(np.isfinite(move(transformer(source, target), x, y)).all(axis=0).any())
+def _unbound(crs: pyproj.CRS) -> pyproj.CRS:
+    """Return the CRS without the datum transformation that is attached to it."""
+    while crs.is_bound and crs.source_crs is not None:
+        crs = crs.source_crs
+    return crs
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """How the coordinates of a CRS lie on its ellipsoid."""
+    """The coordinates of a CRS on its ellipsoid."""
 
     ellipsoid: pyproj.Geod
-    way: pyproj.Transformer | None
-    """To longitude and latitude; None: they are that already."""
+    to_geographic: pyproj.Transformer | None
+    """To longitude and latitude; None if coordinates are these already."""
     degrees: float
-    """Of a unit of them."""
+    """The unit of longitude and latitude, in degrees."""
 
     @classmethod
     def of(cls, crs: pyproj.CRS) -> Ground | None:
-        """None where the CRS has no tie to the Earth, as that of a building site."""
-        while crs.is_bound and crs.source_crs is not None:
-            crs = crs.source_crs
-        geographic = base(crs)
+        """Return None if the CRS has no tie to the Earth, such as that of a building site."""
+        crs = _unbound(crs)
+        geographic = base_geographic(crs)
         ellipsoid = crs.get_geod()
         if geographic is None or ellipsoid is None:
             return None
-        if ellipsoid.es == 0 and _EARTH[0] < ellipsoid.a < _EARTH[1]:
-            # Latitudes in spherical CRSs are those of the ellipsoid, as web maps have them.
+        if ellipsoid.es == 0 and _EARTH_RADII[0] < ellipsoid.a < _EARTH_RADII[1]:
+            # Web maps put latitudes of the ellipsoid on a sphere.
             ellipsoid = pyproj.Geod(ellps="WGS84")
-        plain = crs.is_geographic and not crs.is_derived
+        is_plain = crs.is_geographic and not crs.is_derived
         try:
-            way = None if plain else transformer(crs, geographic)
+            operation = None if is_plain else transformer(crs, geographic)
         except GeosegError:
             return None
-        return cls(ellipsoid, way, math.degrees(unit(geographic)))
+        return cls(ellipsoid, operation, math.degrees(axis_unit(geographic)))
 
     def lonlat(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """(2, N) degrees from the CRS's own prime meridian; infinite off the globe."""
-        there = np.asarray((x, y), np.float64)
-        if self.way is not None:
-            there = np.asarray(move(self.way, *there))
-        there = there * self.degrees
-        return np.where(np.abs(there[1]) <= 90 + 1e-9, there, np.inf)
+        """Return (2, N) degrees from the CRS's own prime meridian; infinite off the globe."""
+        points = np.asarray((x, y), np.float64)
+        if self.to_geographic is not None:
+            points = np.asarray(transform_points(self.to_geographic, *points))
+        points = points * self.degrees
+        return np.where(np.abs(points[1]) <= 90 + 1e-9, points, np.inf)

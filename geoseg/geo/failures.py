@@ -1,4 +1,4 @@
-"""What the libraries under geoseg raise becomes geoseg's own errors, in one place."""
+"""Errors of the libraries for vector data, as geoseg's own."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ from geoseg.errors import GeosegError
 
 @contextmanager
 def vector_errors(what: str, kind: type[GeosegError]) -> Iterator[None]:
-    """Raise `kind`, "`what`: why" in one line, for what goes wrong with vector data inside.
+    """Raise `kind`, "`what`: reason" in one line, for errors of vector data.
 
-    That is what pyogrio and its GDAL, SQLite, GEOS, PROJ, Arrow and the operating system raise,
-    and text or values that a format cannot hold.
+    These come from pyogrio and its GDAL, SQLite, GEOS, PROJ, Arrow, the operating system, and from
+    text or values that a format cannot hold.
     """
     try:
         yield
-    except _raised_by_libraries() as error:
+    except _library_errors() as error:
         raise kind(f"{what}: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:
-    """What a library says, in one line."""
+    """Return a library's message in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said = " ".join(str(error).split()).partition("; It might help")[0]  # to use another driver
-    return said.rstrip(".") or type(error).__name__
+    message = " ".join(str(error).split())
+    message = message.partition("; It might help")[0]  # pyogrio suggests another driver
+    return message.rstrip(".") or type(error).__name__
 
 
-def _raised_by_libraries() -> tuple[type[BaseException], ...]:
+def _library_errors() -> tuple[type[BaseException], ...]:
+    # Arrow is optional, and slow to import.
     arrow = getattr(sys.modules.get("pyarrow"), "ArrowException", None)
     return (
         OSError,
         UnicodeError,
-        NotImplementedError,  # pyogrio, of a field's type
+        NotImplementedError,  # pyogrio, for the type of a field
         pyogrio.errors.DataSourceError,
         pyogrio.errors.DataLayerError,
         sqlite3.Error,

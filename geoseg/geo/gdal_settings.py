@@ -1,4 +1,4 @@
-"""Settings of the GDAL that pyogrio brings, which is not rasterio's."""
+"""Settings of pyogrio's GDAL, which is separate from rasterio's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import pyogrio
 
 READING = {"GDAL_PAM_ENABLED": "NO"}
-"""Else GDAL 3.12 puts the metadata of a GeoPackage that it reads into an .aux.xml beside it."""
+"""Otherwise GDAL 3.12 writes an .aux.xml beside a GeoPackage that it only reads."""
 WRITING = {"OGR_SQLITE_SYNCHRONOUS": "OFF", "OGR_SQLITE_JOURNAL": "OFF"}
-"""GDAL neither waits for the disk at every step, for that is done in the end, nor is ready to take
-steps back: a file that was not completed is removed."""
+"""No flush at every step, as there is one at the end, and no rollback, as an incomplete file is
+removed."""
 
 
 @contextmanager
 def vector_settings(options: dict[str, str]) -> Iterator[None]:
-    """Let pyogrio's GDAL work under `options` for a while."""
+    """Set options of pyogrio's GDAL, and restore them afterwards."""
     before = {name: pyogrio.get_gdal_config_option(name) for name in options}
     pyogrio.set_gdal_config_options(options)
     try:

@@ -1,4 +1,4 @@
-"""Polygons of any CRS on the pixels of a scene: the areas, labels and truths that users draw."""
+"""Polygons of any CRS on the pixels of a scene: areas of interest and labels that users draw."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from shapely.errors import GEOSException
 
 from geoseg.errors import DataError
-from geoseg.geo.antimeridian import shifted, unrolled
-from geoseg.geo.crs import base, circle, move, same, system, transformer
+from geoseg.geo.antimeridian import shift_east, unwrap
+from geoseg.geo.crs import (
+    base_geographic,
+    longitude_period,
+    same_crs,
+    to_pyproj,
+    transform_points,
+    transformer,
+)
 from geoseg.geo.geobox import GeoBox
 
 Floats = NDArray[np.float64]
@@ -21,83 +28,83 @@ Shapes = NDArray[np.object_]
 Box = tuple[float, float, float, float]
 
 _SAMPLES = 33
-"""Points a side of the scene that are sought in the other CRS."""
+"""Points a side of the scene that locate it in another CRS."""
 _MARGIN = 0.05
-"""Of the scene's size in the other CRS: outlines bend by less between two samples."""
+"""Share of the scene's size in another CRS: its outline bends less between two samples."""
 _PARTS = 1024
-"""Of the scene's size: longer sides get corners between, for they bend on their way."""
-_TURNS = (0, -1, 1, -2, 2)
-"""Longitudes from -180, from 0, or on across the 180th meridian mean the same places."""
+"""Sides longer than this fraction of the scene get vertices in between, as they bend."""
+_PERIODS = (0, -1, 1, -2, 2)
+"""Longitudes may run from -180, from 0, or continue across the 180th meridian."""
 _POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _SNAP = 1e-6
-"""Pixels. Parts of a polygon closer than this are one."""
+"""Pixels: parts of a polygon closer than this are joined."""
 
 
 def overlay(shapes: Shapes, crs: pyproj.CRS | None, geobox: GeoBox) -> Shapes:
-    """The parts of polygons (N,) that lie on a scene, in its pixels: (N,), empty where none does.
+    """Return the parts of polygons (N,) on a scene, in its pixels: (N,), empty if there are none.
 
-    They are cut to the scene's surroundings in their own CRS first, so that it does not matter
-    how far beyond the scene's CRS they reach. Sides bend as they do on the ground. Outlines that
-    cross themselves are repaired; shapes that are beyond repair, or no polygons, come out empty.
+    Polygons are first cut to the scene's surroundings in their own CRS, because they may extend
+    beyond the domain of the scene's. Sides bend as they do on the ground. Outlines that cross
+    themselves are repaired; shapes without area, or beyond repair, come out empty.
 
     Args:
-        shapes: geometries of any kind; of collections, the polygons count. None is allowed.
-        crs: None = coordinates as in outputs of a scene without CRS, or, where no y is negative,
+        shapes: geometries of any kind, or None; only the polygons of collections count.
+        crs: None: coordinates as in outputs of a scene without CRS or, if no y is negative,
             columns and rows.
 
     Raises:
-        DataError: one of the two has no CRS, nothing leads from one to the other, or the
-            coordinates cannot be of the CRS that the file declares.
+        DataError: only one of the two has a CRS, PROJ cannot transform between them, or the
+            coordinates contradict the declared CRS.
     """
     polygons = _repaired(shapes)
-    own = None if geobox.crs is None else system(geobox.crs)
+    own = None if geobox.crs is None else to_pyproj(geobox.crs)
     if crs is None or own is None:
         if crs is not None or own is not None:
             which = "the scene has one" if crs is None else "the scene has none"
             state = "no coordinate reference system" if crs is None else f"CRS {crs.name}"
             raise DataError(f"has {state} but {which}; assign one to both, or to neither")
-        if geobox.is_unplaced and not (shapely.bounds(polygons)[:, 1] < 0).any():
-            polygons = shapely.transform(polygons, lambda xy: xy * (1, -1))  # counted downwards
+        if geobox.has_pixel_coordinates and not (shapely.bounds(polygons)[:, 1] < 0).any():
+            polygons = shapely.transform(polygons, lambda xy: xy * (1, -1))  # rows count downwards
         return _cut(_to_pixels(polygons, geobox), 0, 0, geobox.width, geobox.height)
-    _must_be_possible(polygons, crs)
-    direct = same(crs, own)
-    if not direct and (base(crs) is None or base(own) is None):
+    _check_degrees(polygons, crs)
+    direct = same_crs(crs, own)
+    if not direct and (base_geographic(crs) is None or base_geographic(own) is None):
         raise DataError(
-            f"is in {crs.name}, and no way leads to {own.name}, the scene's CRS; give one of them "
-            "the CRS of the other"
+            f"is in {crs.name}, and PROJ has no transformation to {own.name}, the scene's CRS; "
+            "give one of them the CRS of the other"
         )
-    way = None if direct else transformer(crs, own)
+    operation = None if direct else transformer(crs, own)
     pieces: list[Shapes] = []
-    for box, turn in _surroundings(geobox, own, crs, direct):
+    for box, shift in _surroundings(geobox, own, crs, direct):
         left, bottom, right, top = box
-        near = _cut(polygons, left + turn, bottom, right + turn, top)
-        if not (there := ~shapely.is_empty(near)).any():
+        near = _cut(polygons, left + shift, bottom, right + shift, top)
+        if not (exists := ~shapely.is_empty(near)).any():
             continue
         piece = np.full(len(near), shapely.Polygon(), object)
-        moved = near[there]
-        if way is not None:
+        moved = near[exists]
+        if operation is not None:
             longest = max(right - left, top - bottom) / _PARTS
-            moved = _moved(shapely.segmentize(moved, longest), way, circle(own))
-        piece[there] = moved
+            moved = _transformed(shapely.segmentize(moved, longest), operation, own)
+        piece[exists] = moved
         pieces += _on_scene(piece, geobox, own)
-    return _united(pieces, len(polygons))
+    return _union(pieces, len(polygons))
 
 
 def _repaired(shapes: Shapes) -> Shapes:
-    """Valid polygons in two dimensions, empty where there is none."""
+    """Return valid 2D polygons, empty where there is none."""
     flat = shapely.force_2d(shapes)
     usable = ~shapely.is_missing(flat) & (shapely.get_dimensions(flat) == 2)
     usable &= np.isfinite(shapely.bounds(flat)).all(axis=1)
-    sound = usable & np.isin(shapely.get_type_id(flat), _POLYGONAL) & shapely.is_valid(flat)
+    valid = usable & np.isin(shapely.get_type_id(flat), _POLYGONAL) & shapely.is_valid(flat)
     polygons = np.full(len(flat), shapely.Polygon(), object)
-    polygons[sound] = flat[sound]
-    for place in np.flatnonzero(usable & ~sound):
-        polygons[place] = _polygonal(flat[place])
+    polygons[valid] = flat[valid]
+    for index in np.flatnonzero(usable & ~valid):
+        polygons[index] = _polygonal(flat[index])
     return polygons
 
 
 def _polygonal(shape: shapely.Geometry) -> shapely.Geometry:
-    """The polygons of a shape, valid; empty where GEOS gives up."""
+    """Return the polygons of a shape, made valid; empty if GEOS fails."""
     try:
         if shape.geom_type == "GeometryCollection":
             parts = [part for part in shapely.get_parts(shape) if shapely.get_dimensions(part) == 2]
@@ -107,14 +114,15 @@ def _polygonal(shape: shapely.Geometry) -> shapely.Geometry:
         return shapely.Polygon()
 
 
-def _must_be_possible(polygons: Shapes, crs: pyproj.CRS) -> None:
-    """Metres in a file that says degrees are the commonest of mistakes."""
-    turn = circle(crs)
-    there = ~shapely.is_empty(polygons)
-    if turn is None or not there.any():
+def _check_degrees(polygons: Shapes, crs: pyproj.CRS) -> None:
+    """Raise DataError for the most common mistake: meters in a file that declares degrees."""
+    period = longitude_period(crs)
+    exists = ~shapely.is_empty(polygons)
+    if period is None or not exists.any():
         return
-    left, bottom, right, top = shapely.bounds(polygons[there]).T
-    beyond = (bottom > turn / 4) | (top < -turn / 4) | (left > 1.5 * turn) | (right < -1.5 * turn)
+    left, bottom, right, top = shapely.bounds(polygons[exists]).T
+    beyond = (bottom > period / 4) | (top < -period / 4)
+    beyond |= (left > 1.5 * period) | (right < -1.5 * period)
     if beyond.all():
         x, y = (left[0] + right[0]) / 2, (bottom[0] + top[0]) / 2
         raise DataError(
@@ -126,54 +134,54 @@ def _must_be_possible(polygons: Shapes, crs: pyproj.CRS) -> None:
 def _surroundings(
     geobox: GeoBox, own: pyproj.CRS, crs: pyproj.CRS, direct: bool
 ) -> Iterator[tuple[Box, float]]:
-    """Boxes in another CRS that hold the scene, and shifts by which they occur again."""
+    """Yield boxes in another CRS that contain the scene, and shifts at which they recur."""
     columns, rows = np.meshgrid(
         np.linspace(0, geobox.width, _SAMPLES), np.linspace(0, geobox.height, _SAMPLES)
     )
-    x, y = geobox.place(columns.ravel(), rows.ravel())
-    turn = circle(crs)
+    x, y = geobox.to_xy(columns.ravel(), rows.ravel())
+    period = longitude_period(crs)
     if not direct:
-        out, back = transformer(own, crs), transformer(crs, own)
         start = np.stack([x, y])
-        x, y = move(out, x, y)
-        again = np.stack(move(back, x, y)) - start
-        if period := circle(own):
-            again[0] -= np.round(again[0] / period) * period
-        across = math.hypot(*np.ptp(start, axis=1))
-        known = np.hypot(*again) <= 0.01 * across  # not so beyond the reach of a projection
+        x, y = transform_points(transformer(own, crs), x, y)
+        error = np.stack(transform_points(transformer(crs, own), x, y)) - start
+        if own_period := longitude_period(own):
+            error[0] -= np.round(error[0] / own_period) * own_period
+        # Outside their domain, projections do not come back to where they started.
+        known = np.hypot(*error) <= 0.01 * math.hypot(*np.ptp(start, axis=1))
         x, y = x[known], y[known]
         if not len(x):
             return
-        if turn is not None:
-            yield from (_around_poles(geobox, own, crs, turn, x, y))
+        if period is not None:
+            box = _geographic_box(geobox, own, crs, period, x, y)
+            yield from ((box, number * period) for number in _PERIODS)
             return
-    for clump in [np.arange(len(x))] if turn else _clumps(x, y):
-        for shift in _TURNS if turn else (0,):
-            yield _grown(x[clump], y[clump]), shift * (turn or 0)
+    if period is not None:
+        yield from ((_grown(x, y), number * period) for number in _PERIODS)
+    else:
+        yield from ((_grown(x[part], y[part]), 0.0) for part in _split_at_seam(x, y))
 
 
-def _around_poles(
-    geobox: GeoBox, own: pyproj.CRS, crs: pyproj.CRS, turn: float, x: Floats, y: Floats
-) -> Iterator[tuple[Box, float]]:
-    """Of geographic coordinates, in which the 180th meridian and the poles are no borders."""
+def _geographic_box(
+    geobox: GeoBox, own: pyproj.CRS, crs: pyproj.CRS, period: float, x: Floats, y: Floats
+) -> Box:
+    """Return the box around longitudes and latitudes, with the pole if the scene shows one."""
     middle = x[len(x) // 2]
-    x = middle + (x - middle + turn / 2) % turn - turn / 2
+    x = middle + (x - middle + period / 2) % period - period / 2
     left, bottom, right, top = _grown(x, y)
     inverse = ~geobox.transform
-    for pole in (-turn / 4, turn / 4):
-        column, row = move(transformer(crs, own), [0.0], [pole])
-        if not np.isfinite([column, row]).all():
-            continue  # the map does not reach so far
-        column, row = inverse @ (column, row)
-        if 0 <= column[0] <= geobox.width and 0 <= row[0] <= geobox.height:
-            left, right = -turn / 2, turn / 2
+    for pole in (-period / 4, period / 4):
+        pole_x, pole_y = transform_points(transformer(crs, own), [0.0], [pole])
+        if not np.isfinite([pole_x, pole_y]).all():
+            continue  # the projection does not extend to the pole
+        column, row = inverse @ (pole_x[0], pole_y[0])
+        if 0 <= column <= geobox.width and 0 <= row <= geobox.height:
+            left, right = -period / 2, period / 2
             bottom, top = min(bottom, pole), max(top, pole)
-    box = (left, max(bottom, -turn / 4), min(right, left + turn), min(top, turn / 4))
-    yield from ((box, shift * turn) for shift in _TURNS)
+    return left, max(bottom, -period / 4), min(right, left + period), min(top, period / 4)
 
 
-def _clumps(x: Floats, y: Floats) -> list[NDArray[np.intp]]:
-    """Numbers of the points on either side of a seam of a map, where a scene lies across it."""
+def _split_at_seam(x: Floats, y: Floats) -> list[NDArray[np.intp]]:
+    """Return indices of the points on either side of a projection's seam, in x and in y."""
     parts = [np.arange(len(x))]
     for values in (x, y):
         halves = []
@@ -189,47 +197,44 @@ def _clumps(x: Floats, y: Floats) -> list[NDArray[np.intp]]:
 
 
 def _grown(x: Floats, y: Floats) -> Box:
-    """(left, bottom, right, top) around points and a little more."""
+    """Return (left, bottom, right, top) around points, with a margin."""
     margin = _MARGIN * max(np.ptp(x), np.ptp(y), 1e-12 * max(np.abs(x).max(), np.abs(y).max()))
     return x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
 
 
 def _cut(polygons: Shapes, left: float, bottom: float, right: float, top: float) -> Shapes:
-    """The polygonal parts within a rectangle."""
+    """Return the polygonal parts inside a rectangle."""
     cut = np.full(len(polygons), shapely.Polygon(), object)
     bounds = shapely.bounds(polygons)
     with np.errstate(invalid="ignore"):
-        inside = (bounds[:, :2] >= (left, bottom)) & (bounds[:, 2:] <= (right, top))
-        meets = (bounds[:, :2] < (right, top)) & (bounds[:, 2:] > (left, bottom))
-    whole, part = inside.all(axis=1), meets.all(axis=1) & ~inside.all(axis=1)
-    cut[whole] = polygons[whole]
-    cut[part] = _repaired(
-        shapely.intersection(polygons[part], shapely.box(left, bottom, right, top))
-    )
+        lower, upper = bounds[:, :2], bounds[:, 2:]
+        inside = ((lower >= (left, bottom)) & (upper <= (right, top))).all(axis=1)
+        crossing = ((lower < (right, top)) & (upper > (left, bottom))).all(axis=1) & ~inside
+    cut[inside] = polygons[inside]
+    box = shapely.box(left, bottom, right, top)
+    cut[crossing] = _repaired(shapely.intersection(polygons[crossing], box))
     return cut
 
 
-def _moved(shapes: Shapes, way: pyproj.Transformer, turn: float | None) -> Shapes:
-    """In the other CRS; what has corners that do not exist there comes out empty.
-
-    turn: where that has longitudes, which jump at the 180th meridian.
-    """
+def _transformed(shapes: Shapes, operation: pyproj.Transformer, target: pyproj.CRS) -> Shapes:
+    """Return shapes in another CRS; empty if a vertex does not exist there."""
     points, owner = shapely.get_coordinates(shapes, return_index=True)
-    there = np.column_stack(move(way, *points.T))
-    lost = np.unique(owner[~np.isfinite(there).all(axis=1)])
-    moved = shapely.set_coordinates(shapes.copy(), np.nan_to_num(there, posinf=0, neginf=0))
-    moved[lost] = shapely.Polygon()
-    return moved if turn is None else unrolled(moved, turn)
+    moved = np.column_stack(transform_points(operation, *points.T))
+    lost = np.unique(owner[~np.isfinite(moved).all(axis=1)])
+    result = shapely.set_coordinates(shapes.copy(), np.nan_to_num(moved, posinf=0, neginf=0))
+    result[lost] = shapely.Polygon()
+    period = longitude_period(target)
+    return result if period is None else unwrap(result, period)
 
 
 def _on_scene(shapes: Shapes, geobox: GeoBox, own: pyproj.CRS) -> Iterator[Shapes]:
-    """From the scene's CRS to its pixels; in degrees, at every turn of the Earth."""
-    turn = circle(own)
+    """Yield shapes (N,) in pixels, in every period of longitude that meets the scene."""
+    period = longitude_period(own)
     left, _, right, _ = geobox.bounds
     west, _, east, _ = shapely.total_bounds(shapes)
-    for shift in (number * turn for number in _TURNS) if turn else (0.0,):
+    for shift in (number * period for number in _PERIODS) if period else (0.0,):
         if west + shift < right and east + shift > left:
-            pixels = _to_pixels(shifted(shapes, shift), geobox)
+            pixels = _to_pixels(shift_east(shapes, shift), geobox)
             yield _cut(pixels, 0, 0, geobox.width, geobox.height)
 
 
@@ -239,8 +244,8 @@ def _to_pixels(shapes: Shapes, geobox: GeoBox) -> Shapes:
     return _repaired(moved)
 
 
-def _united(pieces: list[Shapes], count: int) -> Shapes:
-    """Of each polygon, its pieces together."""
+def _union(pieces: list[Shapes], count: int) -> Shapes:
+    """Join the pieces of each of `count` polygons."""
     result = np.full(count, shapely.Polygon(), object)
     for piece in pieces:
         new = ~shapely.is_empty(piece)

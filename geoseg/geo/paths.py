@@ -1,7 +1,7 @@
-"""Paths of files as GDAL must be given them.
+"""Paths of local files in a form that GDAL takes for files.
 
-pyogrio and GDAL take some names for addresses: `!` ends an archive, what follows `;` is dropped,
-and "S2A:tile.tif" has a driver in front. A file that exists is always meant as a file.
+pyogrio and GDAL read some names as addresses: `!` ends an archive, the part after `;` is dropped,
+and "S2A:tile.tif" begins with a driver. Here, a file that exists is always meant as a file.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from functools import cache
 from pathlib import Path
 
 _CHARACTERS = r"!;\t\r\n\ud800-\udfff" + ("" if os.sep == "\\" else r"\\")
-"""Have a meaning to pyogrio or GDAL, or (of a name that is not UTF-8) cannot reach them."""
+"""Characters with a meaning to pyogrio or GDAL, and surrogates of names that are not UTF-8."""
 _AMBIGUOUS = re.compile(rf"[{_CHARACTERS}]|\?$|^/vsi")
 
 
 def vector_path(path: str | Path) -> str:
-    """What pyogrio reads or writes as the file at `path`, whatever its name.
+    """Return a path at which pyogrio reads or writes the file at `path`, whatever its name.
 
-    Text that names no file is an address (a URL, /vsizip/…), and stays as it is. A file whose name
-    could be read as an address is reached by links in a temporary folder, so layers of formats that
-    call them as the file is called have the links' names. A shapefile cannot be written so.
+    Text that names no file is an address (a URL, /vsizip/…) and is returned unchanged. A file whose
+    name could be an address is linked from a temporary folder; formats that name their layer after
+    the file then have the link's name. A shapefile cannot be written this way.
 
-    Raises OSError where a link is needed and cannot be made.
+    Raises OSError if a link is needed and cannot be made.
     """
     if isinstance(path, str) and not os.path.lexists(path):
         return path
@@ -33,7 +33,7 @@ def vector_path(path: str | Path) -> str:
 
 
 def raster_path(path: str | Path) -> str | Path:
-    """What rasterio opens as the file at `path`; text that names no file stays an address."""
+    """Return a path at which rasterio opens the file at `path`; an address stays as it is."""
     if isinstance(path, str) and not os.path.lexists(path):
         return path
     full = _absolute(path)
@@ -41,7 +41,7 @@ def raster_path(path: str | Path) -> str | Path:
 
 
 def printable(path: str | Path) -> str:
-    """A path as text for messages and metadata, also where its name is not UTF-8."""
+    """Return a path as text for messages and metadata, even if it is not UTF-8."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
@@ -54,14 +54,17 @@ def _linked(path: Path) -> str:
     if not _AMBIGUOUS.search(f"/{path.name}"):
         return str(_folder_link(path.parent) / path.name)
     links = Path(tempfile.mkdtemp(dir=_links().name))
-    plain = re.sub(rf"[{_CHARACTERS}?]", "_", path.stem)
-    for each in {path, *_of_the_same_stem(path)}:
-        (links / (plain + re.sub(rf"[{_CHARACTERS}?]", "_", each.suffix))).symlink_to(each)
-    return str(links / (plain + re.sub(rf"[{_CHARACTERS}?]", "_", path.suffix)))
+    for each in {path, *_same_stem(path)}:
+        (links / _plain_name(each)).symlink_to(each)
+    return str(links / _plain_name(path))
 
 
-def _of_the_same_stem(path: Path) -> list[Path]:
-    """A shapefile is several files."""
+def _plain_name(path: Path) -> str:
+    return re.sub(rf"[{_CHARACTERS}?]", "_", path.name)
+
+
+def _same_stem(path: Path) -> list[Path]:
+    """Return the files of a shapefile."""
     try:
         return [each for each in path.parent.iterdir() if each.stem == path.stem]
     except OSError:
@@ -77,5 +80,5 @@ def _folder_link(folder: Path) -> Path:
 
 @cache
 def _links() -> tempfile.TemporaryDirectory[str]:
-    """Of this process, and goes with it."""
+    """A folder that is removed at the end of the process."""
     return tempfile.TemporaryDirectory(prefix="geoseg-")

@@ -1,4 +1,4 @@
-"""How QGIS draws and names what we write: QML, and the table where GeoPackages keep it."""
+"""QGIS styles of layers and class rasters (QML), and the table of GeoPackages for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from geoseg.classes import Color, LabelClass
 
 FILL_ALPHA = 96
-"""Of 255: the picture under a polygon stays readable."""
+"""0-255: the image under a polygon stays visible."""
 
 TABLE = """
 CREATE TABLE layer_styles (
@@ -21,7 +21,7 @@ CREATE TABLE layer_styles (
     update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now'))
 )
 """
-"""As QGIS makes it itself."""
+"""QGIS's own definition."""
 
 _FIELDS: dict[str, tuple[str, int | None]] = {
     "object_id": ("Object", None),
@@ -33,7 +33,7 @@ _FIELDS: dict[str, tuple[str, int | None]] = {
     "width_m": ("Width ({unit})", 2),
     "angle_deg": ("Angle (°)", 1),
 }
-"""Alias and decimals of each field; the stored values keep all of theirs."""
+"""Alias and displayed decimals of each field."""
 _TIP = """<b>[% "class" %]</b> [% "object_id" %]<br>
 [% format_number("area_m2", 1) %] {unit}², [% format_number("length_m", 1) %] × \
 [% format_number("width_m", 1) %] {unit}\
@@ -42,12 +42,11 @@ _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 
 def layer_qml(color: Color, *, unit: str = "m") -> str:
-    """A QGIS style of a layer of polygons: one translucent fill with an outline.
-
-    Fields get names with units and as many decimals as mean something.
+    """Return a QGIS style for a layer of polygons: a translucent fill, an outline, field names
+    with units, and no more decimals than are significant.
 
     Args:
-        unit: of lengths; "px" where there is no CRS.
+        unit: unit of lengths; "px" without a CRS.
     """
     root = Element(
         "qgis",
@@ -93,9 +92,9 @@ def layer_qml(color: Color, *, unit: str = "m") -> str:
 
 
 def raster_qml(classes: Sequence[LabelClass]) -> bytes:
-    """A QGIS style of a class raster: a row of the legend for each class, class 0 transparent.
+    """Return a QGIS style for a class raster: a legend entry for each class, class 0 transparent.
 
-    QGIS looks for it beside the raster, as a file with the suffix .qml in place of the raster's.
+    QGIS reads it from a file beside the raster, with the suffix .qml instead of the raster's.
     """
     root = Element("qgis", version="3.22.0", styleCategories="Symbology")
     drawing = {"type": "paletted", "band": "1", "opacity": "1", "alphaBand": "-1"}
@@ -114,13 +113,12 @@ def raster_qml(classes: Sequence[LabelClass]) -> bytes:
 
 
 def opacity(item: LabelClass) -> int:
-    """0-255, in rasters: background hides nothing."""
+    """Return the alpha of a class in rasters, 0-255: background is transparent."""
     return 255 if item.id else 0
 
 
 def fill_color(qml: str) -> Color | None:
-    """The one color that a style, of any version of QGIS, fills polygons with; None where it has
-    several, as for values of a field, or none."""
+    """Return the fill color of a style of any QGIS version; None if there are several or none."""
     try:
         layers = [*ElementTree.fromstring(qml).iterfind("renderer-v2//symbol/layer")]
     except ElementTree.ParseError:  # edited by hand

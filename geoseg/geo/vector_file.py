@@ -1,4 +1,4 @@
-"""Vector files that users bring: polygons of all formats, layers and encodings, as they are."""
+"""Vector files from users: geometries in any format, layer and encoding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from geoseg.geo.paths import vector_path
 
 _LOG = logging.getLogger("geoseg")
 _SHAPE_IN_FIELDS = {"CSV", "OGR_VRT"}
-"""Formats of which GDAL reads no shapes where it is told to leave out fields."""
+"""Formats of which GDAL reads no geometries unless it reads all fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +35,28 @@ class VectorLayer:
     """One layer of a file."""
 
     name: str
+    """The layer's name in the file."""
     crs: pyproj.CRS | None
-    """Horizontal; None where the file says nothing of it, or that it is undefined."""
+    """Horizontal; None if the file declares none, or an undefined one."""
     geometry: NDArray[np.object_]
-    """(N,) of any kind; None where there is none, or none that GEOS can read."""
+    """(N,) geometries of any kind; None if missing, or if GEOS cannot read it."""
     values: NDArray[np.object_]
-    """(N,) of the field that was asked for, as text; empty where there is none."""
+    """(N,) values of the requested field as text; empty if missing."""
 
 
 def read_vector_file(
     path: str | Path, *, layer: str | None = None, field: str | None = None
 ) -> Iterator[VectorLayer]:
-    """One layer of a vector file, or all that have geometries.
+    """Yield one layer of a vector file, or all that have geometries.
 
-    Raises:
-        DataError: unreadable, no such layer or field, or geometries that no polygons come of.
+    Raises DataError: unreadable file, unknown layer or field, unsupported kind of geometry.
     """
     for name in _layers(path, layer):
         what = f"{path}, layer {name},"
         meta, geometry, values = _read(path, name, field, what)
-        names = np.array([spelled(value) for value in values], dtype=object)
+        names = np.array([_as_text(value) for value in values], dtype=object)
         if field is not None:
-            _doubt_encoding(path, names, meta["encoding"])
+            _warn_of_encoding(path, names, meta["encoding"])
         shapes = shapely.from_wkb(geometry, on_invalid="fix")
         yield VectorLayer(name, _crs(meta["crs"], what), shapes, names)
 
@@ -77,7 +77,7 @@ def _layers(path: str | Path, layer: str | None) -> list[str]:
 def _read(
     path: str | Path, layer: str, field: str | None, what: str
 ) -> tuple[dict[str, Any], NDArray[np.object_], NDArray[Any]]:
-    """GDAL's description of the layer, its geometries as WKB, and the values of the field."""
+    """Return GDAL's metadata of the layer, geometries as WKB, and values of the field."""
     with _failures(what):
         info = pyogrio.read_info(vector_path(path), layer=layer)
         fields = list(info["fields"])
@@ -93,10 +93,10 @@ def _read(
 
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """What GDAL and pyogrio raise, as DataError; what they merely mention, not at all."""
-    unreadable = vector_errors(f"{what} cannot be read as vector data", DataError)
-    with unreadable, warnings.catch_warnings(), vector_settings(READING):
-        # Heights and measures do not matter here, nor which kind of polygon is declared.
+    """Convert errors of GDAL and pyogrio to DataError, and drop irrelevant warnings."""
+    errors = vector_errors(f"{what} cannot be read as vector data", DataError)
+    with errors, warnings.catch_warnings(), vector_settings(READING):
+        # Measures (M) and the declared geometry type do not matter here.
         warnings.filterwarnings("ignore", message="Measured|geometry column type")
         try:
             yield
@@ -119,12 +119,15 @@ def _crs(text: str | None, what: str) -> pyproj.CRS | None:
         crs = horizontal(pyproj.CRS.from_user_input(text))
     except CRSError as error:
         raise DataError(f"{what} is in a CRS that PROJ does not understand: {error}") from error
-    # What a GeoPackage calls -1, 0 or 99999.
+    # PROJ's name for the srs_id -1, 0 or 99999 of a GeoPackage.
     return None if crs.name.startswith("Undefined ") else crs
 
 
-def _doubt_encoding(path: str | Path, names: NDArray[np.object_], encoding: str | None) -> None:
-    """A shapefile without .cpg may be in any encoding, of which GDAL takes the Western one."""
+def _warn_of_encoding(path: str | Path, names: NDArray[np.object_], encoding: str | None) -> None:
+    """Warn if names of classes are not ASCII and GDAL guessed their encoding.
+
+    A shapefile without .cpg may be in any; GDAL reads ISO-8859-1.
+    """
     if encoding != "ISO-8859-1" or Path(path).with_suffix(".cpg").exists():
         return
     if strange := sorted({name for name in names if not name.isascii()}):
@@ -138,8 +141,8 @@ def _doubt_encoding(path: str | Path, names: NDArray[np.object_], encoding: str 
         )
 
 
-def spelled(value: Any) -> str:
-    """A class's name from a field of any type; empty where there is no value."""
+def _as_text(value: Any) -> str:
+    """Return the value of a field of any type as the name of a class; empty if missing."""
     if pd.isna(value):
         return ""
     if isinstance(value, float) and value.is_integer():

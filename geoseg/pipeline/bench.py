@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from geoseg.classes import ISAID
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster.resampled import View, suitable_gsd
+from geoseg.geo.raster.resampled import ResampledScene, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.cpu.parallel import one_thread
@@ -219,7 +219,7 @@ def geoboxes(path: str, metadata: Metadata) -> tuple[GeoBox, GeoBox]:
     scene = Scene.open(path)
     gsd = suitable_gsd(scene.geobox.gsd, metadata.gsd_range)
     scene.close()
-    return scene.geobox, View.of(scene, gsd=gsd, scale=metadata.scale).geobox
+    return scene.geobox, ResampledScene.of(scene, gsd=gsd, scale=metadata.scale).geobox
 
 
 @cache

@@ -16,7 +16,7 @@ from geoseg.errors import OutputError
 from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct
-from geoseg.geo.raster.cog_writer import beside
+from geoseg.geo.raster.cog_writer import aux_xml_path
 from geoseg.pipeline.execution.block_store import difference
 from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.outputs import planned_names
@@ -38,9 +38,9 @@ class Record:
 
     @classmethod
     def read(cls, raster: Path) -> Record | None:
-        """Return the record beside the class raster at `raster`, or None."""
+        """Return the record aux_xml_path the class raster at `raster`, or None."""
         try:
-            root = ElementTree.parse(beside(raster)).getroot()
+            root = ElementTree.parse(aux_xml_path(raster)).getroot()
             text = root.findtext(f"Metadata[@domain='{_DOMAIN}']/MDI[@key='{_KEY}']")
             content = json.loads(text or "")
             found = cls(content["run"], content["outputs"], content["summary"])
@@ -53,11 +53,11 @@ class Record:
 
     def write(self, raster: Path) -> None:
         """Add the record to the sidecar of `raster`. Raises OSError."""
-        root = ElementTree.parse(beside(raster)).getroot()
+        root = ElementTree.parse(aux_xml_path(raster)).getroot()
         domain = ElementTree.SubElement(root, "Metadata", domain=_DOMAIN)
         content = {"run": self.run, "outputs": self.outputs, "summary": self.summary}
         ElementTree.SubElement(domain, "MDI", key=_KEY).text = json.dumps(content)
-        beside(raster).write_bytes(ElementTree.tostring(root))
+        aux_xml_path(raster).write_bytes(ElementTree.tostring(root))
 
     def summary_in(self, folder: Path, scene: str) -> Summary | None:
         """Return the summary of the run, whose results are in `folder` now.

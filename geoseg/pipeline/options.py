@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from geoseg.errors import OptionError
 from geoseg.geo.layers.formats import FORMATS
-from geoseg.geo.raster.address import refuse_address
+from geoseg.geo.raster.address import check_local_folder
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class OutputOptions:
     if larger, of what the model sees."""
 
     def __post_init__(self) -> None:
-        refuse_address(self.folder)
+        check_local_folder(self.folder)
         if unknown := [name for name in self.formats if name not in ("gpkg", *FORMATS)]:
             raise OptionError(
                 f"--format {unknown[0]} is not known; choose from gpkg, {', '.join(FORMATS)}"

@@ -22,7 +22,7 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features, no_features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import Layers
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
@@ -145,7 +145,7 @@ class Outputs:
         geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
-                RasterWriter.of_classes(
+                CogWriter.for_classes(
                     self.path("classes"),
                     geobox,
                     self.classes,
@@ -154,7 +154,7 @@ class Outputs:
             )
             if self.output.confidence:
                 self.confidence_raster = opening.enter_context(
-                    RasterWriter.of_confidence(self.path("confidence"), geobox)
+                    CogWriter.for_confidence(self.path("confidence"), geobox)
                 )
             if self.output.logits:
                 view = self.plan.view

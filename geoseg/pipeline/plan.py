@@ -11,10 +11,10 @@ from geoseg.errors import SceneError
 from geoseg.geo.layers.formats import FORMATS, check_installed
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.class_raster import SPECK
-from geoseg.geo.raster.damage import culprits
-from geoseg.geo.raster.resampled import View
+from geoseg.geo.raster.damage import unreadable_files
+from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.reproject import check_format
+from geoseg.geo.reproject import check_format_crs
 from geoseg.model.metadata import Metadata
 from geoseg.pipeline.execution.tasks import Plan
 from geoseg.pipeline.options import PredictOptions, SceneOptions
@@ -43,8 +43,8 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
     for kind in output.formats:
         if (form := FORMATS.get(kind)) is not None:
             check_installed(kind)
-            check_format(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
-    view = View.of(scene, gsd=options.scene.gsd, scale=metadata.scale)
+            check_format_crs(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
+    view = ResampledScene.of(scene, gsd=options.scene.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
     side = options.compute.tiles_per_block
     assert side is not None
@@ -63,7 +63,7 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
 
 def damage_error(path: str, scene: Scene, damaged: Sequence[Window]) -> SceneError:
     """Return the error of a scene with unreadable parts; it names the files of a mosaic."""
-    files = culprits(scene.source, damaged)
+    files = unreadable_files(scene.source, damaged)
     for reason in files.values():
         _LOG.info("%s", reason)
     parts = [f"{w.width}×{w.height} px at ({w.col_off}, {w.row_off})" for w in damaged]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.atomic import Staging, WorkingFolder
+from geoseg.geo.raster.address import scene_stem
+from geoseg.geo.raster.files import raster_files, vector_files
 from geoseg.geo.raster.mosaic import write_mosaic
-from geoseg.geo.raster.naming import scene_stem
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.raster.source import files_of, vector_files_of
 from geoseg.guard import refuse_inputs
 from geoseg.interrupts import interruptible
 from geoseg.model.tile_model import TileModel
@@ -99,8 +99,8 @@ def predict(
         options = PredictOptions(output, scene, tiling or TilingOptions(), compute)
         run = run_fingerprint(header, model, options)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
-        aoi_files = vector_files_of(Path(scene.aoi)) if scene.aoi else ()
-        refuse_inputs(earlier.possible, [*files_of(source), *inputs, *aoi_files])
+        aoi_files = vector_files(Path(scene.aoi)) if scene.aoi else ()
+        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *aoi_files])
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:
             return summary

@@ -21,7 +21,7 @@ import rasterio
 from rasterio.windows import Window
 
 from geoseg.cli.main import SWITCH_INTERVAL
-from geoseg.geo.raster.resampled import View, suitable_gsd
+from geoseg.geo.raster.resampled import ResampledScene, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
@@ -69,7 +69,7 @@ def main() -> None:
         scene = Scene.open(path)
         own = scene.geobox.gsd if options.gsd == 0 else options.gsd
         gsd = own or suitable_gsd(scene.geobox.gsd, network.metadata.gsd_range)
-        seen = View.of(scene, gsd=gsd, scale=network.metadata.scale).geobox
+        seen = ResampledScene.of(scene, gsd=gsd, scale=network.metadata.scale).geobox
         scene.close()
         grid = Grid(seen.width, seen.height, tiling.tile_size, tiling.overlap)
         shapes = [(y.size, x.size) for y in grid.rows for x in grid.columns]

@@ -19,8 +19,8 @@ from fakes import Colors, write_discs
 from results import assert_same_outputs
 
 from geoseg.errors import ClusterError, MachineError, OptionError, SceneError, SchedulerError
+from geoseg.geo.raster.files import FileSignature
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution import cluster as client_side
 from geoseg.pipeline.execution import worker as worker_side
@@ -141,7 +141,7 @@ def demand(scene: Path, **changes: object) -> bytes:
             ComputeOptions(tiles_per_block=1),
         ),
     )
-    found = {"plan": plan, "shape": (300, 400), "marks": {str(scene): Mark.of(scene)}}
+    found = {"plan": plan, "shape": (300, 400), "marks": {str(scene): FileSignature.of(scene)}}
     return pickle.dumps(Demand(**(found | changes)))
 
 

@@ -11,7 +11,7 @@ from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.demo import report
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.object_scores import score_objects
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.pipeline.demo import CORNER, CRS, GSD, Demo, count_covered, write_truth
 from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import Window
@@ -40,7 +40,7 @@ def test_polygons_are_counted_with_the_false_ones(town, tmp_path):
     ids[200:204] = 9
     geobox = GeoBox(SIDE, SIDE, from_origin(*CORNER, GSD, GSD), rasterio.crs.CRS.from_string(CRS))
     raster, truth = tmp_path / "scene.classes.tif", tmp_path / "truth.gpkg"
-    with RasterWriter.of_classes(raster, geobox, ISAID) as file:
+    with CogWriter.for_classes(raster, geobox, ISAID) as file:
         file.write(Window(0, 0, SIDE, SIDE), ids)
     write_truth(truth, town)
     scores = {score.name: score for score in score_objects(raster, truth)}

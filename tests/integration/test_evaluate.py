@@ -27,7 +27,7 @@ from geoseg.datasets.layout import Patch, write_patch, write_split
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.object_scores import ObjectScore, count_matches, score_objects
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
@@ -219,7 +219,7 @@ def town(tmp_path):
     ]
     geobox = GeoBox(100, 2100, PLACE, rasterio.crs.CRS.from_epsg(32633))
     raster = tmp_path / "town.classes.tif"
-    with RasterWriter.of_classes(raster, geobox, CLASSES) as file:
+    with CogWriter.for_classes(raster, geobox, CLASSES) as file:
         ids = rasterize(found, (100, 2100), dtype="uint8")
         ids[90:] = IGNORE
         file.write(Window(0, 0, 2100, 100), ids)

@@ -21,7 +21,7 @@ from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.names import clean
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
-from geoseg.geo.raster.naming import LONGEST, refuse_equal_names, scene_stem
+from geoseg.geo.raster.address import MAX_STEM_BYTES, check_unique_stems, scene_stem
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import ComputeOptions, OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -69,14 +69,14 @@ def test_long_names_leave_room(tmp_path):
     names = ["é" * 125 + tail for tail in ("a.tif", "b.tif")]
     stems = {scene_stem(name) for name in names}
     assert len(stems) == 2
-    assert all(len(stem.encode()) <= LONGEST for stem in stems)
+    assert all(len(stem.encode()) <= MAX_STEM_BYTES for stem in stems)
 
 
 @pytest.mark.parametrize("pair", [("a/town.tif", "b/town.tif"), ("Town.tif", "town.jp2")])
 def test_two_of_one_name(pair):
     with pytest.raises(OptionError, match="both are called"):
-        refuse_equal_names(pair)
-    refuse_equal_names(["tile#1.tif", "tile#2.tif", "tile.tif"])
+        check_unique_stems(pair)
+    check_unique_stems(["tile#1.tif", "tile#2.tif", "tile.tif"])
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_what_a_format_cannot_hold_is_known_before_the_work(tmp_path: Path) -> N
     place = {"crs": CRS.from_user_input(rotated), "transform": Affine(1e-5, 0, 1, 0, -1e-5, 2)}
     scene = write_discs(tmp_path / "scene.tif", 140, 140, **place)
     worked: list[int] = []
-    with pytest.raises(OptionError, match="shapefile has no words"):
+    with pytest.raises(OptionError, match="shapefile cannot store"):
         predict(
             scene,
             TileModel(Colors(), device="cpu"),

@@ -23,7 +23,7 @@ from results import assert_same_outputs
 
 from geoseg.errors import GeosegError, MachineError, OptionError, SceneError
 from geoseg.geo.raster import source as source_module
-from geoseg.geo.raster.address import absolute, is_remote, names_server, refuse_address
+from geoseg.geo.raster.address import absolute, check_local_folder, is_remote, refers_to_server
 from geoseg.geo.raster.bands import Bands
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.source import ReadError, Source
@@ -242,7 +242,7 @@ def test_a_folder_may_be_called_like_an_address(tmp_path, monkeypatch):
     write_discs((tmp_path / "s3:" / "b").mkdir(parents=True) or tmp_path / "s3:/b/k.tif", 64, 64)
     assert not is_remote("s3://b/k.tif")
     assert absolute("s3://b/k.tif") == str(tmp_path / "s3:/b/k.tif")
-    refuse_address(Path("s3://b"))
+    check_local_folder(Path("s3://b"))
 
 
 def test_names_that_hold_relative_files_become_absolute(tmp_path, monkeypatch):
@@ -262,8 +262,8 @@ def test_a_vrt_of_a_vrt_of_a_server_is_remote(tmp_path):
     for name, inside in (("a", "b.vrt"), ("b", "/vsis3/b/k.tif"), ("c", "d.tif")):
         text = f'<SourceFilename relativeToVRT="1">{inside}</SourceFilename>'
         (tmp_path / f"{name}.vrt").write_text(f"<VRTDataset>{text}</VRTDataset>")
-    assert names_server([str(tmp_path / "a.vrt")])
-    assert not names_server([str(tmp_path / "c.vrt"), str(tmp_path / "d.tif")])
+    assert refers_to_server([str(tmp_path / "a.vrt")])
+    assert not refers_to_server([str(tmp_path / "c.vrt"), str(tmp_path / "d.tif")])
 
 
 @pytest.mark.parametrize("folder", ["s3://b/out", "gs://b", "https://h/out", "/vsis3/b/out"])

@@ -29,7 +29,7 @@ from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_nam
 from geoseg.geo.layers.geopackage import read_layers, write_layers
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.raster.class_raster import ClassRaster, read_classes
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
 from geoseg.pipeline import vectorize as engine
@@ -181,7 +181,7 @@ def test_vectorize_does_not_see_blocks_or_threads(tmp_path, monkeypatch):
 
 def test_vectorize_takes_our_own_rasters_with_names_and_colours(tmp_path):
     class_ids = class_map()
-    with RasterWriter.of_classes(tmp_path / "c.tif", geobox_of(class_ids, "utm"), ISAID) as raster:
+    with CogWriter.for_classes(tmp_path / "c.tif", geobox_of(class_ids, "utm"), ISAID) as raster:
         raster.write(Window(0, 0, 80, 60), class_ids)
     assert ClassRaster.open(tmp_path / "c.tif").classes == ISAID
     done = vectorize(tmp_path / "c.tif", tmp_path / "c.gpkg", simplify=0, min_area=0)

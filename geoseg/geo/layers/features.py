@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.classes import LabelClass
-from geoseg.geo.crs import spelled_out, system
+from geoseg.geo.crs import WritableCRS, to_pyproj
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.vector.polygons import Polygons, segment_sum
@@ -118,7 +118,7 @@ def features(
             "angle_deg": sizes.angle,
         }
     )
-    crs = None if geobox.crs is None else spelled_out(system(geobox.crs))
+    crs = None if geobox.crs is None else WritableCRS(to_pyproj(geobox.crs))
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
 
 

@@ -28,8 +28,8 @@ from geoseg.geo.layers.kml import paint
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.layers.names import LayerNames, clean, distinct
 from geoseg.geo.paths import vector_path
-from geoseg.geo.raster.source import vector_files_of
-from geoseg.geo.reproject import check_target, in_wanted_crs
+from geoseg.geo.raster.files import vector_files
+from geoseg.geo.reproject import check_target_crs, to_output_crs
 from geoseg.geo.styles import layer_qml
 from geoseg.guard import check_outputs
 
@@ -219,7 +219,7 @@ def export(
         OutputError: the file cannot be read, or a result exists already or cannot be written.
     """
     check_installed(kind)
-    check_target(kind, target_crs, wgs84=FORMATS[kind].wgs84)
+    check_target_crs(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     names = layer_names(path)
     if not names:
         raise DataError(f"{path} has no layer of polygons")
@@ -227,7 +227,7 @@ def export(
     chosen = [files[name] for name in names if not layers or name in layers]
     planned = planned_files(folder, path.stem, kind, chosen)
     earlier = [] if layers else earlier_files(folder, path.stem, kind, chosen)
-    inputs = [each for file in vector_files_of(path) for each in (file, *companions(file))]
+    inputs = [each for file in vector_files(path) for each in (file, *companions(file))]
     check_outputs(planned, inputs, overwrite=overwrite, obsolete=earlier)
     edited = read_edited(path, layers)
     for note in edited.notes:
@@ -247,7 +247,7 @@ def export(
     gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
     with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
         with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
-            frame = in_wanted_crs(frame, kind, target_crs, wgs84=style.wgs84, prj=style.prj)
+            frame = to_output_crs(frame, kind, target_crs, wgs84=style.wgs84, prj=style.prj)
         done = _write(frame, grouping, staging.new, path.stem, style)
     return [folder / file.name for file in done]
 
@@ -282,7 +282,7 @@ def write_format(
     """
     style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
     with vector_errors(f"{stem} cannot go to {_WGS84}", DataError):
-        frame = in_wanted_crs(frame, kind, None, wgs84=style.wgs84, prj=style.prj)
+        frame = to_output_crs(frame, kind, None, wgs84=style.wgs84, prj=style.prj)
     with vector_errors(f"{folder} cannot be written", OutputError):
         folder.mkdir(parents=True, exist_ok=True)
     return _write(frame, grouping, folder, stem, style)

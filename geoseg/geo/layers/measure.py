@@ -9,7 +9,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from geoseg.geo.crs import Ground, system, unit
+from geoseg.geo.crs import Ground, axis_unit, to_pyproj
 from geoseg.geo.planes import Planes
 
 Floats = NDArray[np.float64]
@@ -51,19 +51,19 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
     """
     if crs is None:
         return _planar(geometry, 1.0)
-    map_ = system(crs)
+    map_ = to_pyproj(crs)
     ground = Ground.of(map_)
     if ground is None or not len(geometry):
-        return _planar(geometry, unit(map_))
+        return _planar(geometry, axis_unit(map_))
     left, bottom, right, top = shapely.bounds(geometry).T
     centre = np.stack([left + right, bottom + top]) / 2
     planes = Planes.at(ground.lonlat(*centre), ground.ellipsoid)
-    floor = _FLOOR / (unit(map_) * (ground.ellipsoid.a if map_.is_geographic else 1.0))
+    floor = _FLOOR / (axis_unit(map_) * (ground.ellipsoid.a if map_.is_geographic else 1.0))
     half = np.maximum(np.stack([right - left, top - bottom]) / 2, floor)
 
     tangent, bend = _tangents(planes, ground, centre, half)
     finite = np.isfinite(bend)
-    tangent[..., ~finite] = np.eye(2)[..., None] * unit(map_)
+    tangent[..., ~finite] = np.eye(2)[..., None] * axis_unit(map_)
     points, owner = shapely.get_coordinates(geometry, return_index=True)
     steps = points - centre.T[owner]
     placed = np.einsum("na,abn->nb", steps, tangent[..., owner])

@@ -1,4 +1,4 @@
-"""Which bands of a file are red, green and blue, and which pixels it declares to be empty."""
+"""Bands of a file: which are red, green and blue; reading and sampling them."""
 
 from __future__ import annotations
 
@@ -16,38 +16,44 @@ from geoseg.errors import SceneError
 from geoseg.geo.raster.validity import Validity, real_dtype
 from geoseg.tiling.grid import Window
 
-_SIDE = 1024
-_PIECES = 8
+_SAMPLE_SIDE = 1024
+"""Pixels a side of a decimated sample."""
+_LATTICE = 8
+"""Blocks a side of a sample by blocks."""
+_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
 def sample(dataset: DatasetReader, read: Callable[[Window, tuple[int, int]], NDArray]) -> NDArray:
-    """`read(window, shape)` of a few places, joined along the last axis.
+    """Return `read(window, shape)` of representative windows, joined along the last axis.
 
-    A raster with overviews, or of at most 1024 px a side, is looked at as a whole, decimated.
-    Of another the blocks of an 8 by 8 lattice are read, for decimating would read every block.
+    A raster with overviews, or of at most 1024 px a side, is decimated as one window. Of others, a
+    lattice of 8 × 8 blocks is read, because decimating would read every block.
     """
     height, width = dataset.shape
-    whole = Window(0, 0, width, height)
     side = max(height, width)
-    if side <= _SIDE or dataset.overviews(1):
-        factor = max(1.0, side / _SIDE)
-        return read(whole, (max(1, round(height / factor)), max(1, round(width / factor))))
+    if side <= _SAMPLE_SIDE or dataset.overviews(1):
+        return read(Window(0, 0, width, height), reduced_shape(dataset.shape, _SAMPLE_SIDE))
     block_height, block_width = (min(size, 256) for size in dataset.block_shapes[0])
-    pieces = [
+    windows = [
         Window(left, top, min(block_width, width - left), min(block_height, height - top))
         for top in _lattice(height, block_height)
         for left in _lattice(width, block_width)
     ]
-    return np.concatenate([read(piece, (piece.height, piece.width)) for piece in pieces], axis=-1)
+    return np.concatenate(
+        [read(window, (window.height, window.width)) for window in windows], axis=-1
+    )
 
 
 def _lattice(length: int, block: int) -> list[int]:
-    """Up to 8 block starts, spread evenly over `length` pixels, first and last included."""
+    """Return up to 8 offsets of blocks, spread evenly over `length` pixels from first to last."""
     last = (length - 1) // block
-    return sorted({round(i * last / (_PIECES - 1)) * block for i in range(_PIECES)})
+    return sorted({round(i * last / (_LATTICE - 1)) * block for i in range(_LATTICE)})
 
 
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+def reduced_shape(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return `shape` in proportion, with no side longer than `side`."""
+    factor = max(1.0, max(shape) / side)
+    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +61,20 @@ class Bands:
     """How to read three colors and a mask of declared validity from one file."""
 
     color: tuple[int, int, int]
-    """Red, green and blue: 1-based bands of the file, equal ones where it is gray."""
+    """Red, green and blue: 1-based bands of the file, all equal if it is gray."""
     validity: Validity
-    """Of the color bands, and what else declares pixels to be empty."""
+    """What declares pixels of these bands to be empty."""
     palette: NDArray[np.uint8] | None
-    """(entries, 4) RGBA to look the values of the only band up in."""
+    """(entries, 4) RGBA of the values of the only band; None without a palette."""
     levels: tuple[float, float]
-    """Slope and intercept from stored values to brightness: not (1, 0) where samples have fewer
-    than 8 bits, or 0 is white."""
+    """Slope and intercept from stored values to brightness: (1, 0) unless samples have fewer than
+    8 bits or 0 is white."""
     dtype: np.dtype
-    """Of the colors as `read` returns them."""
+    """Type of the colors that `read` returns."""
 
     @property
     def may_be_invalid(self) -> bool:
-        """False where no pixel can be declared empty: the file has no way to say so."""
+        """Whether the file has a way to declare pixels empty."""
         return not (self.validity.is_total and self.palette is None and self.dtype.kind != "f")
 
     def __str__(self) -> str:
@@ -87,24 +93,28 @@ class Bands:
         shape: tuple[int, int] | None = None,
         resampling: Resampling = Resampling.nearest,
     ) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Colors (3, H, W) as stored, and validity (H, W) as declared, under `window`.
+        """Return colors (3, H, W) as stored, and validity (H, W) as declared.
 
-        Palettes are looked up, and brightness grows with the values, see `levels`. `shape` asks
-        for a decimated picture. Raises what rasterio raises.
+        Palettes are applied, and brightness grows with the values; see `levels`. Raises what
+        rasterio raises.
+
+        Args:
+            shape: decimate to this; None reads every pixel.
+            resampling: how to decimate; palettes always take the nearest pixel.
         """
         shape = shape or (window.height, window.width)
         resampling = Resampling.nearest if self.palette is not None else resampling
-        area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        area = RasterioWindow.from_slices(*window.slices)
         alpha, distinct = self.validity.alpha, [*dict.fromkeys(self.color)]
         wanted = [*distinct, *([alpha] if alpha else [])]
         planes = _read_planes(dataset, wanted, area, shape, resampling)
         stored, mask = [*planes[: len(distinct)]], planes[-1] if alpha else None
         valid = self.validity.read(dataset, stored, area, mask)
-        places = [distinct.index(band) for band in self.color]
-        if isinstance(planes, np.ndarray) and places == [0, 1, 2]:
+        indices = [distinct.index(band) for band in self.color]
+        if isinstance(planes, np.ndarray) and indices == [0, 1, 2]:
             color = planes[:3]  # no copy
         else:
-            color = np.stack([planes[place] for place in places])
+            color = np.stack([planes[index] for index in indices])
         if self.palette is not None:
             known = (color[0] >= 0) & (color[0] < len(self.palette))
             rgba = self.palette[np.where(known, color[0], 0)]
@@ -119,7 +129,7 @@ class Bands:
         if color.dtype == np.uint8:
             table = np.rint(np.arange(256) * slope + intercept).clip(0, 255).astype(np.uint8)
             return table[color]
-        return color.dtype.type(intercept) - color  # wider samples are turned round only
+        return color.dtype.type(intercept) - color  # wider samples are only inverted
 
 
 def _read_planes(
@@ -129,7 +139,7 @@ def _read_planes(
     shape: tuple[int, int],
     resampling: Resampling,
 ) -> NDArray | list[NDArray]:
-    """Each band (H, W) in its own dtype; one array where they have one."""
+    """Return each band (H, W) in its own dtype, in one array if they share it."""
     if len({dataset.dtypes[band - 1] for band in bands}) == 1:
         size = (len(bands), *shape)
         return dataset.read(bands, window=area, out_shape=size, resampling=resampling)
@@ -141,11 +151,11 @@ def _read_planes(
 def choose_bands(
     path: str, dataset: DatasetReader, wanted: Sequence[int] | None
 ) -> tuple[Bands, tuple[str, ...]]:
-    """The bands to use, and notes on choices that the user may want to overrule.
+    """Return the bands to use, and notes on choices that the user may want to overrule.
 
-    Color interpretation decides, then the order 1, 2, 3; one or two bands are gray.
-    An alpha band counts as a mask only where it holds two values, for NAIP and others flag their
-    near-infrared band as alpha. Raises SceneError for bands that are not there.
+    Color interpretation decides, then the order 1, 2, 3; one or two bands are gray. An alpha band
+    is a mask only if it has two values, because NAIP and others flag near infrared as alpha.
+    Raises SceneError for bands that do not exist.
     """
     notes: tuple[str, ...] = ()
     alpha = None
@@ -170,12 +180,12 @@ def choose_bands(
 
 
 def _palette(dataset: DatasetReader, band: int) -> NDArray[np.uint8] | None:
-    """(entries, 4) RGBA, if the band has a palette."""
+    """Return (entries, 4) RGBA, or None if the band has no palette."""
     if dataset.colorinterp[band - 1] != ColorInterp.palette:
         return None
     try:
         table = dataset.colormap(band)
-    except ValueError:  # rasterio's way to say that there is none
+    except ValueError:  # there is none
         return None
     palette = np.zeros((max(table) + 1, 4), np.uint8)
     palette[list(table)] = list(table.values())
@@ -185,7 +195,7 @@ def _palette(dataset: DatasetReader, band: int) -> NDArray[np.uint8] | None:
 def _levels(
     dataset: DatasetReader, color: tuple[int, int, int], dtype: np.dtype
 ) -> tuple[float, float]:
-    """See `Bands.levels`. Only whole numbers without a sign can have 0 for white."""
+    """Return `Bands.levels`. Only unsigned integers can have 0 for white."""
     if dtype.kind != "u":
         return 1, 0
     bits, is_inverted = sample_bits(dataset, color[0]), is_min_white(dataset)
@@ -197,18 +207,18 @@ def _levels(
 
 
 def sample_bits(dataset: DatasetReader, band: int) -> int:
-    """Bits of a sample that may be used, of those it takes."""
-    told = _file_under(dataset).tags(band, ns="IMAGE_STRUCTURE").get("NBITS")
-    return int(told) if told else 8 * np.dtype(dataset.dtypes[band - 1]).itemsize
+    """Return how many bits of a sample are used."""
+    declared = _underlying(dataset).tags(band, ns="IMAGE_STRUCTURE").get("NBITS")
+    return int(declared) if declared else 8 * np.dtype(dataset.dtypes[band - 1]).itemsize
 
 
 def is_min_white(dataset: DatasetReader) -> bool:
-    """Whether 0 is white (TIFF's MINISWHITE): GDAL says so and leaves the pixels as they are."""
-    return _file_under(dataset).tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+    """Whether 0 is white (TIFF's MINISWHITE), which GDAL reports but does not invert."""
+    return _underlying(dataset).tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
 
 
-def _file_under(dataset: DatasetReader) -> DatasetReader:
-    """A warped view does not say how the pixels under it are stored."""
+def _underlying(dataset: DatasetReader) -> DatasetReader:
+    """Return the file under a warped view, which does not report how pixels are stored."""
     return dataset.src_dataset if isinstance(dataset, WarpedVRT) else dataset
 
 
@@ -227,20 +237,19 @@ def _automatic(dataset: DatasetReader) -> tuple[int, int, int]:
     if all(color in meaning for color in _RGB):
         red, green, blue = (meaning.index(color) + 1 for color in _RGB)
         return red, green, blue
-    pictures = [band for band in dataset.indexes if meaning[band - 1] != ColorInterp.alpha]
-    if len(pictures) < 3:
-        return (pictures or [1])[0], (pictures or [1])[0], (pictures or [1])[0]
-    return pictures[0], pictures[1], pictures[2]
+    others = [band for band in dataset.indexes if meaning[band - 1] != ColorInterp.alpha]
+    if len(others) < 3:
+        gray = others[0] if others else 1
+        return gray, gray, gray
+    return others[0], others[1], others[2]
 
 
 def _is_two_valued(dataset: DatasetReader, band: int) -> bool:
-    """At least 95 % of the band is either 0 or its greatest value; the rest may be soft edges."""
-    values = sample(
-        dataset,
-        lambda window, shape: dataset.read(
-            band,
-            window=RasterioWindow(window.col_off, window.row_off, window.width, window.height),
-            out_shape=shape,
-        ).ravel(),
-    )
+    """Whether 95 % of the band are 0 or its greatest value; the rest may be soft edges."""
+
+    def read(window: Window, shape: tuple[int, int]) -> NDArray:
+        area = RasterioWindow.from_slices(*window.slices)
+        return dataset.read(band, window=area, out_shape=shape).ravel()
+
+    values = sample(dataset, read)
     return bool(((values == 0) | (values == values.max())).mean() >= 0.95)

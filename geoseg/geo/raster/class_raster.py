@@ -1,4 +1,4 @@
-"""Class rasters of any origin: which value is which class, and how to draw it."""
+"""Class rasters of any origin: the class of each value, and its color."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ from geoseg.geo.raster.validity import Validity, real_dtype
 from geoseg.tiling.grid import Window
 
 _NAME, _MIN, _VALUE, _RGB = "2", "3", "5", ("6", "7", "8")
-"""What columns of an attribute table are for: GDALRATFieldUsage."""
+"""GDALRATFieldUsage: the purpose of a column of an attribute table."""
 _REAL, _TEXT = "1", "2"
-"""What they hold: GDALRATFieldType."""
+"""GDALRATFieldType: the type of a column."""
+_SCAN_ROWS = 1024
+"""Rows read at once to find the values of a raster."""
+SPECK = 9.0
+"""Regions with fewer pixels, as the model saw them, are specks by default."""
 
 
 def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
-    """The classes of a raster's band.
+    """Return the classes of a raster's band.
 
-    Names are from the first of these that has any: tags CLASS_<value> of the band or the file; the
-    raster attribute table, then the category names, that GDAL keeps beside the file (.aux.xml).
-    Colours are from the attribute table, else the colour table, else of our own.
+    Names come from the first of these that has any: tags CLASS_<value> of the band or the file; the
+    raster attribute table or the category names in GDAL's .aux.xml beside the file. Colors come
+    from the attribute table, then the color table, then `hue`.
 
-    Raises SceneError where the file beside is damaged.
+    Raises SceneError if the .aux.xml is damaged.
     """
     names, colors = _tagged(dataset), _color_table(dataset)
     if not names:
-        names, own = _beside(dataset)
-        colors |= own
+        names, more_colors = _from_aux_xml(dataset)
+        colors |= more_colors
     if names:
         return tuple(
             LabelClass(value, name or f"class_{value}", _color(value, name, colors))
@@ -49,7 +53,7 @@ def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
     return tuple(
         LabelClass(value, f"class_{value}", color)
         for value, color in sorted(colors.items())
-        if any(color)  # GDAL fills unused entries up with black
+        if any(color)  # GDAL fills unused entries with black
     )
 
 
@@ -69,14 +73,13 @@ def _tagged(dataset: DatasetReader) -> dict[int, str]:
 def _color_table(dataset: DatasetReader) -> dict[int, Color]:
     try:
         table = dataset.colormap(1)
-    except ValueError:  # rasterio's way to say that there is none
+    except ValueError:  # there is none
         return {}
     return {value: color[:3] for value, color in table.items()}
 
 
-def _beside(dataset: DatasetReader) -> tuple[dict[int, str], dict[int, Color]]:
-    """Names and colours in GDAL's file for what the raster's format has no place for; rasterio
-    does not show them."""
+def _from_aux_xml(dataset: DatasetReader) -> tuple[dict[int, str], dict[int, Color]]:
+    """Return names and colors that GDAL keeps beside the raster and rasterio does not expose."""
     for path in (Path(name) for name in dataset.files if name.endswith(".aux.xml")):
         if not path.exists():
             continue
@@ -96,6 +99,7 @@ def _beside(dataset: DatasetReader) -> tuple[dict[int, str], dict[int, Color]]:
 
 
 def _attributes(table: ElementTree.Element) -> tuple[dict[int, str], dict[int, Color]]:
+    """Return names and colors of a raster attribute table. Raises ValueError, IndexError."""
     columns = [
         {part: field.findtext(part, "") for part in ("Name", "Type", "Usage")}
         for field in table.iterfind("FieldDefn")
@@ -105,35 +109,36 @@ def _attributes(table: ElementTree.Element) -> tuple[dict[int, str], dict[int, C
     titles = [column["Name"].lower() for column in columns]
 
     def first(*searches: tuple[list[str], str]) -> int | None:
-        return next((have.index(want) for have, want in searches if want in have), None)
+        return next((found.index(item) for found, item in searches if item in found), None)
 
-    value_at = first((usages, _VALUE), (usages, _MIN), (titles, "value"))
-    name_at = first((usages, _NAME), (types, _TEXT))
-    color_at = [usages.index(usage) for usage in _RGB if usage in usages]
+    value_column = first((usages, _VALUE), (usages, _MIN), (titles, "value"))
+    name_column = first((usages, _NAME), (types, _TEXT))
+    color_columns = [usages.index(usage) for usage in _RGB if usage in usages]
     names: dict[int, str] = {}
     colors: dict[int, Color] = {}
-    if value_at is None:
+    if value_column is None:
         return names, colors
     for row in table.iterfind("Row"):
         cells = [cell.text or "" for cell in row.iterfind("F")]
-        if not float(cells[value_at]).is_integer():
-            continue  # a range of a histogram
-        value = int(float(cells[value_at]))
-        if name_at is not None:
-            names[value] = cells[name_at]
-        if len(color_at) == len(_RGB):
+        if not float(cells[value_column]).is_integer():
+            continue  # a bin of a histogram
+        value = int(float(cells[value_column]))
+        if name_column is not None:
+            names[value] = cells[name_column]
+        if len(color_columns) == len(_RGB):
             red, green, blue = (
-                round(float(cells[place]) * (255 if types[place] == _REAL else 1))
-                for place in color_at
+                round(float(cells[column]) * (255 if types[column] == _REAL else 1))
+                for column in color_columns
             )
             colors[value] = red, green, blue
     return names, colors
 
 
 def read_classes(path: Path) -> tuple[LabelClass, ...]:
-    """Classes from a CSV file with the columns id, name and, if wanted, color as #rrggbb.
+    """Read classes from a CSV file with columns id, name and, optionally, color as #rrggbb.
 
-    Raises DataError, naming the line.
+    Unlike `geoseg.classes.read_class_list`, ids are any values of a raster. Raises DataError,
+    naming the line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -164,40 +169,35 @@ def _parsed(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelClass]:
         yield LabelClass(value, row["name"] or f"class_{value}", color)
 
 
-_SCAN_ROWS = 1024
-
-
-SPECK = 9.0
-"""Smaller regions are specks, by default: pixels as the model saw them."""
-
-
 @dataclass(frozen=True, slots=True)
 class ClassRaster:
-    """A raster of one band of whole numbers, read as 8-bit codes of its classes."""
+    """A raster with one band of integers, read as 8-bit codes of its classes."""
 
     source: Source
+    """The file."""
     geobox: GeoBox
+    """The raster's grid."""
     band: int
-    """The one that holds the classes; another may be an alpha band."""
+    """The band of the classes, from 1; another may be an alpha band."""
     validity: Validity
-    """Pixels that the file declares to be empty have no class."""
+    """What declares pixels to be empty; these have no class."""
     classes: tuple[LabelClass, ...]
-    """Ids are values of the raster, which may be larger than 255. Not all need occur."""
+    """Known classes, which need not occur. Ids are values of the raster and may exceed 255."""
     values: NDArray[np.int64]
     """(K,) value of each code, ascending; K ≤ 255."""
     skip: tuple[int, ...]
-    """Codes that are no class, beside IGNORE."""
+    """Codes that are not classes, in addition to IGNORE."""
     direct: bool
-    """The raster's values are the codes."""
+    """Whether values are their own codes."""
     model_gsd: float | None
-    """Meters a pixel at which a model saw what became this raster; None = not told."""
+    """Meters a pixel at which the model saw the scene; None if unknown."""
 
     @property
     def speck(self) -> float:
-        """Regions of fewer pixels are specks, by default."""
-        pixel = self.geobox.gsd or 1.0
-        side = max(1.0, (self.model_gsd or 0.0) / pixel)  # of what the model saw as one
-        return round(SPECK * side**2, 2)
+        """Regions with fewer pixels of this raster are specks by default."""
+        gsd = self.geobox.gsd or 1.0
+        model_pixel = max(1.0, (self.model_gsd or 0.0) / gsd)
+        return round(SPECK * model_pixel**2, 2)
 
     @classmethod
     def open(
@@ -206,36 +206,36 @@ class ClassRaster:
         skip: Collection[int] = (0,),
         classes: tuple[LabelClass, ...] | None = None,
     ) -> ClassRaster:
-        """Learn which values are classes: of 8 bits from the header, of more by reading them.
+        """Open a raster and find its values: from the header if 8-bit, else by reading all pixels.
 
         Args:
-            skip: values that are no class, beside what the file declares to be empty.
-            classes: names and colors; None = see `declared_classes`.
+            skip: values that are not classes, in addition to those declared empty.
+            classes: names and colors; None uses `declared_classes`.
 
         Raises:
-            SceneError: not readable, not one band of whole numbers, of more than 255 classes, or
-                with a value beyond 64 bits with a sign.
+            SceneError: not readable, not one band of integers, more than 255 classes, or a value
+                beyond signed 64 bits.
         """
         source = Source(str(path))
         with source.dataset() as dataset:
             band, alpha = _class_band(str(path), dataset)
             dtype = real_dtype(str(path), dataset, band)
             validity = Validity.of(dataset, [band], alpha)
-            nothing = {*skip, *_whole(validity.nodata)}
-            direct = dtype == np.uint8 and IGNORE in nothing
+            not_classes = {*skip, *_integers(validity.nodata)}
+            direct = dtype == np.uint8 and IGNORE in not_classes
             if direct:
                 values = np.arange(IGNORE)
-            elif dtype == np.uint8 and nothing & {*range(256)}:
-                values = np.setdiff1d(np.arange(256), [*nothing])
+            elif dtype == np.uint8 and not_classes & {*range(256)}:
+                values = np.setdiff1d(np.arange(256), [*not_classes])
             else:
                 found = _distinct(str(path), dataset, band, validity)
-                values = np.array(sorted(found - nothing), np.int64)
+                values = np.array(sorted(found - not_classes), np.int64)
             if len(values) > IGNORE:
                 raise SceneError(
                     f"{path}: more than 255 different values; give a raster of at most 255 classes"
                 )
             known = declared_classes(dataset) if classes is None else classes
-            told = re.fullmatch(r"\d+(\.\d+)?", dataset.tags().get("MODEL_GSD", ""))
+            gsd = re.fullmatch(r"\d+(\.\d+)?", dataset.tags().get("MODEL_GSD", ""))
         return cls(
             source=source,
             geobox=GeoBox.of(dataset),
@@ -243,21 +243,23 @@ class ClassRaster:
             validity=validity,
             classes=known,
             values=values.astype(np.int64),
-            skip=tuple(value for value in sorted(nothing) if 0 <= value < IGNORE) if direct else (),
+            skip=tuple(value for value in sorted(not_classes) if 0 <= value < IGNORE)
+            if direct
+            else (),
             direct=direct,
-            model_gsd=float(told[0]) if told else None,
+            model_gsd=float(gsd[0]) if gsd else None,
         )
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """(H, W) codes; IGNORE where there is no class.
+        """Return codes (H, W); IGNORE where there is no class.
 
-        Raises SceneError where the file is damaged.
+        Raises SceneError if the file is damaged.
         """
-        area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        area = RasterioWindow.from_slices(*window.slices)
         with self.source.dataset("read") as dataset:
             stored = dataset.read(self.band, window=area)
             if self.direct and not self.validity.has_mask:
-                return stored  # the nodata value is among those to be skipped
+                return stored  # the nodata value is in `skip`
             valid = self.validity.read(dataset, [stored], area)
         return np.where(valid, self._codes(stored), np.uint8(IGNORE))
 
@@ -275,7 +277,7 @@ class ClassRaster:
 
 
 def _class_band(path: str, dataset: DatasetReader) -> tuple[int, int | None]:
-    """The band of classes and the alpha band, from 1."""
+    """Return the band of classes and the alpha band, from 1. Raises SceneError."""
     kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
     alphas = [band for band, kind in kinds.items() if kind == ColorInterp.alpha]
     others = [band for band in kinds if band not in alphas]
@@ -287,12 +289,12 @@ def _class_band(path: str, dataset: DatasetReader) -> tuple[int, int | None]:
     return others[0], alphas[0] if alphas else None
 
 
-def _whole(nodata: tuple[float | None, ...]) -> set[int]:
+def _integers(nodata: tuple[float | None, ...]) -> set[int]:
     return {int(value) for value in nodata if value is not None and float(value).is_integer()}
 
 
 def _distinct(path: str, dataset: DatasetReader, band: int, validity: Validity) -> set[int]:
-    """Values of pixels that are not empty, or enough of them to see that they are too many."""
+    """Return the values of valid pixels, or more than twice as many as are allowed."""
     found: set[int] = set()
     for top in range(0, dataset.height, _SCAN_ROWS):
         rows = min(_SCAN_ROWS, dataset.height - top)

@@ -1,4 +1,4 @@
-"""Rasters of 8-bit values on a scene's grid, written block by block, finished as COGs."""
+"""Cloud Optimized GeoTIFFs of 8-bit values on a scene's grid, written window by window."""
 
 from __future__ import annotations
 
@@ -14,97 +14,98 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.crs import axis_order, flat, system
+from geoseg.geo.crs import axis_order, to_pyproj, without_height
+from geoseg.geo.gdal_errors import GDAL_ERRORS, without_georeference
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.styles import opacity, raster_qml
 from geoseg.tiling.grid import Window
 
-_FAILURES = (RasterioError, OSError, CPLE_BaseError)
-"""rasterio lets GDAL's own errors through when it copies."""
+_FAILURES = (*GDAL_ERRORS, OSError)
 _BLOCK = 512
+"""Pixels a side of a block."""
 _CACHE = 64 * 2**20
-"""Bytes of blocks that GDAL keeps of what it reads again: by default a share of the machine's."""
+"""Bytes of GDAL's cache for the final copy; its default is a share of the machine's memory."""
 _WORKING: dict[str, Any] = {
     "driver": "GTiff",
+    "count": 1,
     "dtype": "uint8",
     "nodata": IGNORE,
     "tiled": True,
     "blockxsize": _BLOCK,
     "blockysize": _BLOCK,
-    "compress": "ZSTD",  # four times as fast to write as DEFLATE at its lowest level
+    "compress": "ZSTD",  # writes four times as fast as DEFLATE at its lowest level
     "zstd_level": 1,
-    "SPARSE_OK": True,  # what is never written stays nodata and takes no room
+    "SPARSE_OK": True,  # blocks never written are nodata and take no space
     "BIGTIFF": "IF_SAFER",
 }
 _FINAL: dict[str, Any] = {
     "driver": "COG",
     "COMPRESS": "DEFLATE",
     "BLOCKSIZE": _BLOCK,
-    # The mode would wipe objects of a few pixels off the overviews, and takes four times as long.
+    # MODE erases small objects from the overviews, and takes four times as long.
     "OVERVIEW_RESAMPLING": "NEAREST",
     "NUM_THREADS": "ALL_CPUS",
     "BIGTIFF": "IF_SAFER",
 }
 
 
-class RasterWriter:
-    """A Cloud Optimized GeoTIFF of one uint8 band, nodata 255, under construction.
+class CogWriter:
+    """A Cloud Optimized GeoTIFF of one uint8 band with nodata 255, under construction.
 
-    Windows arrive in any order and from any thread. A context: when it is left without an error,
-    the file at `path` is whole; see `Staging` for one that is to be whole or absent. Meanwhile a
-    working file lies in the same folder.
+    Windows are written in any order and from any thread, to a working file in the same folder. At
+    the end of the context, unless there was an error, the file at `path` is complete; for all or
+    nothing, see `Staging`.
     """
 
     def __init__(self, path: Path, geobox: GeoBox) -> None:
-        """Raises OutputError where the folder cannot be written."""
+        """Create the working file. Raises OutputError."""
         self.path = path
         self._working = path.with_name(f".{path.name}.working.tif")
-        crs = flat(geobox.crs)
-        in_file = crs if crs is None or in_geotiff(crs) else None
+        crs = without_height(geobox.crs)
+        in_file = crs if crs is None or fits_geotiff(crs) else None
         self._crs = None if in_file is crs else crs
-        """A CRS that GeoTIFF has no keys for."""
+        """A CRS that GeoTIFF cannot express; None for others."""
         self._beside: dict[Path, bytes] = {}
-        """Files that go with the raster."""
+        """Content of files that accompany the raster."""
         if self._crs is not None:
-            self._beside[beside(path)] = sidecar(self._crs)
+            self._beside[aux_xml_path(path)] = aux_xml(self._crs)
         self._lock = threading.Lock()
-        # GIS programs show a raster without a place as is, and GDAL cannot store that.
-        unplaced = geobox.is_unplaced or geobox.transform.is_identity
-        place = {} if unplaced else {"transform": geobox.transform}
-        shape = {"width": geobox.width, "height": geobox.height, "count": 1}
+        # GIS programs draw pixel coordinates without a transform, and GDAL cannot store them.
+        in_pixels = geobox.has_pixel_coordinates or geobox.transform.is_identity
+        grid = {"width": geobox.width, "height": geobox.height, "crs": in_file}
+        if not in_pixels:
+            grid["transform"] = geobox.transform
         self._written = 0
+        """Pixels that are not nodata."""
         try:
-            self._working.unlink(missing_ok=True)  # what a killed run left behind
-            self._dataset = rasterio.open(
-                self._working, "w", crs=in_file, **shape, **place, **_WORKING
-            )
+            self._working.unlink(missing_ok=True)  # left by a killed run
+            with without_georeference():
+                self._dataset = rasterio.open(self._working, "w", **grid, **_WORKING)
         except _FAILURES as error:
             raise self._failed(error) from error
 
     @classmethod
-    def of_classes(
+    def for_classes(
         cls,
         path: Path,
         geobox: GeoBox,
         classes: Sequence[LabelClass],
         *,
         model_gsd: float | None = None,
-    ) -> RasterWriter:
-        """Of class ids, with the classes' colors as its table and names in tags `CLASS_<id>`.
+    ) -> CogWriter:
+        """Return a writer of class ids, with a color table and names in tags `CLASS_<id>`.
 
-        GeoTIFF has no place for names that QGIS reads, nor for transparent colors, and its color
-        tables have 256 entries: a `.aux.xml` (for GDAL) and a `.qml` (for QGIS) beside have them.
+        GeoTIFF cannot store names for QGIS, transparent colors, or more than 256 colors, so the
+        raster is accompanied by an `.aux.xml` for GDAL and a `.qml` for QGIS.
 
         Args:
-            model_gsd: meters a pixel at which the model saw the scene; goes to the tag MODEL_GSD.
+            model_gsd: meters a pixel at which the model saw the scene, for the tag MODEL_GSD.
         """
         raster = cls(path, geobox)
         colors = {item.id: (*item.color, opacity(item)) for item in classes}
@@ -113,24 +114,24 @@ class RasterWriter:
         if model_gsd is not None:
             raster._dataset.update_tags(MODEL_GSD=f"{model_gsd:.6g}")
         raster._beside = {
-            beside(path): sidecar(raster._crs, classes),
+            aux_xml_path(path): aux_xml(raster._crs, classes),
             path.with_suffix(".qml"): raster_qml(classes),
         }
         return raster
 
     @classmethod
-    def of_confidence(cls, path: Path, geobox: GeoBox) -> RasterWriter:
-        """Of probabilities, in per cent."""
+    def for_confidence(cls, path: Path, geobox: GeoBox) -> CogWriter:
+        """Return a writer of probabilities in percent."""
         raster = cls(path, geobox)
         raster._dataset.set_band_description(1, "confidence, percent")
         return raster
 
     def write(self, window: Window, values: NDArray[np.uint8]) -> None:
-        """Write `values` (H, W) at `window`; every pixel once at most.
+        """Write `values` (H, W) at `window`, every pixel at most once.
 
-        Raises OutputError, for instance on a full disk.
+        Raises OutputError, for instance if the disk is full.
         """
-        area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        area = RasterioWindow.from_slices(*window.slices)
         with self._lock:
             try:
                 self._dataset.write(values, 1, window=area)
@@ -138,7 +139,7 @@ class RasterWriter:
                 raise self._failed(error) from error
             self._written += _content(values)
 
-    def __enter__(self) -> RasterWriter:
+    def __enter__(self) -> CogWriter:
         return self
 
     def __exit__(
@@ -150,7 +151,7 @@ class RasterWriter:
         try:
             self._dataset.close()
             if kind is None:
-                with rasterio.Env(GDAL_CACHEMAX=_CACHE):
+                with rasterio.Env(GDAL_CACHEMAX=_CACHE), without_georeference():
                     self._verify(self._working)
                     rasterio.shutil.copy(self._working, self.path, **_FINAL)
                     self._verify(self.path)
@@ -162,8 +163,11 @@ class RasterWriter:
             self._working.unlink(missing_ok=True)
 
     def _verify(self, path: Path) -> None:
-        """GDAL closes a file without a word when its last blocks do not fit on the disk, and
-        crashes on copying the remains: compare what is there with what was written."""
+        """Raise OutputError if pixels are missing.
+
+        GDAL does not report that the last blocks of a file did not fit on the disk, and crashes
+        when it copies the rest.
+        """
         with rasterio.open(path) as raster:
             rows = (
                 RasterioWindow(0, top, raster.width, min(_BLOCK, raster.height - top))
@@ -177,18 +181,18 @@ class RasterWriter:
         return OutputError(f"{self.path} cannot be written: {error.__cause__ or error}")
 
 
-def beside(path: Path) -> Path:
-    """Where GDAL keeps what a raster at `path` has no place for."""
+def aux_xml_path(path: Path) -> Path:
+    """Return GDAL's file for metadata that the format of the raster at `path` cannot store."""
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def sidecar(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
-    """What GeoTIFF has no place for, as GDAL keeps it beside a raster (its "persistent auxiliary
-    metadata"): names and colors by value, and a CRS unless that is in the file."""
+def aux_xml(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
+    """Return GDAL's "persistent auxiliary metadata": names and colors by value, and a CRS that is
+    not None."""
     root = ElementTree.Element("PAMDataset")
     if crs is not None:
         axes = ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping=axis_order(crs))
-        axes.text = system(crs).to_wkt()
+        axes.text = to_pyproj(crs).to_wkt()
     if not classes:
         return ElementTree.tostring(root)
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
@@ -204,8 +208,8 @@ def sidecar(crs: CRS | None, classes: Sequence[LabelClass] = ()) -> bytes:
     return ElementTree.tostring(root)
 
 
-def in_geotiff(crs: CRS) -> bool:
-    """GeoTIFF has keys for it; not for turned poles, for instance."""
+def fits_geotiff(crs: CRS) -> bool:
+    """Whether GeoTIFF can express the CRS; not one with rotated poles, for instance."""
     profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
     with rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
         try:
@@ -218,5 +222,5 @@ def in_geotiff(crs: CRS) -> bool:
 
 
 def _content(values: NDArray[np.uint8]) -> int:
-    """Pixels that are not nodata, as those are that were never written or got lost."""
+    """Count the pixels that are not nodata; lost ones read as nodata."""
     return int(np.count_nonzero(values != IGNORE))

@@ -1,4 +1,4 @@
-"""A scene at the ground sample distance that the model was trained on."""
+"""A scene at the ground sample distance (GSD) at which the model sees it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from geoseg.geo.raster.scene import Pixels, Scene
 from geoseg.tiling.grid import Window
 from geoseg.tiling.resample import Resampler
 
-_COARSEST = 32
-"""Scene pixels a side that become one unasked, at most."""
+_MAX_STEP = 32
+"""Scene pixels a side that become one by default, at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A scene on a grid of larger or smaller pixels: what the model works on.
+class ResampledScene:
+    """A scene on a grid of larger or smaller pixels, the model's input.
 
-    Outputs stay on the scene's own grid. Its pixel (x, y) lies at x / step[0], y / step[1] of the
-    view, both counted from the same upper left corner.
+    Outputs stay on the scene's own grid, whose pixel (x, y) lies at (x / step[0], y / step[1]) of
+    the resampled one.
     """
 
     scene: Scene
+    """The scene on its own grid."""
     resampler: Resampler
+    """The mapping between the two grids."""
 
     @classmethod
-    def of(cls, scene: Scene, *, gsd: float | None = None, scale: float = 1.0) -> View:
-        """The scene as the model wants it.
+    def of(cls, scene: Scene, *, gsd: float | None = None, scale: float = 1.0) -> ResampledScene:
+        """Return the scene at a ground sample distance.
 
-        gsd: metres a pixel, made square on the ground; None keeps the scene's own pixels.
-        scale: factor by which pixels are enlarged after that.
-        Raises SceneError where the scene's GSD is not known or is out of all proportion.
+        Args:
+            gsd: meters a pixel, square on the ground; None keeps the scene's own pixels.
+            scale: factor by which the result is enlarged.
+
+        Raises SceneError if the scene's GSD is unknown, or too far from `gsd`.
         """
         across, down = 1.0, 1.0
         if gsd is not None:
@@ -56,18 +60,18 @@ class View:
 
     @property
     def step(self) -> tuple[float, float]:
-        """Scene pixels per pixel of the view, across and down; exact."""
+        """Scene pixels per resampled pixel, across and down; exact."""
         return self.resampler.step
 
     @property
     def geobox(self) -> GeoBox:
-        """The view's own grid. Its last row and column may reach beyond the scene."""
+        """The resampled grid. Its last row and column may extend beyond the scene."""
         scene, (width, height) = self.scene.geobox, self.resampler.size
         scale = scene.transform.scale(*self.step)
         return GeoBox(height, width, scene.transform @ scale, scene.crs)
 
     def read(self, window: Window) -> Pixels:
-        """The pixels under `window` of the view. Raises SceneError where the file is damaged."""
+        """Return the resampled pixels under `window`. Raises SceneError if the file is damaged."""
         damaged: list[Window] = []
 
         def read_scene(part: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -78,21 +82,22 @@ class View:
         image, valid = self.resampler.read(window, read_scene)
         return Pixels(image, valid, tuple(damaged))
 
-    def on_scene(self, window: Window) -> Window | None:
-        """The scene's pixels whose centers lie in `window` of the view; see `on_picture`."""
+    def to_scene(self, window: Window) -> Window | None:
+        """Return the scene's pixels whose centers lie in `window` of the resampled grid."""
         return self.resampler.on_picture(window)
 
 
 def suitable_gsd(own: float | None, known: tuple[float, float] | None) -> float | None:
-    """Metres a pixel at which a model should see a scene; None = as it is.
+    """Return the GSD, in meters, at which a model should see a scene; None keeps the scene's.
 
-    Coarser than the scene's `own` where that is finer than all that the model was trained on:
-    what it knows would be too large for it, and each square metre would cost more. Never finer:
-    pixels that are not there cannot be made.
+    A scene finer than all training data is coarsened to it, as its objects would look too large
+    and each square meter would cost more. A coarse scene is never refined: detail that is missing
+    cannot be made.
 
     Args:
-        known: finest and coarsest of its training.
+        own: the scene's GSD; None if unknown.
+        known: finest and coarsest GSD of the training data.
     """
     if own is None or known is None or own >= 0.9 * known[0]:
         return None
-    return min(known[0], _COARSEST * own)
+    return min(known[0], _MAX_STEP * own)

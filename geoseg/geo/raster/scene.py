@@ -1,4 +1,4 @@
-"""One input raster, opened: pixels as the model wants them, and where they lie on the ground."""
+"""One input raster, opened: its grid, and pixels as 8-bit RGB with validity."""
 
 from __future__ import annotations
 
@@ -16,57 +16,61 @@ from rasterio.io import DatasetReader
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster.bands import Bands, choose_bands, sample, sample_bits
+from geoseg.geo.raster.address import scene_stem
+from geoseg.geo.raster.bands import Bands, choose_bands, reduced_shape, sample, sample_bits
 from geoseg.geo.raster.collar import HALO, Collar, find_collars
-from geoseg.geo.raster.damage import look_around_damage, read_around_damage
-from geoseg.geo.raster.naming import scene_stem
+from geoseg.geo.raster.damage import read_around_damage, read_decimated_around_damage
 from geoseg.geo.raster.source import Source, sample_bytes
 from geoseg.geo.raster.stretch import Rescale, rescale_by_percentiles
 from geoseg.tiling.grid import Window
 
 _COARSE = 2048
-"""Cells a side in the picture of the whole scene on which collars are looked for."""
-_TOO_LARGE = 2**34
-"""Pixels above which a file without overviews is not read as a whole to find collars."""
-_BLOCK_BYTES = 2 * 2**30
-"""A single block of the file may not take more memory than this to decode."""
-_Picture = tuple[NDArray, NDArray[np.bool_]]
-_Look = Callable[[Window, tuple[int, int], Resampling], _Picture]
-"""Colours (3, h, w) and validity (h, w) of a window, resampled to a shape."""
-_FILLED = {"ENVI", "HFA", "PCIDSK"}
-"""Drivers that return zeros for what lies beyond the end of a file."""
+"""Cells a side of the image on which collars are found."""
+_MAX_SCANNED = 2**34
+"""Pixels up to which a file without overviews is read completely to find collars."""
+_MAX_BLOCK_BYTES = 2 * 2**30
+"""Memory that decoding one block of the file may take."""
+_Image = tuple[NDArray, NDArray[np.bool_]]
+"""Colors (3, h, w) and validity (h, w)."""
+_Look = Callable[[Window, tuple[int, int], Resampling], _Image]
+"""Reads a window, resampled to a shape."""
+_ZERO_FILLED = {"ENVI", "HFA", "PCIDSK"}
+"""Drivers that return zeros beyond the end of a truncated file."""
 _LOSSY = {"jpeg", "webp", "jpeg2000", "lerc", "jxl", "ycbcr jpeg"}
+"""Codecs that blur the edge of a collar, whatever nodata value the file declares."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """What a window of a scene holds."""
+    """The pixels of a window."""
 
     image: NDArray[np.uint8]
-    """(3, H, W) red, green, blue, 0-255. Unspecified where not valid."""
+    """(3, H, W) red, green, blue, 0-255; unspecified where not valid."""
     valid: NDArray[np.bool_]
-    """(H, W) True on real pixels."""
+    """(H, W) True on pixels with data."""
     damaged: tuple[Window, ...] = ()
-    """Parts of the scene that could not be read, and are not valid; see `Scene.skip_damage`."""
+    """Parts of the scene that could not be read and are not valid; see `Scene.skip_damage`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One input raster, opened. Any thread may read; pickled, it opens again at its destination."""
+    """One input raster, opened. Any thread may read; a pickled scene opens the file again."""
 
     source: Source
+    """The file."""
     geobox: GeoBox
     """The scene's own pixel grid, which is that of the outputs."""
     bands: Bands
+    """The bands that become red, green and blue."""
     rescale: Rescale | None
-    """None: stored as 0-255 already."""
+    """The stretch to 0-255; None for 8-bit files."""
     collars: tuple[Collar, ...]
-    """Undeclared collars, found by looking."""
+    """Undeclared collars, found in the pixels."""
     notes: tuple[str, ...]
-    """What the user should know: guesses that were made, information that is missing."""
+    """Sentences for the user on guesses and missing information."""
     skip_damage: bool = False
-    """Read around damaged parts of a file and name them, instead of raising SceneError. A server
-    that does not answer is no damage."""
+    """Read around damaged parts of a file and report them, instead of raising SceneError. A server
+    that does not answer is not damage."""
 
     @classmethod
     def open(
@@ -80,36 +84,42 @@ class Scene:
     ) -> Scene:
         """Open the raster at `path`, a file or address that GDAL reads.
 
-        bands: one or three 1-based bands; None chooses by colour interpretation.
-        collar: "auto" looks for flat black or white collars where the file declares no empty
-        pixels.
-        rescale: stored values that become 0 and 255; None leaves 8 bits as they are and stretches
-        others between the 2nd and 98th percentile of the scene.
+        Memory is bounded. The file is read completely only if it has no overviews and a collar
+        shows on one of its sides.
 
-        Memory is bounded. The whole file is read only where a collar shows on one of its sides and
-        there are no overviews. Raises SceneError, and OptionError for a range that is none.
+        Args:
+            bands: one or three 1-based bands; None chooses by color interpretation.
+            collar: "auto" looks for flat black or white collars unless the file declares empty
+                pixels.
+            rescale: stored values that become 0 and 255; None keeps 8-bit pixels and stretches
+                others between the 2nd and 98th percentile of the scene.
+            skip_damage: read around damaged parts.
+
+        Raises:
+            SceneError: the file cannot be opened, read or used.
+            OptionError: `rescale` is not a range.
         """
         source = Source(str(path))
 
-        def look_at_all(dataset: DatasetReader) -> Scene:
+        def build(dataset: DatasetReader) -> Scene:
             _check(source.path, dataset)
             chosen, notes = choose_bands(source.path, dataset, bands)
             geobox = GeoBox.of(dataset)
             if dataset.crs is None:
                 notes += ("no coordinate reference system: outputs are in pixel coordinates",)
 
-            def look(window: Window, shape: tuple[int, int], how: Resampling) -> _Picture:
+            def look(window: Window, shape: tuple[int, int], how: Resampling) -> _Image:
                 try:
                     with source.dataset("look at it"):
                         return chosen.read(dataset, window, shape, how)
                 except SceneError:
                     if not skip_damage or source.is_remote:
                         raise
-                    return look_around_damage(source, chosen, window, shape)
+                    return read_decimated_around_damage(source, chosen, window, shape)
 
             collars: tuple[Collar, ...] = ()
             if collar == "auto" and _may_have_collar(dataset, chosen):
-                if _is_costly(dataset) and geobox.height * geobox.width > _TOO_LARGE:
+                if _is_costly(dataset) and geobox.height * geobox.width > _MAX_SCANNED:
                     notes += ("no overviews: too large to look for collars (gdaladdo adds them)",)
                 else:
                     collars = _find_collars(dataset, look)
@@ -119,28 +129,29 @@ class Scene:
                 notes += (f"{chosen.dtype} pixels: {stretch} becomes 0 to 255", *stretch.notes)
             return cls(source, geobox, chosen, stretch, collars, notes, skip_damage)
 
-        return source.read("open", look_at_all)
+        return source.read("open", build)
 
     @property
     def path(self) -> str:
+        """The path or address as given."""
         return self.source.path
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The scene's file and all that belong to it: sidecars, and what a VRT refers to."""
+        """The scene's file, its sidecars, and the files that a VRT names."""
         return self.source.files
 
     @property
     def stem(self) -> str:
-        """What its results are called; see `scene_stem`."""
+        """The name that its results begin with; see `scene_stem`."""
         return scene_stem(self.path)
 
     def read(self, window: Window) -> Pixels:
-        """The pixels under `window`, which lies inside the scene.
+        """Return the pixels under `window`, which lies inside the scene.
 
-        Raises SceneError, naming file and window, where the file is damaged.
+        Raises SceneError, naming file and window, if the file is damaged.
         """
-        needed = self._needed(window)
+        needed = self._with_halo(window)
         damaged: tuple[Window, ...] = ()
         try:
             color, valid = self.source.read(
@@ -157,13 +168,13 @@ class Scene:
         return Pixels(color if self.rescale is None else self.rescale.apply(color), valid, damaged)
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
-        """What `read(window).valid` is, without reading where nothing can be invalid."""
+        """Return `read(window).valid`, without reading if all pixels are valid."""
         if not self.bands.may_be_invalid and not self.collars:
             return np.ones((window.height, window.width), bool)
         return self.read(window).valid
 
-    def _needed(self, window: Window) -> Window:
-        """`window`, and the pixels around it that decide where a collar's edge crosses it."""
+    def _with_halo(self, window: Window) -> Window:
+        """Return `window` with the pixels around it on which a collar's edge in it depends."""
         if not any(collar.crosses(window) for collar in self.collars):
             return window
         left, top = max(0, window.col_off - HALO), max(0, window.row_off - HALO)
@@ -172,19 +183,19 @@ class Scene:
         return Window(left, top, right - left, bottom - top)
 
     def overview(self, side: int) -> Pixels:
-        """The whole scene at once, reduced so that no side is longer than `side` px.
+        """Return the whole scene, reduced so that no side is longer than `side` px.
 
-        For looking at: validity is rough along collars. Raises SceneError.
+        Validity is approximate along collars. Raises SceneError.
         """
         with self.source.dataset("read an overview") as dataset:
-            shape = _reduced(dataset.shape, side)
+            shape = reduced_shape(dataset.shape, side)
             color, valid = self.bands.read(dataset, self.geobox.extent, shape, Resampling.average)
         for collar in self.collars:
             valid &= ~collar.near_mask(self.geobox.extent, shape)
         return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
 
     def close(self) -> None:
-        """Close the file. Nobody may be reading."""
+        """Close the file, which no thread may be reading."""
         self.source.close()
 
     def __enter__(self) -> Scene:
@@ -195,6 +206,7 @@ class Scene:
 
 
 def _check(path: str, dataset: DatasetReader) -> None:
+    """Raise SceneError for a file that cannot be a scene."""
     if dataset.count == 0:
         parts = ", ".join(dataset.subdatasets[:3])
         hint = f"; name one of its parts: {parts}, …" if parts else ""
@@ -207,38 +219,39 @@ def _check(path: str, dataset: DatasetReader) -> None:
         raise SceneError(f"{path}: its geotransform {tuple(dataset.transform)[:6]} has no area")
     block_height, block_width = dataset.block_shapes[0]
     size = block_height * block_width * sample_bytes(dataset)
-    if size > _BLOCK_BYTES:
+    if size > _MAX_BLOCK_BYTES:
         raise SceneError(
             f"{path}: stored in blocks of {block_width} × {block_height} px, too large to decode; "
             "tile it first (gdal_translate -co TILED=YES)"
         )
-    if dataset.driver in _FILLED:
+    if dataset.driver in _ZERO_FILLED:
         _check_size(path, dataset)
 
 
 def _check_size(path: str, dataset: DatasetReader) -> None:
-    """Raise SceneError where the file with the pixels is shorter than these."""
+    """Raise SceneError if the largest file is too short for the pixels."""
     try:
         file, found = max(
             ((name, Path(name).stat().st_size) for name in dataset.files), key=itemgetter(1)
         )
     except OSError:  # in an archive, or on a server
         return
-    if (needed := _least_size(dataset, Path(file))) > found:
+    if (needed := _min_size(dataset, Path(file))) > found:
         raise SceneError(
             f"{path}: cut off, for {Path(file).name} has {found} bytes of {needed}; copy or "
             "download it anew"
         )
 
 
-def _least_size(dataset: DatasetReader, file: Path) -> int:
-    """Bytes of a file of one of the drivers `_FILLED`; 0 where that is not known."""
-    if dataset.driver == "PCIDSK":  # whose head says so, in units of 512, where it has no tiles
+def _min_size(dataset: DatasetReader, file: Path) -> int:
+    """Return the least bytes of a file of the drivers `_ZERO_FILLED`; 0 if unknown."""
+    if dataset.driver == "PCIDSK":
         if "IMAGE_STRUCTURE" not in dataset.tags(ns="IMAGE_STRUCTURE"):
             return 0
+        # Bytes 16 to 31 of the header hold the size in blocks of 512, unless the file is tiled.
         with file.open("rb") as opened:
-            told = opened.read(32)[16:].decode("ascii", "replace").strip()
-        return 512 * int(told) if told.isdigit() else 0
+            blocks = opened.read(32)[16:].decode("ascii", "replace").strip()
+        return 512 * int(blocks) if blocks.isdigit() else 0
     tags = dataset.tags(ns="ENVI")
     is_compressed = "COMPRESSION" in dataset.tags(1, ns="IMAGE_STRUCTURE")
     if is_compressed or tags.get("file_compression", "0").strip() != "0":
@@ -251,9 +264,9 @@ def _least_size(dataset: DatasetReader, file: Path) -> int:
 
 
 def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
-    """A file that declares its empty pixels is believed, unless a lossy codec blurred them.
+    """Whether to look for collars: not if the file declares its empty pixels without loss.
 
-    The mask of a mosaic and of a warped scene says only where there are files.
+    The mask of a mosaic or a warped scene does not count, as it shows only where the files are.
     """
     if dataset.driver == "VRT":
         return True
@@ -265,7 +278,7 @@ def _may_have_collar(dataset: DatasetReader, bands: Bands) -> bool:
 
 
 def _is_costly(dataset: DatasetReader) -> bool:
-    """A look at the whole scene reads every block: it is large and has no overviews."""
+    """Whether decimating the scene reads every block: it is large and has no overviews."""
     return not dataset.overviews(1) and dataset.height * dataset.width > _COARSE**2
 
 
@@ -273,18 +286,13 @@ def _find_collars(dataset: DatasetReader, look: _Look) -> tuple[Collar, ...]:
     height, width = dataset.shape
     if _is_costly(dataset) and not _has_flat_side(dataset, look):
         return ()
-    whole, shape = Window(0, 0, width, height), _reduced(dataset.shape, _COARSE)
-    coarse, valid = look(whole, shape, Resampling.average)
+    shape = reduced_shape(dataset.shape, _COARSE)
+    coarse, valid = look(Window(0, 0, width, height), shape, Resampling.average)
     return find_collars(coarse, valid, (height, width))
 
 
-def _reduced(shape: tuple[int, int], side: int) -> tuple[int, int]:
-    """`shape` in proportion, no side longer than `side`."""
-    factor = max(1.0, max(shape) / side)
-    return max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor))
-
-
 def _has_flat_side(dataset: DatasetReader, look: _Look) -> bool:
+    """Whether a collar shows in the outermost row or column of a side."""
     height, width = dataset.shape
     sides = (
         Window(0, 0, width, 1),

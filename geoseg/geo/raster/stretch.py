@@ -1,4 +1,4 @@
-"""16-bit and float pixels onto 0-255, by one range for the whole scene."""
+"""Linear stretch of 16-bit and float pixels to 0-255, by one range for the scene."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PERCENTILES = (2, 98)
-_SHARE = 0.01
-"""Of pixels that must hold a value far from all others to be taken for an undeclared filling."""
+_FILL_SHARE = 0.01
+"""Share of pixels with a value far from all others that makes it an undeclared fill value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """A linear stretch of each colour: `low` becomes 0, `high` 255, what lies outside is clipped.
+    """A linear stretch of each color: `low` becomes 0, `high` 255, values beyond are clipped.
 
-    The result is uint8: a step is 1/255 of the range, a hundredth of the contrast that the model
-    normalises to, and a scene takes a quarter of the memory and traffic of float32.
+    The result is uint8: a step is a hundredth of the contrast to which the model normalizes, and a
+    scene takes a quarter of the memory of float32.
     """
 
     low: tuple[float, float, float]
     """Stored values of red, green and blue that become 0."""
     high: tuple[float, float, float]
     """Stored values that become 255; each above its `low`."""
-    filling: float | None = None
-    """A value far from all others, left out when the range was measured."""
+    fill: float | None = None
+    """An undeclared fill value, left out when the range was measured."""
 
     def apply(self, color: NDArray) -> NDArray[np.uint8]:
-        """(3, H, W) of any real dtype to uint8; not-a-number becomes 0."""
+        """Stretch (3, H, W) of any real dtype to uint8; not-a-number becomes 0."""
         working = np.result_type(color.dtype, np.float32)
         low = np.asarray(self.low, working)[:, None, None]
         span = np.asarray(self.high, working)[:, None, None] - low
@@ -42,31 +42,33 @@ class Rescale:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know besides the range."""
-        if self.filling is None:
+        """Sentences for the user besides the range."""
+        if self.fill is None:
             return ()
         return (
-            f"many pixels hold {self.filling:g}, far from all others, and count as black or white; "
-            f"if that means no data, declare it (gdal_edit.py -a_nodata {self.filling:g})",
+            f"many pixels hold {self.fill:g}, far from all others, and count as black or white; "
+            f"if that means no data, declare it (gdal_edit.py -a_nodata {self.fill:g})",
         )
 
 
 def rescale_by_percentiles(color: NDArray) -> Rescale:
-    """The range between the 2nd and 98th percentile of each row of `color` (3, N), valid pixels."""
+    """Return the stretch between the 2nd and 98th percentile of valid pixels (3, N)."""
     if color.shape[1] == 0:
         return Rescale((0.0,) * 3, (1.0,) * 3)
-    filling = _filling(color)
-    if filling is not None:
-        color = color[:, (color != filling).any(axis=0)]
+    fill = _fill_value(color)
+    if fill is not None:
+        color = color[:, (color != fill).any(axis=0)]
     low, high = np.percentile(color.astype(np.float64), _PERCENTILES, axis=1)
-    least = np.maximum(np.abs(low) * 1e-6, 1e-30)  # one constant value: black
-    high = np.maximum(high, low + least)
-    return Rescale(tuple(low.tolist()), tuple(high.tolist()), filling)
+    min_span = np.maximum(np.abs(low) * 1e-6, 1e-30)  # a constant scene becomes black
+    high = np.maximum(high, low + min_span)
+    return Rescale(tuple(low.tolist()), tuple(high.tolist()), fill)
 
 
-def _filling(color: NDArray) -> float | None:
-    """The value that fills whole pixels of `color` (3, N), farther from the others than these are
-    from each other; None where there is none. -9999 among reflectances would make them all white.
+def _fill_value(color: NDArray) -> float | None:
+    """Return the value of all bands of many pixels (3, N), farther from the other values than these
+    are from each other; None if there is none.
+
+    -9999 among reflectances, for instance, would make them all white.
     """
     values = np.unique(color).astype(np.float64)
     if len(values) < 3:
@@ -76,6 +78,6 @@ def _filling(color: NDArray) -> float | None:
         (values[0], steps[0], values[-1] - values[1]),
         (values[-1], steps[-1], values[-2] - values[0]),
     ):
-        if gap > rest and (color == value).all(axis=0).mean() >= _SHARE:
+        if gap > rest and (color == value).all(axis=0).mean() >= _FILL_SHARE:
             return float(value)
     return None

@@ -1,4 +1,4 @@
-"""Which pixels a file declares to be empty: by a value, an alpha band or a mask."""
+"""Pixels that a file declares to be empty: by a nodata value, an alpha band or a mask."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from geoseg.errors import SceneError
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """How a file says that pixels of some of its bands hold no data."""
+    """How a file declares that pixels of some of its bands hold no data."""
 
     nodata: tuple[float | None, ...]
-    """Per band, the value that means so; None where there is none, or GDAL compares."""
+    """The nodata value of each band; None if there is none, or only GDAL can compare with it."""
     alpha: int | None
     """Band that is 0 where there is no data."""
     masks: tuple[int, ...]
-    """Bands whose GDAL masks count: a pixel is empty where all of them are 0. The file's own mask
-    (internal, or in a .msk beside it) stands in each band's, one is enough."""
+    """Bands whose GDAL masks count: a pixel is empty where all of them are 0. A mask of the file
+    (internal, or in a .msk beside it) is the mask of every band, so one of them is enough."""
 
     @classmethod
     def of(cls, dataset: DatasetReader, bands: Sequence[int], alpha: int | None) -> Validity:
-        """What `dataset` declares for `bands`, which are not complex."""
+        """Return what `dataset` declares for `bands`, which are not complex."""
         nodata = tuple(_declared_nodata(dataset, band) for band in bands)
         return cls(nodata, alpha, _masked_bands(dataset, bands))
 
     @property
     def has_mask(self) -> bool:
-        """Something beside the pixels says what is empty, not values among them."""
+        """Whether an alpha band or a mask counts, not only values of the pixels."""
         return bool(self.alpha or self.masks)
 
     @property
     def is_total(self) -> bool:
-        """The file has no way to declare a pixel empty."""
+        """Whether the file has no way to declare a pixel empty."""
         return not self.has_mask and all(value is None for value in self.nodata)
 
     def __str__(self) -> str:
@@ -59,13 +59,14 @@ class Validity:
         area: RasterioWindow,
         alpha: NDArray | None = None,
     ) -> NDArray[np.bool_]:
-        """(H, W) True on real pixels.
+        """Return validity (H, W).
 
-        No data is where every band says so, as in GDAL's dataset mask, or any is not a number.
+        A pixel is empty if it is so in every band, as in GDAL's dataset mask, or if any band is not
+        a number.
 
         Args:
-            planes: (H, W) of each band as stored, under `area` or decimated.
-            alpha: that band of the same shape; None = to be read, if there is one.
+            planes: (H, W) stored values of each band, under `area` or decimated.
+            alpha: (H, W) of the alpha band; None reads it, if there is one.
         """
         shape = planes[0].shape
         if None in self.nodata:
@@ -88,8 +89,8 @@ class Validity:
 
 
 def _is_nodata(plane: NDArray, value: float | None) -> NDArray[np.bool_]:
-    """Whether pixels are the nodata value, as GDAL compares: floats to a few units in the last
-    place of float32, for files round the values that they declare."""
+    """Whether pixels are the nodata value, compared as GDAL does: floats to a few units in the last
+    place of float32, because files declare rounded values."""
     if plane.dtype.kind != "f" or value is None:
         return np.zeros(plane.shape, bool) if value is None else plane == value
     with np.errstate(over="ignore", invalid="ignore"):
@@ -99,9 +100,9 @@ def _is_nodata(plane: NDArray, value: float | None) -> NDArray[np.bool_]:
 
 
 def _declared_nodata(dataset: DatasetReader, band: int) -> float | None:
-    """The band's nodata value as its pixels can hold it.
+    """Return the band's nodata value in the range of its pixels.
 
-    None where there is none, no pixel can hold it, or only GDAL can compare with it; see
+    None if there is none, no pixel can hold it, or only GDAL can compare with it; see
     `_masked_bands`.
     """
     value, dtype = dataset.nodatavals[band - 1], np.dtype(dataset.dtypes[band - 1])
@@ -110,25 +111,25 @@ def _declared_nodata(dataset: DatasetReader, band: int) -> float | None:
     if dtype.kind == "f":
         return float(value)
     info = np.iinfo(dtype)
-    return int(value) if info.min <= value <= info.max else None  # GDAL cuts fractions off
+    return int(value) if info.min <= value <= info.max else None  # GDAL truncates
 
 
 def _masked_bands(dataset: DatasetReader, bands: Sequence[int]) -> tuple[int, ...]:
-    """The bands among `bands` whose masks GDAL must be asked for, one where all share it."""
+    """Return the bands whose masks must be read from GDAL; only one if they share it."""
     flags = [dataset.mask_flag_enums[band - 1] for band in bands]
     if MaskFlags.per_dataset in flags[0]:
         return () if MaskFlags.alpha in flags[0] else (bands[0],)
     if not all(set(each) <= {MaskFlags.nodata} for each in flags):
         return ()  # some band is valid everywhere
-    asked = [
+    needed = [
         not each or is_beyond_double(np.dtype(dataset.dtypes[band - 1]))
         for band, each in zip(bands, flags, strict=True)
     ]
-    return tuple(dict.fromkeys(bands)) if any(asked) else ()
+    return tuple(dict.fromkeys(bands)) if any(needed) else ()
 
 
 def real_dtype(path: str, dataset: DatasetReader, band: int) -> np.dtype:
-    """The dtype of a band. Raises SceneError where it is complex."""
+    """Return the dtype of a band. Raises SceneError if it is complex."""
     name = dataset.dtypes[band - 1]
     if name.startswith("complex"):
         raise SceneError(
@@ -139,5 +140,5 @@ def real_dtype(path: str, dataset: DatasetReader, band: int) -> np.dtype:
 
 
 def is_beyond_double(dtype: np.dtype) -> bool:
-    """rasterio gives nodata values as doubles, which hold whole numbers up to 2^53 only."""
+    """Whether nodata values may be inexact: rasterio returns doubles, exact up to 2^53."""
     return dtype.kind in "ui" and dtype.itemsize == 8

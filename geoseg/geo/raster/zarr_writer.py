@@ -1,4 +1,4 @@
-"""Soft predictions on disk: the logits at 1/8 as a Zarr array, to be decoded again later."""
+"""Logits on disk: a Zarr array at the model's output stride, to be decoded again later."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.tiling.grid import CELL, Window
 
 CHUNK = 256
-"""Side of a Zarr chunk, cells."""
+"""Cells a side of a Zarr chunk."""
 
 
 class LogitsWriter:
-    """Writes `(h, w, C)` float16 logits of a window; NaN where nothing was computed.
+    """A Zarr array of logits (h, w, C), float16; NaN where nothing was computed.
 
-    Its attributes hold `crs` (WKT), `transform` (of the cells, GDAL order) and `classes`, so
-    that the array can be opened with xarray or decoded again without the scene.
-
-    Raises OutputError where the store cannot be written.
+    Its attributes `crs` (WKT), `transform` (of the cells, in GDAL's order) and `classes` allow it
+    to be opened with xarray, or decoded again without the scene.
     """
 
     def __init__(
         self, path: Path, geobox: GeoBox, classes: Sequence[LabelClass], extent: Window
     ) -> None:
-        """Args:
-        geobox: of the pixels that the model sees.
-        extent: the part of them that is wanted; whole cells are kept.
+        """Create the array.
+
+        Args:
+            geobox: grid of the pixels that the model sees.
+            extent: the wanted part of these pixels; cells on its border are included.
+
+        Raises OutputError.
         """
-        import zarr  # an eighth of a second that most predictions can do without
+        import zarr  # takes an eighth of a second, and most predictions do not use it
 
         self.path = path
         self.cells = cells_of(extent)
@@ -58,17 +60,16 @@ class LogitsWriter:
             raise self._failed(error) from error
 
     def write(self, core: Window, logits: NDArray[np.float16]) -> None:
-        """Write `logits` (h,w,C) of a block whose `core` (px) begins on the cells' grid.
+        """Write `logits` (h, w, C) of a block whose `core`, in pixels, starts on a cell.
 
-        Not for several threads at once.
+        Not thread-safe. Raises OutputError.
         """
         cells = cells_of(core)
         part = cells.intersection(self.cells)
         if part is None:
             return
-        place = part.relative_to(self.cells).slices
         try:
-            self.array[place] = logits[part.relative_to(cells).slices]
+            self.array[part.relative_to(self.cells).slices] = logits[part.relative_to(cells).slices]
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -77,7 +78,7 @@ class LogitsWriter:
 
 
 def cells_of(window: Window) -> Window:
-    """The cells that share a pixel with `window`."""
+    """Return the cells that share a pixel with `window`."""
     left, top = window.col_off // CELL, window.row_off // CELL
     right, bottom = -(-window.col_end // CELL), -(-window.row_end // CELL)
     return Window(left, top, right - left, bottom - top)

@@ -28,8 +28,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import dask
 
 from geoseg.errors import ClusterError, OptionError, SchedulerError
+from geoseg.geo.raster.files import FileSignature
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.raster.source import Mark
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.schedule import Schedule
 from geoseg.pipeline.execution.tasks import BlockResult, Plan
@@ -347,9 +347,9 @@ def _parcel(plan: Plan) -> Parcel:
     return _named("plan", cloudpickle.dumps(Demand(plan, shape, _marks(scene))))
 
 
-def _marks(scene: Scene) -> dict[str, Mark]:
+def _marks(scene: Scene) -> dict[str, FileSignature]:
     files = [Path(name).absolute() for name in scene.files if Path(name).is_file()]
-    return {str(path): Mark.of(path) for path in files}
+    return {str(path): FileSignature.of(path) for path in files}
 
 
 def _named(kind: str, content: bytes) -> Parcel:

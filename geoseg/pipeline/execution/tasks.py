@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
-from geoseg.geo.raster.resampled import View
+from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
@@ -25,7 +25,7 @@ from geoseg.timing import StageTimer
 class Plan:
     """What all blocks of a prediction share."""
 
-    view: View
+    view: ResampledScene
     grid: Grid
     """Tiles and blocks on the pixels of `view`."""
     aoi: Aoi | None
@@ -39,7 +39,7 @@ class Plan:
 
     def output_window(self, block: Block) -> Window | None:
         """Return the scene's pixels that the block decides, or None if none of them is wanted."""
-        window = self.view.on_scene(block.core)
+        window = self.view.to_scene(block.core)
         if window is None or (self.aoi is not None and not self.aoi.meets(window)):
             return None
         return window

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
-from geoseg.geo.raster.source import Mark
+from geoseg.geo.raster.files import FileSignature
 from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
 from geoseg.native.malloc import refused_memory
 from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
@@ -34,7 +34,7 @@ class Demand:
     plan: Plan
     shape: tuple[int, int]
     """Rows and columns of the scene's file."""
-    marks: Mapping[str, Mark]
+    marks: Mapping[str, FileSignature]
     """Marks of the scene's local files, by absolute path."""
 
 
@@ -162,7 +162,7 @@ def _load_demand(content: bytes) -> Demand:
     demand: Demand = pickle.loads(content)
     for path, mark in demand.marks.items():
         try:
-            if not mark.fits(path):
+            if not mark.matches(path):
                 raise _UnfitError(f"has another {path} than this machine; give it the same file")
         except OSError as error:
             raise _UnfitError(

@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from geoseg.classes import ISAID, ISAID_MASK_COLORS, PALETTE, LabelClass, display_color, hue
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.class_raster import declared_classes
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.train.figures import sample_sheet
 
@@ -96,7 +96,7 @@ def test_only_the_colors_of_masks_give_way():
 def test_class_rasters_of_old_show_the_palette(tmp_path):
     path = tmp_path / "old.tif"
     geobox = GeoBox(2, 2, Affine(1, 0, 0, 0, -1, 0), CRS.from_epsg(32633))
-    with RasterWriter.of_classes(path, geobox, OLD):
+    with CogWriter.for_classes(path, geobox, OLD):
         pass
     with rasterio.open(path) as raster:
         assert declared_classes(raster) == ISAID

@@ -18,7 +18,7 @@ from geoseg.geo.layers.measure import measure
 GEOD = pyproj.Geod(ellps="WGS84")
 WITHIN = 5e-3
 LENGTH, WIDTH, BEARING = 110.0, 70.0, 25.0
-"""Of a rectangle on the ground, metres and degrees clockwise from true north."""
+"""Length, width and bearing of a rectangle: meters, and degrees clockwise from true north."""
 
 GOOGLE = (
     'PROJCS["unnamed",GEOGCS["unnamed ellipse",DATUM["unknown",SPHEROID["unnamed",6378137,0],'
@@ -69,7 +69,7 @@ BY_HAND = {
 
 
 def one_of_each_kind() -> dict[str, tuple[float, float]]:
-    """A CRS per projection method and axis unit of PROJ's database, at a place where it is used."""
+    """One CRS per projection method and axis unit in PROJ's database, with a point it covers."""
     found: dict[str, tuple[float, float]] = {}
     seen: set[str] = set()
     for authority in ("EPSG", "ESRI", "IGNF"):
@@ -128,7 +128,7 @@ def test_sizes_are_those_on_the_ellipsoid(name: str) -> None:
     assert sizes.length[0] == pytest.approx(LENGTH, rel=WITHIN)
     assert sizes.width[0] == pytest.approx(WIDTH, rel=WITHIN)
 
-    # A pixel of about a metre: steps in x and y, as long as they are on the ground here.
+    # A pixel of about a meter: steps in x and y, as long as they are on the ground here.
     unit = np.hypot(*np.ptp(placed, axis=0)) / np.hypot(LENGTH, WIDTH)
     east = to_ground.transform([x - 9 * unit, x + 9 * unit], [y, y])
     north = to_ground.transform([x, x], [y - 9 * unit, y + 9 * unit])
@@ -176,11 +176,11 @@ def test_large_objects_are_as_bent_as_the_earth(crs: str, lon: float, lat: float
 
 def test_many_objects_are_measured_each_by_itself() -> None:
     rng = np.random.default_rng(0)
-    centres = np.column_stack([rng.uniform(2e5, 8e5, 300), rng.uniform(1e6, 8e6, 300)])
+    centers = np.column_stack([rng.uniform(2e5, 8e5, 300), rng.uniform(1e6, 8e6, 300)])
     shapes = np.array(
         [
             shapely.Point(c).buffer(r, quad_segs=3)
-            for c, r in zip(centres, rng.uniform(1, 9e4, 300), strict=True)
+            for c, r in zip(centers, rng.uniform(1, 9e4, 300), strict=True)
         ],
         object,
     )

@@ -1,4 +1,4 @@
-"""Polygons of any CRS on a scene: the same place, however far they reach beyond it."""
+"""Polygons of any CRS on a scene, however far they extend beyond it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROTATED = "+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +o_lon_p=0 +lon_0=18"
 
 
 def scene(crs: str, lon: float, lat: float, *, size: float = 0.5, turn: float = 0.0) -> GeoBox:
-    """300 × 200 px, of about `size` metres, about a place."""
+    """300 × 200 px of about `size` meters around a point."""
     map_ = pyproj.CRS.from_user_input(crs)
     x, y = pyproj.Transformer.from_crs("EPSG:4326", map_, always_xy=True).transform(lon, lat)
     unit = map_.axis_info[0].unit_conversion_factor * (6.378e6 if map_.is_geographic else 1)
@@ -64,7 +64,7 @@ WGS84 = pyproj.CRS("EPSG:4326")
 
 
 def pixels_to(box: GeoBox, crs: str, shape: shapely.Geometry) -> shapely.Geometry:
-    """A polygon in pixels, brought to a CRS corner by corner, close together."""
+    """A densified polygon in pixels, transformed to a CRS vertex by vertex."""
     way = pyproj.Transformer.from_crs(pyproj.CRS.from_wkt(box.crs.to_wkt()), crs, always_xy=True)
     dense = shapely.segmentize(shape, 0.5)
     return shapely.transform(
@@ -154,7 +154,7 @@ def test_both_sides_of_180_degrees() -> None:
     assert read_aoi(text, SCENES["degrees over 180"]).window.width > 250
 
 
-def test_broken_and_far_features_end_nothing() -> None:
+def test_invalid_and_distant_features_are_no_error() -> None:
     box = SCENES["utm"]
     good = pixels_to(box, "EPSG:4326", shapely.box(50, 50, 90, 80))
     bow = pixels_to(box, "EPSG:4326", shapely.box(0, 0, 1, 1))
@@ -180,13 +180,13 @@ def test_broken_and_far_features_end_nothing() -> None:
     assert shapely.is_valid(found).all()
 
 
-def test_metres_that_say_degrees_are_told() -> None:
-    metres = shapely.box(448_160, 5_411_830, 448_170, 5_411_840)
+def test_meters_declared_as_degrees_are_reported() -> None:
+    meters = shapely.box(448_160, 5_411_830, 448_170, 5_411_840)
     with pytest.raises(DataError, match=r"448165, 5411835, which are no longitude.* WGS 84"):
-        overlay(one(metres), WGS84, SCENES["utm"])
+        overlay(one(meters), WGS84, SCENES["utm"])
 
 
-def test_local_systems_fit_themselves_only(tmp_path: Path) -> None:
+def test_an_engineering_crs_matches_only_itself(tmp_path: Path) -> None:
     wkt = 'LOCAL_CS["{}",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
     box = GeoBox(200, 300, Affine(0.3, 0, 1000, 0, -0.3, 5000), CRS.from_wkt(wkt.format("Site")))
     shape = shapely.box(1003, 4990, 1009, 4997)
@@ -196,16 +196,16 @@ def test_local_systems_fit_themselves_only(tmp_path: Path) -> None:
     labels = read_labels(tmp_path / "Site.gpkg", box, field="class")
     assert labels.geometry[0].area == pytest.approx(42 / 0.09)
     for crs in ("EPSG:32633", wkt.format("Other site")):
-        with pytest.raises(DataError, match="no way leads to Site"):
+        with pytest.raises(DataError, match="no transformation to Site"):
             overlay(one(shape), pyproj.CRS(crs), box)
-    with pytest.raises(SceneError, match="no way leads to Site"):
+    with pytest.raises(SceneError, match="no transformation to Site"):
         read_aoi(str(tmp_path / "Other site.gpkg"), box)
 
 
 UNPLACED = GeoBox(20, 30, Affine.scale(1, -1), None)
 
 
-def test_pictures_without_a_place_hang_below_the_axis() -> None:
+def test_scenes_in_pixel_coordinates_lie_below_the_axis() -> None:
     square = shapely.box(2, 3, 7, 9)
     hung = shapely.transform(square, lambda xy: xy * (1, -1))
     for drawn in (square, hung):  # counted downwards, or as GIS programs show it
@@ -215,7 +215,7 @@ def test_pictures_without_a_place_hang_below_the_axis() -> None:
         assert read_aoi(text, UNPLACED).window == Window(2, 3, 5, 6)
 
 
-def test_a_world_file_without_crs_is_a_place() -> None:
+def test_a_world_file_without_crs_gives_coordinates() -> None:
     box = GeoBox(20, 30, Affine(0.5, 0, 1000, 0, -0.5, 2000), None)
     (found,) = overlay(one(shapely.box(1001, 1991, 1004, 1999)), None, box)
     assert found.equals(shapely.box(2, 2, 8, 18))

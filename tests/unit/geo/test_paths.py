@@ -23,8 +23,8 @@ from geoseg.geo.layers.formats import export, planned_files
 from geoseg.geo.layers.names import LONGEST, LayerNames, clean, distinct
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import raster_path, vector_path
+from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.raster.aoi import read_aoi
-from geoseg.geo.raster.naming import scene_stem
 from geoseg.geo.raster.scene import Scene
 from geoseg.pipeline.vectorize import vectorize
 

@@ -1,4 +1,4 @@
-"""Features in other CRSs: cut at the edge of the map, or refused in a line."""
+"""Features in other CRSs: cut at the edge of the map, or refused in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 
 from geoseg.cli.main import main
 from geoseg.errors import OptionError
-from geoseg.geo.crs import parse
+from geoseg.geo.crs import parse_crs
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.geopackage import read_layers
@@ -81,7 +81,7 @@ def test_sizes_do_not_jump_at_180_degrees(taveuni: Path) -> None:
 @pytest.mark.parametrize(
     "target", ["EPSG:4326", "EPSG:3857", "EPSG:6933", "EPSG:4807", "EPSG:32701", ROTATED]
 )
-def test_nothing_goes_round_the_globe(taveuni: Path, target: str, tmp_path: Path) -> None:
+def test_no_polygon_spans_the_globe(taveuni: Path, target: str, tmp_path: Path) -> None:
     (path,) = export(taveuni, tmp_path, "flatgeobuf", target_crs=target)
     frame = pyogrio.read_dataframe(path).sort_values("object_id")
     assert frame.is_valid.all()
@@ -94,7 +94,7 @@ def test_nothing_goes_round_the_globe(taveuni: Path, target: str, tmp_path: Path
         sum(abs(geod.geometry_area_perimeter(part)[0]) for part in shapely.get_parts(shape))
         for shape in lonlat.geometry
     ]
-    # Half a metre of 30 or so may be missing at the edge of a map.
+    # Half a meter of 30 or so may be missing at the edge of a map.
     np.testing.assert_allclose(areas, frame["area_m2"], rtol=5e-3)
 
 
@@ -110,18 +110,18 @@ def test_geojson_keeps_to_its_range_and_its_features(taveuni: Path, tmp_path: Pa
         assert np.ptp(shapely.bounds(shape)[[0, 2]]) < 1e-3
 
 
-def test_what_surrounds_a_pole_reaches_it() -> None:
+def test_a_polygon_around_a_pole_includes_it() -> None:
     ring = shapely.Point(0, 0).buffer(1000).difference(shapely.Point(0, 0).buffer(500))
     cap = shapely.Point(0, 0).buffer(300)
     frame = geopandas.GeoDataFrame(geometry=[ring, cap], crs=3413)
-    found = reproject(frame, parse("EPSG:4326", "--t-srs"), "--t-srs")
+    found = reproject(frame, parse_crs("EPSG:4326", "--t-srs"), "--t-srs")
     assert found.is_valid.all()
     bounds = found.bounds
     assert (bounds["minx"] == -180).all()
     assert (bounds["maxx"] == 180).all()
     assert bounds["maxy"].tolist() == [pytest.approx(90 - 0.00445, abs=3e-4), 90]
     # Where there is no edge there is no cut: the pole is in the middle of this map.
-    back = reproject(frame, parse("EPSG:3995", "--t-srs"), "--t-srs")
+    back = reproject(frame, parse_crs("EPSG:3995", "--t-srs"), "--t-srs")
     assert (back.geom_type == "Polygon").all()
 
 
@@ -132,11 +132,11 @@ def test_what_surrounds_a_pole_reaches_it() -> None:
         ("EPSG:999999", "PROJ knows no such"),
         ("EPSG:5773", "a Vertical CRS"),
         ("EPSG:4978", "a Geocentric CRS"),
-        (LOCAL, "no way leads from WGS 84 / UTM zone 33N"),
-        ("IAU_2015:30100", "no way leads"),
+        (LOCAL, "no transformation from WGS 84 / UTM zone 33N"),
+        ("IAU_2015:30100", "no transformation"),
     ],
 )
-def test_targets_that_cannot_be(target: str, words: str, tmp_path: Path) -> None:
+def test_impossible_targets_are_refused(target: str, words: str, tmp_path: Path) -> None:
     raster = class_raster(tmp_path / "map.tif", "EPSG:32633", Affine(1, 0, 4e5, 0, -1, 5e6))
     vectorize(raster, tmp_path / "map.gpkg")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -158,7 +158,7 @@ def test_heights_of_a_target_do_not_matter(tmp_path: Path) -> None:
 def test_a_site_grid_does_not_go_to_wgs84(tmp_path: Path) -> None:
     scene = write_discs(tmp_path / "site.tif", 64, 64, crs=LOCAL)
     request = OutputOptions(folder=tmp_path / "out", formats=("geojson",))
-    with pytest.raises(OptionError, match="--format geojson: no way leads from Site grid"):
+    with pytest.raises(OptionError, match="geojson: PROJ has no transformation from Site"):
         predict(scene, TileModel(Colors(), device="cpu"), request)
     assert not (tmp_path / "out").exists()
 
@@ -208,11 +208,11 @@ def test_class_raster_and_layers_keep_the_horizontal_part(kind: str, tmp_path: P
         export(out / "scene.gpkg", tmp_path / "to", "geojson")
     export(out / "scene.gpkg", tmp_path / "to", "csv")
     if kind == "turned pole":
-        with pytest.raises(OptionError, match="shapefile has no words"):
+        with pytest.raises(OptionError, match="shapefile cannot store"):
             export(out / "scene.gpkg", tmp_path / "to", "shapefile")
 
 
-def test_polygons_lie_on_a_picture_without_a_place(tmp_path: Path) -> None:
+def test_polygons_lie_on_a_scene_in_pixel_coordinates(tmp_path: Path) -> None:
     """GIS programs show such a picture, and its class raster, at x 0..W and y -H..0."""
     scene = write_discs(tmp_path / "photo.png", 200, 300, driver="PNG", crs=None, transform=None)
     (tmp_path / "photo.png.aux.xml").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Vector files of every kind that users bring: read, or refused in a line that says why."""
+"""Vector files from users: read, or refused in one line that says why."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ READINGS = {
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_metres_in_a_geojson(tmp_path: Path, reading: str) -> None:
+def test_meters_in_a_geojson(tmp_path: Path, reading: str) -> None:
     path = write(tmp_path / "a.geojson", ["a"], [SQUARE], crs=None)
     with pytest.raises((DataError, SceneError), match=r"a\.geojson.* no longitude and latitude"):
         READINGS[reading](path)
@@ -69,7 +69,7 @@ def test_undefined_systems_of_a_geopackage_are_none(tmp_path: Path, code: int) -
     assert read_labels(path, bare, field="class").geometry[0].area == PIXELS
 
 
-def test_triangles_of_a_surface_are_told(tmp_path: Path) -> None:
+def test_triangulated_surfaces_are_refused(tmp_path: Path) -> None:
     corners = ((448_180, 5_411_780, 1), (448_220, 5_411_780, 1), (448_200, 5_411_820, 1))
     ring = b"".join(struct.pack("<ddd", *point) for point in (*corners, corners[0]))
     triangle = struct.pack("<BIII", 1, 1017, 1, 4) + ring
@@ -91,7 +91,7 @@ def test_curves_count_as_what_they_enclose(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a.gpkg"}
 
 
-def test_shapes_in_a_text_column(tmp_path: Path) -> None:
+def test_geometries_in_a_text_column(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f'WKT,class\n"{SQUARE.wkt}",a\n')
     vrt = tmp_path / "a.vrt"
@@ -105,7 +105,7 @@ def test_shapes_in_a_text_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["CP1251", "GBK", "ISO-8859-1"])
-def test_an_undeclared_encoding_is_told(tmp_path: Path, encoding: str, caplog) -> None:
+def test_an_undeclared_encoding_is_reported(tmp_path: Path, encoding: str, caplog) -> None:
     name = {"CP1251": "Дом", "GBK": "建筑物", "ISO-8859-1": "Gebäude"}[encoding]
     path = write(tmp_path / "a.shp", [name], [SQUARE], encoding=encoding)
     with caplog.at_level(logging.WARNING, "geoseg"):
@@ -118,7 +118,7 @@ def test_an_undeclared_encoding_is_told(tmp_path: Path, encoding: str, caplog) -
     assert "a.cpg" in caplog.text
 
 
-def test_collections_and_bow_ties_give_their_polygons(tmp_path: Path) -> None:
+def test_collections_and_bow_ties_are_repaired(tmp_path: Path) -> None:
     x, y = 448_200, 5_411_800
     bow = shapely.Polygon([(x, y + 30), (x + 30, y), (x + 30, y + 30), (x, y)])
     shapes = [
@@ -138,7 +138,7 @@ def test_collections_and_bow_ties_give_their_polygons(tmp_path: Path) -> None:
 
 
 def test_large_polygons_stay_below_small_ones(tmp_path: Path) -> None:
-    """By their whole size: only a strip of the forest is on the scene."""
+    """Ranked by their full area, although only part of the forest is on the scene."""
     left, bottom, right, top = BOX.bounds
     forest = shapely.box(left - 9e3, bottom - 9e3, left + 5, top + 9e3)
     house = shapely.box(left, bottom, right, top)
@@ -148,7 +148,7 @@ def test_large_polygons_stay_below_small_ones(tmp_path: Path) -> None:
     assert labels.area[1] > labels.area[0] > 0
 
 
-def test_an_encoding_that_is_not_true_is_told(tmp_path: Path) -> None:
+def test_a_wrong_encoding_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "a.shp", ["Gebäude"], [SQUARE], encoding="ISO-8859-1")
     path.with_suffix(".cpg").write_text("UTF-8")
     with pytest.raises(DataError, match="not in the encoding that it declares"):

@@ -24,7 +24,7 @@ from geoseg.geo.layers.edited import read_edited
 from geoseg.geo.layers.features import drawing_order, features, no_features
 from geoseg.geo.layers.formats import FORMATS, export, write_format
 from geoseg.geo.layers.geopackage import read_layers, write_layers
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
@@ -94,7 +94,7 @@ def test_layers_come_in_one_order_whatever_a_scene_holds():
 
 def test_a_class_raster_has_a_row_for_each_class(tmp_path):
     path = tmp_path / "scene.classes.tif"
-    with RasterWriter.of_classes(path, GEOBOX, OWN):
+    with CogWriter.for_classes(path, GEOBOX, OWN):
         pass
     root = ElementTree.fromstring((tmp_path / "scene.classes.qml").read_bytes())
     rows = [

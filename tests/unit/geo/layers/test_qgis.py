@@ -17,7 +17,7 @@ from geoseg.classes import IGNORE, ISAID
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features
 from geoseg.geo.layers.geopackage import write_layers
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize
 from geoseg.tiling.grid import Window
@@ -96,7 +96,7 @@ def test_qgis_shows_a_class_raster_without_its_background(tmp_path, beside):
     class_ids[:, 180:] = IGNORE
     geobox = GeoBox(200, 200, Affine(0.1, 0, 4e5, 0, -0.1, 5.5e6), CRS.from_epsg(32633))
     path, picture = tmp_path / "scene.classes.tif", tmp_path / "scene.png"
-    with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+    with CogWriter.for_classes(path, geobox, ISAID) as raster:
         raster.write(Window(0, 0, 200, 200), class_ids)
     for suffix in (".qml", ".tif.aux.xml"):
         if suffix not in beside:

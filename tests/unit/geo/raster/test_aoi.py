@@ -1,4 +1,4 @@
-"""The area of interest: in any CRS and from any file, the same pixels."""
+"""The area of interest: the same pixels from any file in any CRS."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_file_in_any_crs(tmp_path: Path, box: GeoBox, crs: int, name: str) -> 
     expected = shapely.contains_xy(ring, columns, rows)
     mask = aoi.mask(box.extent)
     assert expected.sum() > 1000
-    assert (mask != expected).mean() < 2e-4, "only pixels with their centre on the outline"
+    assert (mask != expected).mean() < 2e-4, "only pixels with their center on the outline"
     window = aoi.window
     assert mask.sum() == aoi.mask(window).sum()
     for part in (Window(0, 0, 60, 200), Window(140, 90, 25, 25), window):
@@ -70,7 +70,7 @@ def test_bounds_are_cut_at_the_scene() -> None:
         ("absent.gpkg", "cannot be read"),
     ],
 )
-def test_what_is_refused(text: str, message: str) -> None:
+def test_refused_areas(text: str, message: str) -> None:
     with pytest.raises(SceneError, match=message):
         read_aoi(text, BOX)
 
@@ -83,14 +83,14 @@ def test_lines_are_refused(tmp_path: Path) -> None:
         read_aoi(str(path), BOX)
 
 
-def test_a_placed_file_for_an_unplaced_scene_is_refused(tmp_path: Path) -> None:
+def test_a_georeferenced_file_for_a_scene_without_crs_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gpkg"
     geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)], crs=4326).to_file(path)
     with pytest.raises(SceneError, match="the scene has no CRS"):
         read_aoi(str(path), GeoBox(20, 20, Affine.identity(), None))
 
 
-def test_pixels_of_an_unplaced_scene() -> None:
+def test_pixels_of_a_scene_without_crs() -> None:
     aoi = read_aoi("2,3,7,9", GeoBox(20, 20, Affine.identity(), None))
     assert aoi.window == Window(2, 3, 5, 6)
 

@@ -1,4 +1,4 @@
-"""The class raster: exact, on the scene's grid, whole or not there."""
+"""The class raster: exact, on the scene's grid, all or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geoseg.atomic import Staging
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.tiling.grid import Window
 
 UTM = CRS.from_epsg(32632)
@@ -43,11 +43,11 @@ def pieces(height: int, width: int, side: int) -> list[Window]:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", [(1, 1), (611, 1300)])
-def test_what_is_written_is_read_on_the_same_grid(tmp_path: Path, place: str, shape) -> None:
+def test_pixels_are_read_back_on_the_same_grid(tmp_path: Path, place: str, shape) -> None:
     geobox = GeoBox(*shape, *PLACES[place])
     ids = np.random.default_rng(0).integers(0, 16, shape, np.uint8)
     path = tmp_path / "scene.classes.tif"
-    with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+    with CogWriter.for_classes(path, geobox, ISAID) as raster:
         windows = pieces(*shape, 200)[::-1]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda window: raster.write(window, ids[window.slices]), windows))
@@ -73,16 +73,16 @@ def test_the_order_of_windows_leaves_no_trace(tmp_path: Path) -> None:
     files = []
     for order in (1, -1):
         path = tmp_path / f"{order}.tif"
-        with RasterWriter.of_classes(path, geobox, ISAID) as raster:
+        with CogWriter.for_classes(path, geobox, ISAID) as raster:
             for window in pieces(*geobox.shape, 300)[::order]:
                 raster.write(window, ids[window.slices])
         files.append(path.read_bytes())
     assert files[0] == files[1]
 
 
-def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
+def test_unwritten_pixels_are_nodata(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    with RasterWriter.of_classes(path, GeoBox(600, 600, *PLACES["pixels"]), ISAID) as raster:
+    with CogWriter.for_classes(path, GeoBox(600, 600, *PLACES["pixels"]), ISAID) as raster:
         raster.write(Window(5, 7, 3, 2), np.ones((2, 3), np.uint8))
     with rasterio.open(path) as written:
         ids = written.read(1)
@@ -90,24 +90,24 @@ def test_what_is_never_written_is_nodata(tmp_path: Path) -> None:
     assert (ids == IGNORE).sum() == ids.size - 6
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_keeps_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("before")
-    writer = RasterWriter.of_classes(path, GeoBox(9, 9, *PLACES["pixels"]), ISAID)
+    writer = CogWriter.for_classes(path, GeoBox(9, 9, *PLACES["pixels"]), ISAID)
     with pytest.raises(KeyboardInterrupt), writer:
         raise KeyboardInterrupt
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"absent.a\.tif cannot be written"):
-        RasterWriter(tmp_path / "absent" / "a.tif", GeoBox(9, 9, *PLACES["pixels"]))
+        CogWriter(tmp_path / "absent" / "a.tif", GeoBox(9, 9, *PLACES["pixels"]))
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
-    """Call it to let no file grow beyond so many bytes: as on a full disk, writing fails."""
+    """A function that limits the size of files in bytes, so that writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_nothing(
         geobox = GeoBox(*ids.shape, *PLACES["pixels"])
         with (
             Staging(tmp_path, "a") as staging,
-            RasterWriter.of_classes(staging.new / "a.tif", geobox, ISAID) as raster,
+            CogWriter.for_classes(staging.new / "a.tif", geobox, ISAID) as raster,
         ):
             for window in pieces(*ids.shape, 500):
                 raster.write(window, ids[window.slices])
@@ -144,6 +144,6 @@ def test_a_full_disk_leaves_nothing(
 def test_remains_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     (tmp_path / ".a.tif.working.tif").write_bytes(b"II*\0half a file")
-    with RasterWriter(path, GeoBox(9, 9, *PLACES["pixels"])):
+    with CogWriter(path, GeoBox(9, 9, *PLACES["pixels"])):
         pass
     assert list(tmp_path.iterdir()) == [path]

@@ -20,7 +20,7 @@ JPEG = {"compress": "jpeg", "photometric": "ycbcr", "interleave": "pixel", "tile
 
 
 def ground(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """A textured picture (H, W, 3) with deep shadows, glare and smooth parts, as aerial ones."""
+    """A textured image (H, W, 3) with deep shadows, glare and smooth parts."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 40 + 2, width // 40 + 2, 3), np.uint8)
     base = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -29,7 +29,7 @@ def ground(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def footprint(height: int, width: int, *, turn: float = 0.2) -> NDArray[np.bool_]:
-    """Where a flight strip, turned against north, has pixels."""
+    """True where a rotated flight strip has pixels."""
     shape = Image.new("1", (width, height))
     cut = turn * min(height, width)
     corners = [(cut, 0), (width, cut / 2), (width - cut, height), (0, height - cut / 2)]
@@ -61,7 +61,7 @@ def shrunk(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 
 def assert_found(valid: NDArray[np.bool_], inside: NDArray[np.bool_], narrow: int = 32) -> None:
-    """Right to the pixel, but for a blur at the edge and in ends that are `narrow`."""
+    """Exact to the pixel, except for blur at the edge and in ends narrower than `narrow`."""
     wide = ~shrunk(~shrunk(~inside, narrow), narrow - 4)
     assert wide.any()
     assert not valid[wide].any(), "4 px into the collar nothing is taken for ground"
@@ -127,7 +127,7 @@ def test_windows_make_no_difference(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_what_resembles_a_collar_is_kept(tmp_path: Path, value: int) -> None:
+def test_dark_and_bright_objects_are_kept(tmp_path: Path, value: int) -> None:
     image = ground(800, 800).clip(10, 245)
     rng = np.random.default_rng(1)
     noise = rng.integers(0, 9, (200, 400, 3))
@@ -139,7 +139,7 @@ def test_what_resembles_a_collar_is_kept(tmp_path: Path, value: int) -> None:
     assert validity(save(tmp_path / "b.tif", image[:780])).all()
 
 
-def test_a_gutter_is_no_way_in(tmp_path: Path) -> None:
+def test_a_gutter_does_not_connect(tmp_path: Path) -> None:
     inside = footprint(600, 600)
     image = ground(600, 600).clip(10, 245)
     image[~inside] = 0
@@ -150,7 +150,7 @@ def test_a_gutter_is_no_way_in(tmp_path: Path) -> None:
     assert not valid[:40, :40].any()
 
 
-def test_declared_emptiness_is_believed(tmp_path: Path) -> None:
+def test_declared_nodata_is_trusted(tmp_path: Path) -> None:
     image = ground(300, 300).clip(10, 245)
     image[:100] = 0
     image[-100:] = 255

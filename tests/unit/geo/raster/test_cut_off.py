@@ -1,4 +1,4 @@
-"""A file that ends early is never taken for a whole one, whatever its kind and whoever reads it."""
+"""Truncated files of every format are noticed by every reader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save_png(path: Path, bands: int, dtype: str = "uint8") -> None:
 
 
 def translate(path: Path, driver: str, bands: int = 3, **options: object) -> None:
-    """By GDAL, from a GeoTIFF."""
+    """Convert a GeoTIFF with GDAL."""
     source = path.with_name("source.tif")
     profile = {"driver": "GTiff", "width": SIDE, "height": SIDE, "count": bands, "dtype": "uint8"}
     place = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 0.5, 0.5)}
@@ -66,7 +66,7 @@ KINDS = {
 
 
 def cut(path: Path, share: float = 0.6) -> None:
-    """Of an Imagine file, the one beside that holds the pixels."""
+    """Truncate a file; of an Imagine file, the one beside it with the pixels."""
     path = beside if (beside := path.with_suffix(".ige")).exists() else path
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -92,7 +92,7 @@ def test_a_file_that_ends_early_is_refused_by_predict_and_training(tmp_path, nam
         read_image(path)
 
 
-def test_sparse_files_are_whole(tmp_path):
+def test_sparse_files_are_complete(tmp_path):
     """Compressed ones, and a GeoTIFF of which most blocks were never written."""
     translate(tmp_path / "a.img", "HFA", COMPRESSED="YES")
     translate(tmp_path / "a.pix", "PCIDSK", INTERLEAVING="TILED", COMPRESSION="RLE")
@@ -107,8 +107,8 @@ def test_sparse_files_are_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_rows_above_the_cut_are_kept_and_none_below_is_tried(tmp_path, kind):
-    """Each try would decode all that is above."""
+def test_rows_above_the_cut_are_kept_and_the_rest_is_not_decoded(tmp_path, kind):
+    """Every attempt below would decode all rows above."""
     pixels = np.random.default_rng(1).integers(1, 256, (1500, 900, 3), dtype=np.uint8)
     path = tmp_path / f"a.{kind}"
     Image.fromarray(pixels).save(path)
@@ -129,7 +129,7 @@ def test_rows_above_the_cut_are_kept_and_none_below_is_tried(tmp_path, kind):
     assert time.monotonic() - start < 15
 
 
-def test_predict_says_so_and_goes_on_if_told(tmp_path):
+def test_predict_reports_damage_and_continues_if_asked(tmp_path):
     path = tmp_path / "a.png"
     save_png(path, 3)
     cut(path)

@@ -1,7 +1,8 @@
-"""A mosaic reads as the one file that it was cut from."""
+"""A mosaic equals the file that its parts were cut from."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def opened(paths: list[str], tmp_path: Path) -> Scene:
 
 @pytest.mark.parametrize("turn", [0, 20])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_mosaic_is_the_whole(tmp_path: Path, turn: int, dtype: Any) -> None:
+def test_a_mosaic_equals_the_file_that_was_cut(tmp_path: Path, turn: int, dtype: Any) -> None:
     bands = picture().astype(dtype)
     transform = TRANSFORM @ Affine.rotation(turn)
     scene = opened(cut(tmp_path, bands, QUARTERS, transform=transform), tmp_path)
@@ -98,7 +99,7 @@ def test_gaps_are_empty(tmp_path: Path) -> None:
     assert (pixels.image == bands)[:, expected].all()
 
 
-def test_empty_pixels_do_not_cover_their_neighbours(tmp_path: Path) -> None:
+def test_empty_pixels_do_not_cover_their_neighbors(tmp_path: Path) -> None:
     for kind in ("nodata", "alpha"):
         folder = tmp_path / kind
         folder.mkdir()
@@ -141,7 +142,9 @@ def test_near_infrared_flagged_as_alpha_stays_a_band(tmp_path: Path) -> None:
         ({"count": 1}, "bands .*gray.*, but .*red"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_incompatible_files_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
@@ -154,7 +157,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], me
     assert not (tmp_path / "a.vrt").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     paths = cut(tmp_path, picture(), QUARTERS)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file cannot be written"):
@@ -168,3 +171,16 @@ def test_another_file_of_that_name_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         write_mosaic(paths[:1], target)
     write_mosaic(paths[:1], target, overwrite=True)
+
+
+def test_files_in_an_archive(tmp_path: Path) -> None:
+    bands = picture()
+    paths = cut(tmp_path, bands, QUARTERS)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, Path(path).name)
+            Path(path).unlink()
+    names = [f"zip://{tmp_path}/a.zip!{Path(path).name}" for path in paths]
+    write_mosaic(names, tmp_path / "mosaic.vrt")
+    scene = Scene.open(str(tmp_path / "mosaic.vrt"))
+    assert (scene.read(scene.geobox.extent).image == bands).all()

@@ -1,4 +1,4 @@
-"""Pixels mean what their file says: what is empty, and what is bright."""
+"""Pixels mean what their file declares: emptiness and brightness."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def write(
 
 
 def with_nodata(path: Path, dtype: str, nodata: tuple[Any, ...]) -> str:
-    """A VRT over `path` that declares values as no writer of TIFFs would."""
+    """A VRT over `path` that declares values which TIFF writers would not."""
     bands = "".join(
         f'<VRTRasterBand dataType="{dtype}" band="{number}"><NoDataValue>{value}</NoDataValue>'
         f'<SimpleSource><SourceFilename relativeToVRT="0">{path}</SourceFilename>'
@@ -175,7 +175,7 @@ def test_complex_pixels_are_refused(tmp_path, dtype):
     ("dtype", "filling"),
     [("float32", -9999), ("int16", -32768), ("uint16", 65535), ("float64", 1e20)],
 )
-def test_an_undeclared_filling_does_not_wash_out_the_picture(tmp_path, dtype, filling):
+def test_an_undeclared_fill_value_does_not_spoil_the_stretch(tmp_path, dtype, filling):
     bands = picture().astype(dtype)
     bands[:, ~HOLE] = filling
     path = write(tmp_path / "a.tif", bands)
@@ -187,7 +187,7 @@ def test_an_undeclared_filling_does_not_wash_out_the_picture(tmp_path, dtype, fi
     assert (pixels.image == declared)[:, HOLE].all()
 
 
-def test_a_few_bright_pixels_are_no_filling(tmp_path):
+def test_a_few_bright_pixels_are_no_fill_value(tmp_path):
     bands = picture().astype(np.uint16)
     bands[:, 0, :3] = 60_000
     assert not any(
@@ -283,7 +283,7 @@ def test_class_values_keep_all_their_digits(tmp_path, dtype, values):
         ("float32", 0.5, r"holds 0\.5, but classes are whole numbers; round it first"),
     ],
 )
-def test_values_that_no_field_holds_are_refused_before_work(tmp_path, dtype, value, message):
+def test_values_beyond_signed_64_bits_are_refused(tmp_path, dtype, value, message):
     path = write(tmp_path / "a.tif", np.where(HOLE, 1, value).astype(dtype)[None])
     with pytest.raises(SceneError, match=message):
         vectorize(path, tmp_path / "a.gpkg")
@@ -292,7 +292,7 @@ def test_values_that_no_field_holds_are_refused_before_work(tmp_path, dtype, val
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
 @pytest.mark.parametrize("gcps", [False, True])
-def test_white_is_white_where_zero_means_it(tmp_path, gcps, dtype):
+def test_zero_is_white_if_declared(tmp_path, gcps, dtype):
     gray = np.tile(np.arange(10, 130, 2, dtype=np.uint8), (1, 40, 1))
     stored = np.iinfo(dtype).max - gray.astype(dtype) * dtype(1 if dtype == np.uint8 else 200)
     image, valid = read(write(tmp_path / "a.tif", stored, gcps=gcps, photometric="MINISWHITE"))
@@ -323,7 +323,7 @@ def test_few_bits_span_all_brightness(tmp_path, bits):
 
 
 @pytest.mark.parametrize("wanted", [None, (1,)])
-def test_palettes_are_looked_up(tmp_path, wanted):
+def test_palettes_are_applied(tmp_path, wanted):
     path = tmp_path / "a.tif"
     index = np.random.default_rng(0).integers(0, 4, (1, 40, 60), np.uint8)
     colors = {0: (1, 2, 3, 255), 1: (250, 0, 9, 255), 2: (0, 200, 0, 255), 3: (9, 9, 9, 255)}
@@ -359,7 +359,7 @@ def halves(folder: Path, bands: NDArray, **options: Any) -> list[str]:
         ("uint8", {"nbits": 4}),
     ],
 )
-def test_a_mosaic_reads_as_the_whole(tmp_path, dtype, options):
+def test_a_mosaic_equals_the_file_that_was_cut(tmp_path, dtype, options):
     bands = (picture(1) // 16).astype(dtype)
     if "nodata" in options:
         bands[:, ~HOLE] = -9999
@@ -390,7 +390,7 @@ def test_a_mosaic_heeds_masks_beside_nodata_values(tmp_path):
         ({"nodata": 0, "alpha": "YES"}, "both an alpha band and the nodata value 0"),
     ],
 )
-def test_files_that_mean_different_things_make_no_mosaic(tmp_path, options, message):
+def test_files_with_different_encodings_are_refused(tmp_path, options, message):
     bands = picture(2 if "alpha" in options else 1) // 16
     if "alpha" in options:
         bands[1] = 255

@@ -1,4 +1,4 @@
-"""Scenes on a web server: no more is fetched than is looked at, and stumbles are overcome."""
+"""Scenes on a web server: only needed blocks are fetched, and failures are retried."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
     assert Scene.open(server.url("busy"), collar="off").geobox.width == SIDE
 
 
-def test_a_missing_file_is_said(server: Server) -> None:
+def test_a_missing_file_is_reported(server: Server) -> None:
     url = server.url("missing").replace("scene.tif", "absent.tif")
     with pytest.raises(SceneError, match=r"absent\.tif: cannot open.*404"):
         Scene.open(url)

@@ -1,4 +1,4 @@
-"""A scene at another GSD: right places, right values, and windows make no difference."""
+"""A scene at another GSD: positions and values are right, whatever the windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from geoseg.errors import SceneError
-from geoseg.geo.raster.resampled import View
+from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
@@ -43,8 +43,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.mark.parametrize("gsd", [0.1, 0.33, 0.8])
-def test_a_view_is_square_on_the_ground_and_covers_the_scene(scene: Scene, gsd: float) -> None:
-    view = View.of(scene, gsd=gsd)
+def test_resampled_pixels_are_square_on_the_ground_and_cover_the_scene(
+    scene: Scene, gsd: float
+) -> None:
+    view = ResampledScene.of(scene, gsd=gsd)
     assert view.geobox.pixel_size == pytest.approx((gsd, gsd), rel=2e-3)
     left, bottom, right, top = scene.geobox.bounds
     bounds = view.geobox.bounds
@@ -55,7 +57,7 @@ def test_a_view_is_square_on_the_ground_and_covers_the_scene(scene: Scene, gsd: 
 
 @pytest.mark.parametrize("gsd", [0.1, 0.33, 0.8])
 def test_pixels_are_those_of_a_warp(scene: Scene, gsd: float) -> None:
-    view = View.of(scene, gsd=gsd)
+    view = ResampledScene.of(scene, gsd=gsd)
     box = view.geobox
     pixels = view.read(box.extent)
     resampling = Resampling.cubic
@@ -87,7 +89,7 @@ def test_pixels_are_those_of_a_warp(scene: Scene, gsd: float) -> None:
     data=st.data(),
 )
 def test_windows_make_no_difference(scene: Scene, gsd: float, scale: float, data) -> None:
-    view = View.of(scene, gsd=gsd, scale=scale)
+    view = ResampledScene.of(scene, gsd=gsd, scale=scale)
     box = view.geobox
     height, width = min(box.height, 120), min(box.width, 120)
     top = data.draw(st.integers(0, box.height - height))
@@ -108,15 +110,17 @@ def test_windows_make_no_difference(scene: Scene, gsd: float, scale: float, data
 
 @settings(max_examples=60, deadline=None)
 @given(gsd=st.floats(0.01, 5), block=st.integers(1, 400))
-def test_parts_of_the_view_partition_the_scene(scene: Scene, gsd: float, block: int) -> None:
-    view = View.of(scene, gsd=gsd)
+def test_windows_of_the_resampled_scene_partition_the_scene(
+    scene: Scene, gsd: float, block: int
+) -> None:
+    view = ResampledScene.of(scene, gsd=gsd)
     count = np.zeros(scene.geobox.shape, int)
     box = view.geobox
     block = max(block, box.width // 20, box.height // 20)
     for top in range(0, box.height, block):
         for left in range(0, box.width, block):
             part = Window(left, top, min(block, box.width - left), min(block, box.height - top))
-            owned = view.on_scene(part)
+            owned = view.to_scene(part)
             if owned is not None:
                 count[owned.slices] += 1
                 x = (owned.col_off + 0.5) / view.step[0]
@@ -124,32 +128,32 @@ def test_parts_of_the_view_partition_the_scene(scene: Scene, gsd: float, block: 
     assert (count == 1).all()
 
 
-def test_without_need_nothing_is_resampled(scene: Scene) -> None:
-    assert View.of(scene).read(Window(3, 5, 20, 30)).image.tolist() == (
+def test_equal_grids_are_not_resampled(scene: Scene) -> None:
+    assert ResampledScene.of(scene).read(Window(3, 5, 20, 30)).image.tolist() == (
         scene.read(Window(3, 5, 20, 30)).image.tolist()
     )
-    assert View.of(scene).geobox == scene.geobox
-    assert View.of(scene).on_scene(Window(3, 5, 20, 30)) == Window(3, 5, 20, 30)
+    assert ResampledScene.of(scene).geobox == scene.geobox
+    assert ResampledScene.of(scene).to_scene(Window(3, 5, 20, 30)) == Window(3, 5, 20, 30)
 
 
 def test_scale_enlarges(scene: Scene) -> None:
-    assert View.of(scene, scale=2).geobox.shape == (600, 1000)
+    assert ResampledScene.of(scene, scale=2).geobox.shape == (600, 1000)
 
 
-def test_unknown_ground_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_gsd_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with rasterio.open(
         path, "w", driver="PNG", count=3, height=9, width=9, dtype="uint8"
     ) as raster:
         raster.write(np.ones((3, 9, 9), np.uint8))
     with pytest.raises(SceneError, match="leave --gsd out"):
-        View.of(Scene.open(str(path)), gsd=0.3)
+        ResampledScene.of(Scene.open(str(path)), gsd=0.3)
 
 
 @pytest.mark.parametrize("gsd", [1e-4, 1e3])
 def test_absurd_factors_are_refused(scene: Scene, gsd: float) -> None:
     with pytest.raises(SceneError, match="give another --gsd"):
-        View.of(scene, gsd=gsd)
+        ResampledScene.of(scene, gsd=gsd)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2)])
@@ -168,8 +172,8 @@ def test_tiny_scenes(tmp_path: Path, shape: tuple[int, int], gsd: float) -> None
         transform=Affine(0.1, 0, 5e5, 0, -0.1, 5e6),
     ) as raster:
         raster.write(np.full((3, *shape), 77, np.uint8))
-    view = View.of(Scene.open(str(path)), gsd=gsd)
+    view = ResampledScene.of(Scene.open(str(path)), gsd=gsd)
     pixels = view.read(view.geobox.extent)
     assert (pixels.image == 77).all()
     assert pixels.valid.all()
-    assert view.on_scene(view.geobox.extent) == view.scene.geobox.extent
+    assert view.to_scene(view.geobox.extent) == view.scene.geobox.extent

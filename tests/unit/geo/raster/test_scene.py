@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
-import rasterio.warp
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pyproj import Geod
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -24,7 +22,6 @@ from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.scene import Pixels, Scene
 from geoseg.tiling.grid import Window
 
@@ -53,62 +50,10 @@ def everything(scene: Scene) -> Pixels:
     return scene.read(scene.geobox.extent)
 
 
-# --- GeoBox ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("crs", "x", "y", "step"),
-    [
-        (32632, 5e5, 5e6, 0.3),  # metres
-        (3857, 4e6, 6e6, 0.3),  # stretched by 1 / cos(latitude)
-        (3395, 13467532, 1632019, 0.1),
-        (2263, 1e6, 2e5, 1.0),  # feet
-        (4326, 20.0, 60.0, 1e-5),  # degrees, twice as tall as wide
-    ],
-)
-@pytest.mark.parametrize("turn", [0, 30])
-def test_gsd_is_the_distance_on_the_ellipsoid(crs, x, y, step, turn) -> None:
-    transform = Affine.translation(x, y) @ Affine.rotation(turn) @ Affine.scale(step, -step)
-    box = GeoBox(100, 100, transform, CRS.from_epsg(crs))
-    corners = [transform @ point for point in ((50, 50), (60, 50), (50, 60))]
-    lons, lats = rasterio.warp.transform(box.crs, "EPSG:4326", *zip(*corners, strict=True))
-    _, _, (across, down) = Geod(ellps="WGS84").inv([lons[0]] * 2, [lats[0]] * 2, lons[1:], lats[1:])
-    assert box.pixel_size == pytest.approx((across / 10, down / 10), rel=1e-3)
-    assert box.gsd == pytest.approx(np.sqrt(across * down) / 10, rel=1e-3)
-
-
-def test_gsd_is_unknown_without_crs() -> None:
-    assert GeoBox(9, 9, Affine.scale(0.1), None).gsd is None
-
-
-def test_gsd_of_a_local_crs_is_in_its_units() -> None:
-    site = CRS.from_wkt('LOCAL_CS["site",UNIT["foot",0.3048]]')
-    assert GeoBox(9, 9, Affine.scale(2, -2), site).gsd == pytest.approx(0.6096)
-
-
-@given(
-    st.tuples(*[st.floats(-10, 10) for _ in range(6)]),
-    st.integers(1, 50),
-    st.integers(1, 50),
-    st.data(),
-)
-def test_crop_and_resize_keep_places(coefficients, height, width, data) -> None:
-    box = GeoBox(height, width, Affine(*coefficients), None)
-    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    part = box.crop(Window(left, top, width - left, height - top))
-    assert part.transform @ (0, 0) == pytest.approx(box.transform @ (left, top), abs=1e-9)
-    corner = box.resized(7, 5).transform @ (5, 7)
-    assert corner == pytest.approx(box.transform @ (width, height), abs=1e-9)
-    xs, ys = [box.bounds[0], box.bounds[2]], [box.bounds[1], box.bounds[3]]
-    x, y = box.transform @ (width / 2, height / 2)
-    assert xs[0] - 1e-9 <= x <= xs[1] + 1e-9
-    assert ys[0] - 1e-9 <= y <= ys[1] + 1e-9
-
-
 # --- Bands ----------------------------------------------------------------------------------
 
 
-def test_colour_interpretation_decides(tmp_path: Path) -> None:
+def test_color_interpretation_decides(tmp_path: Path) -> None:
     order = (ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined)
     bands = picture(4, 30, 40)
     scene = Scene.open(save(tmp_path / "planet.tif", bands, colors=order))
@@ -133,7 +78,7 @@ def test_bands_that_are_not_there_are_refused(tmp_path: Path, wanted) -> None:
         Scene.open(save(tmp_path / "a.tif", picture(3, 8, 8)), bands=wanted)
 
 
-def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+def test_a_palette_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     index = np.array([[0, 1], [2, 3]], np.uint8)
     table = {0: (255, 0, 0, 255), 1: (0, 255, 0, 255), 2: (0, 0, 255, 255), 3: (9, 8, 7, 255)}
@@ -195,7 +140,7 @@ def test_not_a_number_is_empty_and_does_not_spoil_the_stretch(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64", "uint32"])
-def test_the_stretch_is_that_of_percentiles_for_the_whole_scene(tmp_path: Path, dtype) -> None:
+def test_the_stretch_is_that_of_scene_percentiles(tmp_path: Path, dtype) -> None:
     bands = (picture(3, 300, 200, np.float64) * [[[10]], [[20]], [[3]]]).astype(dtype)
     bands[:, :50] = 0
     scene = Scene.open(save(tmp_path / "a.tif", bands, nodata=0))
@@ -216,7 +161,7 @@ def test_a_given_range_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [(5, 5), (9, 1), (0, float("nan"))])
-def test_a_range_that_is_none_is_refused(tmp_path: Path, wanted: tuple[float, float]) -> None:
+def test_an_empty_range_is_refused(tmp_path: Path, wanted: tuple[float, float]) -> None:
     with pytest.raises(OptionError, match="smaller one first"):
         Scene.open(save(tmp_path / "a.tif", picture(3, 4, 4)), rescale=wanted)
 
@@ -316,7 +261,7 @@ def test_control_points_give_a_grid(tmp_path: Path) -> None:
     assert scene.geobox.crs == CRS.from_epsg(32632)
     assert scene.geobox.gsd == pytest.approx(0.1, rel=0.05)
     pixels = everything(scene)
-    x, y = ~scene.geobox.transform @ (500006, 3999997)  # the picture's middle
+    x, y = ~scene.geobox.transform @ (500006, 3999997)  # the center of the picture
     assert pixels.valid[int(y), int(x)]
     assert not pixels.valid[0, 0]
     assert 0.6 < pixels.valid.mean() < 0.9
@@ -361,7 +306,7 @@ def test_without_georeferencing_a_note_says_so(tmp_path: Path) -> None:
     assert scene.stem == "photo"
 
 
-def test_a_world_file_places_a_picture(tmp_path: Path) -> None:
+def test_a_world_file_gives_the_grid(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     with rasterio.open(
         path, "w", driver="PNG", count=3, height=20, width=30, dtype="uint8"
@@ -404,12 +349,12 @@ def test_threads_and_processes_read_the_same(tmp_path: Path) -> None:
     assert (everything(scene).image == whole).all(), "a closed scene opens again"
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SceneError, match=r"absent\.tif: cannot open"):
         Scene.open(str(tmp_path / "absent.tif"))
 
 
-def test_a_text_file_is_said(tmp_path: Path) -> None:
+def test_a_text_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("not a raster")
     with pytest.raises(SceneError, match=r"cannot open.*not recognized"):
@@ -443,7 +388,7 @@ def test_complex_pixels_are_refused(tmp_path: Path) -> None:
         Scene.open(save(tmp_path / "sar.tif", np.ones((1, 4, 4), np.complex64)))
 
 
-def test_a_bomb_is_opened_without_filling_memory(tmp_path: Path) -> None:
+def test_a_huge_sparse_file_is_opened_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tif"
     with rasterio.open(
         path,
@@ -492,7 +437,7 @@ def test_blocks_too_large_to_decode_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "broken", "cut"])
-def test_what_is_lost_under_a_vrt_is_never_made_up(tmp_path: Path, fault: str) -> None:
+def test_lost_pixels_of_a_vrt_are_never_invented(tmp_path: Path, fault: str) -> None:
     """GDAL forgets errors of a VRT's sources: on several threads, and after the first one."""
     side = 1100
     tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
