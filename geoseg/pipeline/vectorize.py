@@ -17,21 +17,19 @@ from typing import TypeVar
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
-from geoseg.geo.layers.features import no_features, tables
+from geoseg.geo.layers.features import empty_features, tables
 from geoseg.geo.layers.formats import FORMATS
-from geoseg.geo.layers.geopackage import Layers
+from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
-from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
-from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
+from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.guard import check_outputs
 from geoseg.tiling.grid import Window
 from geoseg.version import VERSION
 
 BLOCK = 2048
 """Side of a block, px. Results do not depend on it."""
-TOLERANCE = 0.5
-"""Of outlines, by default: pixels."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -108,8 +106,10 @@ def vectorize(
         blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
         polygons = finish.merge_blocks(blocks, settled, pool.map)
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        nothing = no_features(geobox)
-        with Layers(staging.new / output.name, raster.classes, nothing, metadata) as layers:
+        nothing = empty_features(geobox)
+        with GeoPackageWriter(
+            staging.new / output.name, raster.classes, nothing, metadata
+        ) as layers:
             for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
                 layers.append(table)
     return Vectorized(
@@ -162,7 +162,7 @@ def _blocks(
 
     def polygons_of(window: Window) -> tuple[BlockPolygons, CleanPolygons]:
         codes, (size, fill) = raster.read(window), (finish.min_pixels, finish.fill)
-        block = polygonize(codes, window, skip=raster.skip, min_pixels=size, fill=fill)
+        block = polygonize_block(codes, window, skip=raster.skip, min_pixels=size, fill=fill)
         return finish.clean_interior(block)
 
     done = 0

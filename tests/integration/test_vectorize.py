@@ -17,6 +17,7 @@ import shapely
 from affine import Affine
 from click.testing import CliRunner
 from geopandas.testing import assert_geodataframe_equal
+from layers import write_layers
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
@@ -26,12 +27,12 @@ from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features
 from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
-from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.raster.class_raster import ClassRaster, read_classes
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.pipeline import vectorize as engine
 from geoseg.pipeline.vectorize import vectorize
 from geoseg.tiling.grid import Window
@@ -55,7 +56,7 @@ def class_map(seed: int = 0, shape: tuple[int, int] = (60, 80)) -> NDArray[np.ui
 def polygons_of(class_ids: NDArray[np.uint8]):
     height, width = class_ids.shape
     confidence = np.linspace(0, 1, class_ids.size, dtype=np.float32).reshape(class_ids.shape)
-    return merge([polygonize(class_ids, Window(0, 0, width, height), confidence=confidence)])
+    return merge([polygonize_block(class_ids, Window(0, 0, width, height), confidence=confidence)])
 
 
 def geobox_of(class_ids: NDArray[np.uint8], place: str) -> GeoBox:
@@ -65,7 +66,7 @@ def geobox_of(class_ids: NDArray[np.uint8], place: str) -> GeoBox:
 
 def table(place: str = "utm") -> geopandas.GeoDataFrame:
     polygons = polygons_of(class_map())
-    return features(polygons, polygons.geometry, geobox_of(class_map(), place), ISAID)
+    return features(polygons, geobox_of(class_map(), place), ISAID)
 
 
 def write_raster(path: Path, values: NDArray, *, nodata: int | None = None) -> Path:
@@ -127,7 +128,7 @@ def test_length_width_and_angle_of_a_car(place, bearing):
 def test_a_picture_without_crs_is_measured_in_pixels():
     polygons = polygons_of(class_map())
     geobox = GeoBox(60, 80, Affine.identity(), None)
-    frame = features(polygons, polygons.geometry, geobox, ISAID)
+    frame = features(polygons, geobox, ISAID)
     np.testing.assert_allclose(frame["area_m2"], polygons.pixels)
     assert frame.crs is None
 
@@ -414,7 +415,7 @@ def test_export_says_what_does_not_go(layers, tmp_path):
     with pytest.raises(OptionError, match="WGS 84"):
         export(layers, tmp_path, "geojson", target_crs="EPSG:25833")
     polygons = polygons_of(class_map())
-    bare = features(polygons, polygons.geometry, GeoBox(60, 80, Affine.identity(), None), ISAID)
+    bare = features(polygons, GeoBox(60, 80, Affine.identity(), None), ISAID)
     write_layers(tmp_path / "bare.gpkg", bare, ISAID)
     with pytest.raises(OptionError, match="no CRS"):
         export(tmp_path / "bare.gpkg", tmp_path, "geojson")

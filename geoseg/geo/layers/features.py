@@ -54,7 +54,7 @@ def tables(
 
     def table(places: NDArray[np.intp]) -> geopandas.GeoDataFrame:
         batch = polygons.take(places)
-        frame = features(batch, batch.geometry, geobox, classes)
+        frame = features(batch, geobox, classes)
         return frame.assign(object_id=places + 1)
 
     ids, kind = np.unique(polygons.class_id, return_inverse=True)
@@ -79,26 +79,24 @@ def drawing_order(names: Sequence[str], areas: Sequence[float]) -> NDArray[np.in
     return np.argsort(-np.array(typical, float), kind="stable")
 
 
-def no_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
+def empty_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
     """The table of no polygons: its columns, and the CRS."""
-    nothing = Polygons.concatenate([])
-    return features(nothing, nothing.geometry, geobox, ())
+    return features(Polygons.concatenate([]), geobox, ())
 
 
 def features(
-    polygons: Polygons,
-    geometry: NDArray[np.object_],
-    geobox: GeoBox,
-    classes: tuple[LabelClass, ...],
+    polygons: Polygons, geobox: GeoBox, classes: tuple[LabelClass, ...]
 ) -> geopandas.GeoDataFrame:
-    """One row per polygon, in the order of their first pixels; `geometry` in pixel coordinates.
+    """One row per polygon, in their order.
 
     Columns: object_id (1, 2, … in that order), class_id, class, area_m2, confidence (mean
     probability, NaN if unknown), length_m, width_m, angle_deg (see `Sizes`), geometry in the CRS
     with counter-clockwise shells. A class that `classes` lacks is called class_<id>.
     """
     a, b, c, d, e, f = tuple(geobox.transform)[:6]
-    placed = shapely.transform(geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
+    placed = shapely.transform(
+        polygons.geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f)
+    )
     placed = shapely.orient_polygons(placed)
     sizes = measure(placed, geobox.crs)
     ids = polygons.class_id

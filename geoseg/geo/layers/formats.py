@@ -26,7 +26,7 @@ from geoseg.geo.layers.edited import FIELDS, layer_names, read_edited
 from geoseg.geo.layers.geopackage import NO_OBJECTS, write_polygons
 from geoseg.geo.layers.kml import paint
 from geoseg.geo.layers.measure import measure
-from geoseg.geo.layers.names import LayerNames, clean, distinct
+from geoseg.geo.layers.names import LayerNames, clean_name, distinct_names
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.source import vector_files_of
 from geoseg.geo.reproject import check_target, in_wanted_crs
@@ -223,7 +223,7 @@ def export(
     names = layer_names(path)
     if not names:
         raise DataError(f"{path} has no layer of polygons")
-    files = dict(zip(names, distinct(names), strict=True))
+    files = dict(zip(names, distinct_names(names), strict=True))
     chosen = [files[name] for name in names if not layers or name in layers]
     planned = planned_files(folder, path.stem, kind, chosen)
     earlier = [] if layers else earlier_files(folder, path.stem, kind, chosen)
@@ -331,7 +331,7 @@ def _class_within(path: Path) -> str | None:
             )
     except (OSError, DataSourceError, DataLayerError):
         return None  # not readable, so not known to be geoseg's
-    return clean(str(first["class"].iloc[0])) if len(first) else None
+    return clean_name(str(first["class"].iloc[0])) if len(first) else None
 
 
 def _write(
@@ -355,7 +355,7 @@ def _write(
     for name, rows in groups.items():
         path = folder / f"{name}{style.suffix}"
         with vector_errors(f"{path.name} cannot be written", OutputError):
-            style.write(frame[rows], path, clean(name))
+            style.write(frame[rows], path, clean_name(name))
             if style.paint is not None:
                 style.paint(path, [grouping.colors[layer] for layer in grouping.layers[rows]])
             if name in looks:  # where QGIS looks for it

@@ -22,7 +22,6 @@ from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import WRITING, vector_settings
 from geoseg.geo.layers.edited import read_edited
-from geoseg.geo.layers.features import drawing_order
 from geoseg.geo.layers.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, layer_qml
@@ -33,23 +32,6 @@ _LOG = logging.getLogger("geoseg")
 _GRAY = (128, 128, 128)
 _LONGEST = 500
 """Bytes of the path of a file that SQLite opens, less some for its own suffixes."""
-
-
-def write_layers(
-    path: Path,
-    frame: GeoDataFrame,
-    classes: tuple[LabelClass, ...],
-    metadata: Mapping[str, str] | None = None,
-) -> dict[str, int]:
-    """Write `frame`, from `features`, as one GeoPackage; see `Layers`.
-
-    Layers come in `drawing_order`. Returns the features in each layer.
-    """
-    typical = frame.groupby("class")["area_m2"].median()
-    with Layers(path, classes, frame.iloc[:0], metadata) as layers:
-        for name in typical.index[drawing_order(list(typical.index), list(typical))]:
-            layers.append(frame[frame["class"] == name])
-        return layers.counts
 
 
 def read_layers(path: Path) -> GeoDataFrame:
@@ -86,7 +68,7 @@ def write_polygons(
             _LOG.warning("%s: %s", path.name, said)
 
 
-class Layers:
+class GeoPackageWriter:
     """A GeoPackage under construction: a layer per class, in the order of their first features.
 
     A table layer_styles gives QGIS the classes' colors, and names and units of fields. A context:
@@ -137,7 +119,7 @@ class Layers:
                 layer_metadata=self._metadata,
             )
 
-    def __enter__(self) -> Layers:
+    def __enter__(self) -> GeoPackageWriter:
         with self._failures(), ExitStack() as opening:
             self.path.unlink(missing_ok=True)
             self._file = self.path

@@ -20,7 +20,7 @@ _RESERVED = re.compile(
 """Tables of GeoPackage, SQLite and QGIS, devices of Windows, and, for GDAL, signs in front."""
 
 
-def clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """`name` as a layer or a file can be called: readable, not hidden, not reserved, not empty."""
     name = unicodedata.normalize("NFC", name)
     name = "".join(" " if unicodedata.category(each)[0] in "CZ" else each for each in name)
@@ -31,7 +31,7 @@ def clean(name: str) -> str:
     return name or "unnamed"
 
 
-def distinct(names: Iterable[str]) -> list[str]:
+def distinct_names(names: Iterable[str]) -> list[str]:
     """Cleaned names in the same order, no two of which differ in case only.
 
     A name that is clean keeps its spelling; of those that are not free the next are numbered from
@@ -42,7 +42,7 @@ def distinct(names: Iterable[str]) -> list[str]:
     taken: set[str] = set()
     for clean_ones in (True, False):
         for place, name in enumerate(wanted):
-            neat = clean(name)
+            neat = clean_name(name)
             if found[place] is None and (neat == name or not clean_ones):
                 if clean_ones and neat.casefold() in taken:
                     continue
@@ -56,14 +56,14 @@ class LayerNames:
 
     def __init__(self, classes: Iterable[LabelClass] = ()) -> None:
         known = list(classes)
-        names = distinct(label.name for label in known)
+        names = distinct_names(label.name for label in known)
         self._names = {label.id: name for label, name in zip(known, names, strict=True)}
 
     def of(self, class_id: int, name: str) -> str:
         """Its name; a class that the set lacks gets one that none of the others has."""
         if class_id not in self._names:
             taken = {each.casefold() for each in self._names.values()}
-            self._names[class_id] = _free(clean(name), taken)
+            self._names[class_id] = _free(clean_name(name), taken)
         return self._names[class_id]
 
 

@@ -20,7 +20,7 @@ from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.tiling.grid import Window
 
 BLOCK = 2048
@@ -114,7 +114,9 @@ def read_objects(
         if not names:
             raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
         windows = [Window(*place) for place in squares(geobox.width, geobox.height)]
-        blocks = [polygonize(raster.read(place), place, skip=raster.skip) for place in windows]
+        blocks = [
+            polygonize_block(raster.read(place), place, skip=raster.skip) for place in windows
+        ]
     polygons = merge(blocks)
     # No polygon of predict or vectorize is a speck.
     polygons = polygons.take(np.flatnonzero(polygons.pixels >= raster.speck))

@@ -21,6 +21,8 @@ from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corner
 from geoseg.geo.vector.sieve import sieve
 from geoseg.geo.vector.simplify import reach, simplify
 
+TOLERANCE = 0.5
+"""Default tolerance of outlines, px."""
 _GROUP = 100_000
 """Corners that are worth a turn: enough for arrays to pay, few enough for the processor's cache."""
 _PIECE = 64

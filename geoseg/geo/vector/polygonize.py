@@ -1,6 +1,6 @@
 """Polygons of class rasters, from blocks to layers.
 
-    block = polygonize(class_ids, window, confidence=probs)     # in workers, any thread
+    block = polygonize_block(class_ids, window, confidence=probs)     # in workers, any thread
     cleanup = Cleanup(min_pixels, tolerance=0.5)                # geoseg.geo.vector.cleanup
     polygons = cleanup.merge_blocks(blocks)                     #   by:
         merge(blocks)                                           #   geoseg.geo.vector.merge
@@ -44,7 +44,7 @@ class BlockPolygons:
     """Those that may go on in another block."""
 
 
-def polygonize(
+def polygonize_block(
     class_ids: NDArray[np.uint8],
     window: Window,
     *,

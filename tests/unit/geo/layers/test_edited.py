@@ -13,13 +13,12 @@ import pytest
 import shapely
 from click.testing import CliRunner
 from geopandas import GeoDataFrame
-from layers import BOTTOM, CLASSES, LEFT, box, made_by_geoseg
+from layers import BOTTOM, CLASSES, LEFT, box, made_by_geoseg, write_layers
 
 from geoseg.cli.main import main
 from geoseg.errors import DataError, GeosegError, OutputError
 from geoseg.geo.layers.edited import FIELDS, read_edited
 from geoseg.geo.layers.formats import export
-from geoseg.geo.layers.geopackage import write_layers
 
 _SCALE = 1e-3
 """More than what a UTM zone is off: 0.9996 along its middle, so areas by 0.0007."""

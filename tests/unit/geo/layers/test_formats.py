@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner
-from layers import made_by_geoseg
+from layers import made_by_geoseg, write_layers
 from maps import labels, write_map
 from PIL import Image
 
@@ -18,7 +18,7 @@ from geoseg.cli.main import main
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.geo.layers import formats as engine
 from geoseg.geo.layers.formats import FORMATS, earlier_files, export, write_format
-from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene

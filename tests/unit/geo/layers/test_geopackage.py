@@ -15,19 +15,20 @@ import rasterio
 from affine import Affine
 from click.testing import CliRunner
 from fakes import Colors, write_discs
+from layers import write_layers
 from rasterio.crs import CRS
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.edited import read_edited
-from geoseg.geo.layers.features import drawing_order, features, no_features
+from geoseg.geo.layers.features import drawing_order, empty_features, features
 from geoseg.geo.layers.formats import FORMATS, export, write_format
-from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, TilingOptions
@@ -54,8 +55,8 @@ def class_ids(*ids: int) -> np.ndarray:
 
 
 def table(classes=ISAID, *ids: int, geobox: GeoBox = GEOBOX) -> geopandas.GeoDataFrame:
-    polygons = merge([polygonize(class_ids(*ids), Window(0, 0, 80, 60))])
-    return features(polygons, polygons.geometry, geobox, classes)
+    polygons = merge([polygonize_block(class_ids(*ids), Window(0, 0, 80, 60))])
+    return features(polygons, geobox, classes)
 
 
 def test_a_style_names_every_field_and_its_unit():
@@ -173,7 +174,7 @@ def test_a_result_without_an_object_keeps_fields_and_crs(tmp_path):
     path = tmp_path / "a.gpkg"
     write_layers(path, table(), ISAID)
     assert pyogrio.list_layers(path)[:, 0].tolist()[0] == "objects"
-    found, expected = read_layers(path), no_features(GEOBOX)
+    found, expected = read_layers(path), empty_features(GEOBOX)
     assert list(found.columns) == list(expected.columns)
     assert found.crs == expected.crs == UTM.to_wkt()
     assert len(found) == 0
@@ -192,7 +193,7 @@ def test_nothing_is_exported_as_an_empty_file(tmp_path, kind, caplog):
     if kind in ("shapefile", "flatgeobuf"):
         found = pyogrio.read_dataframe(path)
         assert len(found) == 0
-        assert list(found.columns) == list(no_features(GEOBOX).columns)
+        assert list(found.columns) == list(empty_features(GEOBOX).columns)
         assert found.crs.to_epsg() == 32633
     if kind == "shapefile":
         assert path.name == "a_objects.shp"
@@ -209,7 +210,7 @@ def test_predict_and_vectorize_without_an_object_keep_fields_and_crs(tmp_path):
     assert "shapefile:objects" in summary.outputs
     vectorize(summary.outputs["classes"], tmp_path / "v.gpkg")
     for path in (summary.outputs["gpkg"], tmp_path / "v.gpkg"):
-        assert list(read_layers(Path(path)).columns) == list(no_features(GEOBOX).columns)
+        assert list(read_layers(Path(path)).columns) == list(empty_features(GEOBOX).columns)
         assert read_layers(Path(path)).crs.to_epsg() == 32633
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affine import Affine
+from layers import write_layers
 from PIL import Image
 from rasterio.crs import CRS
 
 from geoseg.classes import IGNORE, ISAID
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features
-from geoseg.geo.layers.geopackage import write_layers
 from geoseg.geo.raster.cog_writer import RasterWriter
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.tiling.grid import Window
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
@@ -49,10 +49,10 @@ def layers_file(tmp_path) -> Path:
     class_ids[20:180, 20:180] = 15  # a harbor
     class_ids[60:100, 50:110] = 1  # with a ship
     class_ids[120:130, 140:145] = 9  # and a car
-    polygons = merge([polygonize(class_ids, Window(0, 0, 200, 200))])
+    polygons = merge([polygonize_block(class_ids, Window(0, 0, 200, 200))])
     geobox = GeoBox(200, 200, Affine(0.1, 0, 4e5, 0, -0.1, 5.5e6), CRS.from_epsg(32633))
     path = tmp_path / "scene.gpkg"
-    table = features(polygons, polygons.geometry, geobox, ISAID)
+    table = features(polygons, geobox, ISAID)
     write_layers(path, table, ISAID, {"model": "none"})
     return path
 

@@ -21,7 +21,7 @@ from geoseg.geo.vector import polygonize as polygons_module
 from geoseg.geo.vector.cleanup import Cleanup, independent
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.outlines import Outlines
-from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons
 from geoseg.geo.vector.sieve import sieve
 from geoseg.geo.vector.simplify import noded, simplify
@@ -106,7 +106,7 @@ def blocks_of(
             part = slice(top, top + block[0]), slice(left, left + block[1])
             height, width = class_ids[part].shape
             blocks.append(
-                polygonize(
+                polygonize_block(
                     class_ids[part],
                     Window(left, top, width, height),
                     skip=skip,
