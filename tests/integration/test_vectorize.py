@@ -31,9 +31,9 @@ from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.raster.class_raster import ClassRaster, read_classes
 from geoseg.geo.raster.cog_writer import RasterWriter
+from geoseg.geo.vector import blocks
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import polygonize_block
-from geoseg.pipeline import vectorize as engine
 from geoseg.pipeline.vectorize import vectorize
 from geoseg.tiling.grid import Window
 
@@ -172,7 +172,7 @@ def test_vectorize_does_not_see_blocks_or_threads(tmp_path, monkeypatch):
     raster = write_raster(tmp_path / "map.tif", class_ids)
     frames = []
     for block, workers in ((2048, 1), (32, 4), (7, 2)):
-        monkeypatch.setattr(engine, "BLOCK", block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
         vectorize(raster, tmp_path / "map.gpkg", workers=workers, overwrite=True)
         frames.append(read_layers(tmp_path / "map.gpkg"))
     assert len(frames[0]) > 10

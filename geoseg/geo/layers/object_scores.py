@@ -19,12 +19,8 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
-from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize_block
-from geoseg.tiling.grid import Window
-
-BLOCK = 2048
-"""Side of the windows that are polygonized at once, px."""
+from geoseg.geo.vector.blocks import polygonize_raster
+from geoseg.geo.vector.cleanup import Cleanup
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,31 +102,17 @@ def score_objects(
 def read_objects(
     path: Path,
 ) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.integer]]:
-    """Class names by id, the grid, and polygons in pixel coordinates with their class ids."""
+    """Return class names by id, the grid, and polygons in pixel coordinates with their classes."""
     raster = ClassRaster.open(path)
     names = {item.id: item.name for item in raster.classes}
-    geobox = raster.geobox
     with closing(raster.source):
         if not names:
             raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
-        windows = [Window(*place) for place in squares(geobox.width, geobox.height)]
-        blocks = [
-            polygonize_block(raster.read(place), place, skip=raster.skip) for place in windows
-        ]
-    polygons = merge(blocks)
-    # No polygon of predict or vectorize is a speck.
-    polygons = polygons.take(np.flatnonzero(polygons.pixels >= raster.speck))
+        polygons = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
+    # Regions that predict and vectorize sieve are no objects.
+    polygons = polygons.select(polygons.pixels >= raster.speck)
     class_ids = raster.values[polygons.class_id]
-    return dict(sorted(names.items())), geobox, polygons.geometry, class_ids
-
-
-def squares(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """(column, row, width, height) of blocks that cover the raster."""
-    return [
-        (column, row, min(BLOCK, width - column), min(BLOCK, height - row))
-        for row in range(0, height, BLOCK)
-        for column in range(0, width, BLOCK)
-    ]
+    return dict(sorted(names.items())), raster.geobox, polygons.geometry, class_ids
 
 
 def count_matches(found: NDArray[np.object_], truth: NDArray[np.object_], min_iou: float) -> int:

@@ -17,14 +17,14 @@ from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
 from geoseg.geo.vector import cleanup
-from geoseg.geo.vector import polygonize as polygons_module
-from geoseg.geo.vector.cleanup import Cleanup, independent
+from geoseg.geo.vector import polygonize as polygonize_module
+from geoseg.geo.vector.cleanup import Cleanup, independent_groups
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.outlines import Outlines
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons
 from geoseg.geo.vector.sieve import sieve
-from geoseg.geo.vector.simplify import noded, simplify
+from geoseg.geo.vector.simplify import insert_nodes, simplify
 from geoseg.tiling.grid import Window
 
 ClassMap = NDArray[np.uint8]
@@ -183,9 +183,9 @@ def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
 
 def test_confidence_is_added_up_alike_with_and_without_c_code(monkeypatch):
     confidence = np.random.default_rng(0).random((61, 47), np.float32)
-    found = polygons_module._accumulate(confidence)
-    monkeypatch.setattr(polygons_module, "library", lambda: None)
-    assert (found == polygons_module._accumulate(confidence)).all()
+    found = polygonize_module._integrate(confidence)
+    monkeypatch.setattr(polygonize_module, "library", lambda: None)
+    assert (found == polygonize_module._integrate(confidence)).all()
     assert found[-1, -1] == np.rint(confidence * np.float32(PROBABILITY_UNIT)).sum(dtype=np.int64)
 
 
@@ -195,7 +195,7 @@ def test_simplified_coverages_have_neither_overlaps_nor_gaps(
     class_ids, block, skip, tolerance, smooth
 ):
     exact = chunked(class_ids, block, skip)
-    assert shapely.equals(noded(exact).geometry, exact.geometry).all()
+    assert shapely.equals(insert_nodes(exact).geometry, exact.geometry).all()
     simple = simplify(exact, tolerance, smooth=smooth)
     geometry = simple.geometry
     assert shapely.is_valid(geometry).all()
@@ -261,7 +261,7 @@ def test_smooth_outlines_are_nearer_to_the_truth_than_those_of_pixels():
         return float((missed / shapely.length(truth[true])).mean())
 
     smooth = simplify(exact, 0.5)
-    geos = shapely.coverage_simplify(noded(exact).geometry, 1)
+    geos = shapely.coverage_simplify(insert_nodes(exact).geometry, 1)
     assert len(truth) == len(exact) == len(mine)
     assert error(smooth.geometry) < 0.7 * error(exact.geometry)
     assert error(smooth.geometry) < 0.6 * error(geos)
@@ -319,34 +319,32 @@ def test_specks_at_the_edge_of_nothing_vanish():
 
 @settings(max_examples=100, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 2]))
-def test_finished_in_parts_is_finished_as_a_whole(
+def test_cleaned_in_blocks_is_cleaned_as_a_whole(
     class_ids, block, skip, min_pixels, fill, tolerance
 ):
     specks = {"min_pixels": min_pixels, "fill": fill}
     expected = simplify(sieve(whole(class_ids, skip), **specks), tolerance)
-    finish = Cleanup(**specks, tolerance=tolerance)
+    clean = Cleanup(**specks, tolerance=tolerance)
     blocks = blocks_of(class_ids, block, skip, **specks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleanup, "_GROUP", 1)
-        patch.setattr(cleanup, "_PIECE", 3)
-        assert_same(finish.merge_blocks(blocks), expected)
-        assert_same(
-            finish.merge_blocks(*zip(*map(finish.clean_interior, blocks), strict=True)), expected
-        )
+        patch.setattr(cleanup, "_GROUP_SIZE", 1)
+        patch.setattr(cleanup, "_PIECE_SIZE", 3)
+        assert_same(clean.merge_blocks(blocks), expected)
+        remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
+        assert_same(clean.merge_blocks(remaining, interiors), expected)
 
 
-def test_most_is_finished_before_the_blocks_meet():
+def test_most_polygons_are_cleaned_before_the_blocks_meet():
     class_ids = np.zeros((120, 160), np.uint8)
     for top in range(5, 110, 12):
         for left in range(4, 150, 11):
             class_ids[top : top + 7, left : left + 6] = 1 + (top + left) % 3
-    finish = Cleanup(tolerance=0.5)
-    blocks, settled = zip(
-        *map(finish.clean_interior, blocks_of(class_ids, (60, 80), (0,))), strict=True
-    )
-    found = finish.merge_blocks(blocks, settled)
+    clean = Cleanup(tolerance=0.5)
+    blocks = blocks_of(class_ids, (60, 80), (0,))
+    remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
+    found = clean.merge_blocks(remaining, interiors)
     assert_same(found, simplify(whole(class_ids, (0,)), 0.5))
-    assert sum(len(part.polygons) for part in settled) > 0.6 * len(found)
+    assert sum(len(part.polygons) for part in interiors) > 0.6 * len(found)
 
 
 @settings(max_examples=40, deadline=None)
@@ -356,9 +354,9 @@ def test_groups_lie_apart(class_ids, distance):
     class_ids[:3, :3] = 1
     polygons = whole(class_ids, (0,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleanup, "_GROUP", 1)
-        patch.setattr(cleanup, "_PIECE", 2)
-        parts = independent(polygons, distance)
+        patch.setattr(cleanup, "_GROUP_SIZE", 1)
+        patch.setattr(cleanup, "_PIECE_SIZE", 2)
+        parts = independent_groups(polygons, distance)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(polygons)))
     assert len(parts) > 1 or len(polygons) == 1
     outlines = [shapely.union_all(shapely.boundary(polygons.geometry[part])) for part in parts]
