@@ -122,7 +122,7 @@ def test_an_export_that_fails_leaves_everything(
         if len(calls) == (2 if style.per_class else 1):
             raise OSError(28, "No space left on device")
 
-    broken = {field: getattr(style, field) for field in ("suffix", "per_class", "wgs84", "misfits")}
+    broken = {field: getattr(style, field) for field in ("suffix", "per_class", "wgs84", "losses")}
     monkeypatch.setitem(engine.FORMATS, kind, engine.Format(write=half, **broken))
     with pytest.raises(OutputError, match="No space left"):
         export(layers, out, kind, overwrite=True)
