@@ -1,4 +1,4 @@
-"""What a map shows of our files: colors, names of fields, order, and results without an object."""
+"""How files look on a map: colors, names of fields, order, and results without an object."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OWN = (
 
 
 def class_ids(*ids: int) -> np.ndarray:
-    """A square of each class beside the other, larger ones first."""
+    """A row of squares, one for each class, larger ones first."""
     values = np.zeros(GEOBOX.shape, np.uint8)
     for number, class_id in enumerate(ids):
         side = 18 - 4 * number
@@ -72,7 +72,7 @@ def test_a_style_names_every_field_and_its_unit():
         assert {name for name in frame.columns if f'"{name}"' in tip} >= {"class", "area_m2"}
 
 
-def test_layers_know_whether_they_lie_on_the_ground(tmp_path):
+def test_units_of_layers_follow_the_crs(tmp_path):
     bare = table(ISAID, 15, geobox=GeoBox(60, 80, Affine.identity(), None))
     for name, frame, unit in (("a", table(ISAID, 15), "m²"), ("b", bare, "px²")):
         write_layers(tmp_path / f"{name}.gpkg", frame, ISAID)
@@ -239,7 +239,7 @@ def test_specks_are_as_large_for_predict_as_for_vectorize(tmp_path, gsd):
     assert len(kept) < len(all_of_them)
 
 
-def test_both_commands_tell_the_rule_in_the_same_words():
+def test_both_commands_explain_min_area_in_the_same_words():
     texts = []
     for command in ("predict", "vectorize"):
         text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())

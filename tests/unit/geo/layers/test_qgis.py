@@ -1,4 +1,4 @@
-"""GDAL and QGIS themselves on our layers. Skipped where their Python is not installed."""
+"""GDAL and QGIS themselves read our layers; skipped unless their Python modules are installed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALIDATE = (
 
 
 def system_python(module: str, package: str, *arguments: str) -> str:
-    """Run a Python that sees the distribution's packages; skip where `module` is not there."""
+    """Run the system's Python; skip if it lacks `module`."""
     if SYSTEM_PYTHON is None:
         pytest.skip("no system Python")
     probe = [SYSTEM_PYTHON, "-c", f"import {module}"]
@@ -64,7 +64,7 @@ def test_gdal_finds_the_geopackage_valid(layers_file):
     assert found.strip() == "[]"
 
 
-def test_qgis_shows_layers_in_the_colours_of_the_classes(layers_file, tmp_path):
+def test_qgis_shows_layers_in_the_colors_of_the_classes(layers_file, tmp_path):
     picture = tmp_path / "scene.png"
     output = system_python("qgis.core", "python3-qgis", str(SCRIPT), str(layers_file), str(picture))
     described = json.loads(output)
