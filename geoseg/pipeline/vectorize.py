@@ -37,9 +37,9 @@ class Vectorized:
 
     output: Path
     width: int
-    """Of the raster, px."""
+    """Columns of the raster."""
     height: int
-    """Of the raster, px."""
+    """Rows of the raster."""
     features: dict[str, int]
     """Features by layer."""
     tolerance: float

@@ -134,21 +134,21 @@ class Canvas:
     def develop(self) -> NDArray[np.uint8]:
         """Return the image (H, W, 3) with texture, light, tone, blur, noise and compression."""
         rng = self.rng
-        picture = np.asarray(self.image.reduce(SUPERSAMPLING), np.float32)
+        pixels = np.asarray(self.image.reduce(SUPERSAMPLING), np.float32)
         softened = self.roughness.filter(ImageFilter.GaussianBlur(0.7))
         rough = np.asarray(softened, np.float32)[..., None] / 255
         octaves = ((0, 0.5), (0.6, 0.45), (1.6, 0.45), (4, 0.3), (15, 0.22))
         grain = sum((weight * self.noise(meters) for meters, weight in octaves), np.float32(0))
         warmth = np.array([0.05, 0, -0.05], np.float32) * self.noise(25)[..., None]
-        picture *= 1 + rough * (0.55 * np.asarray(grain)[..., None] + warmth)
-        picture *= 1 + 0.05 * self.noise(120)[..., None]
-        gray = picture.mean(axis=2, keepdims=True)
-        picture = gray + (picture - gray) * np.float32(rng.uniform(0.35, 1.05))
+        pixels *= 1 + rough * (0.55 * np.asarray(grain)[..., None] + warmth)
+        pixels *= 1 + 0.05 * self.noise(120)[..., None]
+        gray = pixels.mean(axis=2, keepdims=True)
+        pixels = gray + (pixels - gray) * np.float32(rng.uniform(0.35, 1.05))
         tone = np.float32(rng.uniform(0.95, 1.45))
         gain = (rng.uniform(0.8, 1.3) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)
         haze = (rng.uniform(0, 22) * rng.uniform(0.8, 1.2, 3)).astype(np.float32)
-        picture = 255 * (np.clip(picture, 0, 255) / 255) ** tone * gain * (1 - haze / 255) + haze
-        sharp = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+        pixels = 255 * (np.clip(pixels, 0, 255) / 255) ** tone * gain * (1 - haze / 255) + haze
+        sharp = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
         soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 0.7))))
         sensor = rng.standard_normal((self.height, self.width, 1), np.float32)
         noisy = soft + sensor * np.float32(rng.uniform(1, 4))

@@ -70,13 +70,13 @@ GROUNDS: tuple[tuple[Color, ...], ...] = (
 
 
 def lay_out(canvas: Canvas) -> None:
-    """Paint a whole scene."""
+    """Paint a scene."""
     rng = canvas.rng
     canvas.ground(GROUNDS[int(rng.integers(len(GROUNDS)))])
     across, down = canvas.extent
     angle = float(rng.choice([0.0, rng.uniform(-np.pi, np.pi)]))
     center = Frame(across / 2, down / 2, angle)
-    # The smallest rectangle at this angle that covers the picture.
+    # The smallest rectangle at this angle that covers the image.
     c, s = abs(np.cos(angle)), abs(np.sin(angle))
     length, width = across * c + down * s, across * s + down * c
     banks, roads = [(-width / 2, width / 2)], []

@@ -50,7 +50,7 @@ class EditedLayers:
     colors: dict[str, Color]
     """Color by layer: that of its style, else of its class."""
     notes: tuple[str, ...]
-    """What was filled in, repaired or left out, one sentence each."""
+    """Changes to the features, and what was left out; one sentence each."""
 
 
 def layer_names(path: Path) -> list[str]:
@@ -219,7 +219,7 @@ def _in_one_crs(
 
 
 def _fill_ids(frames: dict[str, GeoDataFrame], notes: list[str]) -> None:
-    """Assign, in place, an object_id to features without one or with that of an earlier feature."""
+    """Assign an object_id to features without one or with that of an earlier feature."""
     if not frames:
         return
     ids = pd.concat([frame["object_id"] for frame in frames.values()], ignore_index=True)

@@ -52,7 +52,7 @@ class Format:
     wgs84: bool = False
     """Its standard requires longitude and latitude, whatever the scene's CRS."""
     losses: Callable[[GeoDataFrame], list[str]] = lambda frame: []
-    """What it cannot store of the features, one sentence each."""
+    """Returns what is lost of features, one sentence each."""
     color: Callable[[Path, Sequence[Color]], None] | None = None
     """Sets the colors of the features in a complete file, in its order."""
 
@@ -69,7 +69,7 @@ class Grouping:
     layers: NDArray[np.object_]
     """(N,) names, distinct and usable in file names."""
     colors: Mapping[str, Color]
-    """By layer."""
+    """Color by layer."""
     styles: Mapping[str, str] = field(default_factory=dict)
     """Stored QML by layer; layers without one get a style in their color."""
 
@@ -96,7 +96,7 @@ def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
             path.name,
             size / 1024**3,
         )
-    plain = path.with_name("shapes.shp")  # GDAL derives sidecar names from it: see `vector_path`
+    plain = path.with_name("shapes.shp")  # sidecars would be named after a link of `vector_path`
     write_polygons(frame, plain, plain.stem, "ESRI Shapefile", ENCODING="UTF-8")
     for part in [each for each in path.parent.iterdir() if each.stem == plain.stem]:
         part.rename(path.with_name(path.stem + part.suffix))

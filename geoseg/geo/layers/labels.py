@@ -74,26 +74,26 @@ def _read_layer(part: VectorLayer, geobox: GeoBox, what: str, field: str | None)
         problems.append(f"feature {row + 1} of layer {part.name} has {lack}")
     shapes, names = shapes[usable & named], part.values[usable & named]
     try:
-        placed = overlay(shapes, part.crs, geobox)
+        clipped = overlay(shapes, part.crs, geobox)
     except DataError as error:
         raise DataError(f"{what} {error}") from error
-    on_scene = ~shapely.is_empty(placed)
+    on_scene = ~shapely.is_empty(clipped)
     return Labels(
-        geometry=placed[on_scene],
+        geometry=clipped[on_scene],
         names=names[on_scene],
-        area=_unclipped_areas(shapes[on_scene], placed[on_scene]),
+        area=_unclipped_areas(shapes[on_scene], clipped[on_scene]),
         outside=int((~on_scene).sum()),
         problems=tuple(problems),
     )
 
 
 def _unclipped_areas(
-    shapes: NDArray[np.object_], placed: NDArray[np.object_]
+    shapes: NDArray[np.object_], clipped: NDArray[np.object_]
 ) -> NDArray[np.float64]:
-    """Return areas, in pixels of the scene, of shapes of which it shows the parts `placed`."""
-    clipped, unclipped = shapely.area(placed), shapely.area(shapes)
+    """Return areas, in pixels of the scene, of shapes, of which `clipped` are the parts on it."""
+    area, unclipped = shapely.area(clipped), shapely.area(shapes)
     if not (unclipped > 0).any():
-        return clipped
+        return area
     # The greatest ratio is that of a shape that is not clipped, so it is the scale.
-    scale = np.max(clipped[unclipped > 0] / unclipped[unclipped > 0])
-    return np.maximum(unclipped * scale, clipped)
+    scale = np.max(area[unclipped > 0] / unclipped[unclipped > 0])
+    return np.maximum(unclipped * scale, area)

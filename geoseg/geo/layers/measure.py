@@ -64,8 +64,8 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
     tangent[..., ~finite] = np.eye(2)[..., None] * unit(map_)
     points, owner = shapely.get_coordinates(geometry, return_index=True)
     steps = points - center.T[owner]
-    placed = np.einsum("na,abn->nb", steps, tangent[..., owner])
-    flat = shapely.set_coordinates(geometry.copy(), placed)
+    in_plane = np.einsum("na,abn->nb", steps, tangent[..., owner])
+    flat = shapely.set_coordinates(geometry.copy(), in_plane)
 
     if len(large := np.flatnonzero(finite & (bend > _MAX_BEND))):
         flat[large] = _projected(geometry[large], planes.take(large), ground, half[:, large])
@@ -81,16 +81,16 @@ def _tangents(
     directions = np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)], np.float64)
     steps = directions.T[:, :, None] * half[:, None, :]  # (2, 9, P)
     count = half.shape[1]
-    there = ground.lonlat(*(center[:, None, :] + steps).reshape(2, -1))
+    lonlat = ground.lonlat(*(center[:, None, :] + steps).reshape(2, -1))
     owner = np.tile(np.arange(count), len(directions))
-    x, y = planes.project(there, owner).reshape(2, len(directions), count)
-    place = np.stack([x, y])
-    along_x, along_y = (place[:, 7] - place[:, 1]) / 2, (place[:, 5] - place[:, 3]) / 2
-    ideal = directions[:, 0, None] * along_x[:, None] + directions[:, 1, None] * along_y[:, None]
-    off = np.hypot(*(place - place[:, 4:5] - ideal)).max(axis=0)
+    x, y = planes.project(lonlat, owner).reshape(2, len(directions), count)
+    position = np.stack([x, y])
+    along_x, along_y = (position[:, 7] - position[:, 1]) / 2, (position[:, 5] - position[:, 3]) / 2
+    linear = directions[:, 0, None] * along_x[:, None] + directions[:, 1, None] * along_y[:, None]
+    deviation = np.hypot(*(position - position[:, 4:5] - linear)).max(axis=0)
     size = np.maximum(np.hypot(*along_x), np.hypot(*along_y))
     with np.errstate(divide="ignore", invalid="ignore"):
-        bend = off / size
+        bend = deviation / size
     return np.stack([along_x / half[0], along_y / half[1]]), bend
 
 
@@ -100,8 +100,8 @@ def _projected(
     """Project large objects to their planes, with sides curved as on the ground."""
     dense = shapely.segmentize(geometry, half.max(axis=0) * 2 / _PARTS)
     points, owner = shapely.get_coordinates(dense, return_index=True)
-    there = planes.project(ground.lonlat(*points.T), owner).T
-    return shapely.set_coordinates(dense, there)
+    projected = planes.project(ground.lonlat(*points.T), owner).T
+    return shapely.set_coordinates(dense, projected)
 
 
 def _planar(geometry: NDArray[np.object_], scale: float, up: Floats | float = 0.0) -> Sizes:

@@ -1,8 +1,8 @@
 """Clean up polygons that were traced in blocks: merge, sieve and simplify them.
 
-Most polygons lie within one block, far from its border. They are cleaned there, by whichever
-thread has the block; the others wait for the neighboring blocks. So memory holds hardly more than
-the corners that are written, and the result equals that of the uncut raster.
+Most polygons lie within one block, far from its border. They are cleaned by the thread that
+has the block; the others when all blocks are merged. So memory holds little more than the corners
+of the result, which equals that of the uncut raster.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CleanPolygons:
 
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """How polygons are cleaned."""
+    """Settings of the cleanup, which is a function of polygons."""
 
     min_pixels: float = 0
     """See `sieve`."""

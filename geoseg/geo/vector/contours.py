@@ -226,12 +226,12 @@ def rank_cycles(following: Ints) -> tuple[Ints, Ints]:
     length = np.ones_like(head)  # steps of `jump`
     active = head.copy()
     while len(active):
-        there = jump[active]
-        found, known = head[there], head[active]
+        target = jump[active]
+        found, known = head[target], head[active]
         smaller = found < known
         undecided = found != known
-        distance = np.where(smaller, length[active] + ahead[there], ahead[active])
-        new_jump, new_length = jump[there], length[active] + length[there]
+        distance = np.where(smaller, length[active] + ahead[target], ahead[active])
+        new_jump, new_length = jump[target], length[active] + length[target]
         head[active], ahead[active] = np.where(smaller, found, known), distance
         jump[active], length[active] = new_jump, new_length
         active = active[undecided]

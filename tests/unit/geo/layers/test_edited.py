@@ -134,7 +134,7 @@ def test_geometry_of_every_kind(tmp_path: Path, caplog) -> None:
 
 
 def test_layers_of_other_people(layers: Path, caplog) -> None:
-    """In another CRS, without geoseg's fields, or without polygons."""
+    """Layers in another CRS, without geoseg's fields, or without polygons."""
     place = geopandas.GeoSeries([box(0, 0, 60, 80)], crs=32633).to_crs(4326)
     add(layers, "my area", [place[0]], crs=4326, name=["area 1"])
     add(layers, "notes", [shapely.Point(LEFT, BOTTOM)], name=["here"])

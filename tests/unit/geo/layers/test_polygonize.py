@@ -93,7 +93,7 @@ def test_polygons_cover_the_pixels_of_their_class(ids, block):
 @settings(max_examples=15, deadline=None)
 @given(arrays(np.uint8, (14, 17), elements=st.sampled_from([0, 1, 2, 255])), st.integers(12, 40))
 def test_more_classes_change_nothing_elsewhere(ids, block):
-    """With 300 other classes, codes take more than a byte inside."""
+    """300 other classes need internal codes of more than a byte."""
     confidence = np.linspace(0, 1, ids.size).reshape(ids.shape)
     expected = polygonize(ids, UTM, 32633, confidence=confidence)
     others = np.kron(np.arange(1000, 1300).reshape(20, 15), np.ones((3, 3), int))
