@@ -146,11 +146,12 @@ def _checked_transform(transform: Affine) -> Affine:
 
 
 def _parse_crs(crs: CRS | pyproj.CRS | str | int | None) -> CRS | None:
-    if crs is None or crs == CRS():
+    if crs is None or (isinstance(crs, CRS) and not crs):
         return None
-    if isinstance(crs, int):
-        crs = f"EPSG:{crs}"
-    text = crs if isinstance(crs, str) else crs.to_wkt()
+    if isinstance(crs, int | np.integer):
+        text = f"EPSG:{crs}"
+    else:
+        text = crs.to_wkt() if isinstance(crs, CRS | pyproj.CRS) else str(crs)
     return CRS.from_wkt(parse(text, "crs").to_wkt())
 
 

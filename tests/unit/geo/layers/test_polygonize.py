@@ -129,6 +129,7 @@ def test_a_crs_can_be_spelled_in_many_ways():
     code = 32633
     spellings = [
         code,
+        np.int64(code),
         f"EPSG:{code}",
         pyproj.CRS(code),
         CRS.from_epsg(code),
@@ -176,6 +177,7 @@ ONES = np.ones((4, 4), np.uint8)
         ),
         ({"transform": Affine.scale(0)}, OptionError, "which gives pixels no area"),
         ({"crs": 1}, OptionError, "crs EPSG:1: PROJ knows no such"),
+        ({"crs": "nonsense"}, OptionError, "crs nonsense: PROJ knows no such"),
         ({"crs": "EPSG:4978"}, OptionError, "has no coordinates on a map"),
         ({"classes": ["ship"]}, OptionError, "classes has the item 'ship'; give LabelClass items"),
         ({"simplify": -1}, OptionError, "simplify is -1; give 0 or more"),
