@@ -15,7 +15,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
 from geoseg.geo.layers.geopackage import NO_OBJECTS
-from geoseg.geo.layers.names import distinct
+from geoseg.geo.layers.names import distinct_names
 from geoseg.geo.raster.cog_writer import aux_xml_path
 from geoseg.pipeline.execution.block_store import difference
 from geoseg.pipeline.options import OutputOptions
@@ -129,7 +129,7 @@ class Earlier:
         record = Record.read(folder / names["classes"])
         possible = [folder / name for name in names.values()]
         obsolete = [] if record is None else [folder / name for name in record.outputs.values()]
-        layers = [*distinct(item.name for item in classes), NO_OBJECTS]
+        layers = [*distinct_names(item.name for item in classes), NO_OBJECTS]
         for kind in output.formats:
             if kind in FORMATS and FORMATS[kind].per_class:
                 possible += planned_files(folder, stem, kind, layers)

@@ -19,12 +19,12 @@ from geopandas import GeoDataFrame
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers.features import features, no_features, tables
+from geoseg.geo.layers.features import empty_features, features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
-from geoseg.geo.layers.geopackage import Layers
+from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
-from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
+from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
@@ -35,8 +35,6 @@ from geoseg.pipeline.summary import ClassTotal, Written
 from geoseg.tiling.grid import Window
 from geoseg.timing import StageTimer
 
-TOLERANCE = 0.5
-"""Default tolerance of outlines, pixels."""
 BYTES_PER_PIXEL = 0.4
 """Disk space of results and unfinished blocks: what busy scenes took, and half as much again."""
 BYTES_CONFIDENCE, BYTES_LOGITS = 1.5, 1.0
@@ -103,7 +101,7 @@ def concat_tables(
 ) -> GeoDataFrame:
     """Return one table in the order of object_id, also for no polygons."""
     if not parts:
-        return features(polygons, polygons.geometry, geobox, classes)
+        return features(polygons, geobox, classes)
     return pd.concat(parts).sort_values("object_id", ignore_index=True)
 
 
@@ -213,9 +211,9 @@ class Outputs:
         with ExitStack() as stack:
             layers = None
             if "gpkg" in output.formats:
-                nothing = no_features(scene.geobox)
+                nothing = empty_features(scene.geobox)
                 layers = stack.enter_context(
-                    Layers(self.path("gpkg"), self.classes, nothing, metadata)
+                    GeoPackageWriter(self.path("gpkg"), self.classes, nothing, metadata)
                 )
             for part in tables(polygons, scene.geobox, self.classes):
                 name = str(part["class"].iloc[0])

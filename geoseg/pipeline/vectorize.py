@@ -1,4 +1,4 @@
-"""Class raster in, styled layers out; block by block, on several threads."""
+"""Vectorize a class raster: polygons of its regions, as styled layers of a GeoPackage."""
 
 from __future__ import annotations
 
@@ -17,37 +17,35 @@ from typing import TypeVar
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
-from geoseg.geo.layers.features import no_features, tables
+from geoseg.geo.layers.features import empty_features, tables
 from geoseg.geo.layers.formats import FORMATS
-from geoseg.geo.layers.geopackage import Layers
+from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
-from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
-from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
+from geoseg.geo.vector.blocks import polygonize_raster
+from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.guard import check_outputs
-from geoseg.tiling.grid import Window
 from geoseg.version import VERSION
 
-BLOCK = 2048
-"""Side of a block, px. Results do not depend on it."""
-TOLERANCE = 0.5
-"""Of outlines, by default: pixels."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Vectorized:
-    """What was done."""
+    """Summary of one run."""
 
     output: Path
     width: int
+    """Columns of the raster."""
     height: int
+    """Rows of the raster."""
     features: dict[str, int]
-    """By layer."""
+    """Features by layer."""
     tolerance: float
-    """Of the outlines, pixels."""
+    """Tolerance of the outlines, px."""
     min_pixels: float
+    """Smaller regions were specks."""
     seconds: float
 
 
@@ -68,24 +66,26 @@ def vectorize(
 ) -> Vectorized:
     """Write the regions of a class raster as a GeoPackage with a layer per class.
 
-    The file takes its place when it is complete; one that is part of the raster never goes.
-    Memory grows with the corners that are written (some 30 bytes each), not with the raster.
+    The file appears when it is complete, and never replaces a part of the raster. Memory grows
+    with the corners that are written (some 30 bytes each), not with the raster.
 
     Args:
-        simplify: tolerance of the outlines in metres (without a CRS: pixels), see `simplify`;
-            0 = the pixels' outlines, None = TOLERANCE pixels.
-        smooth: without the steps of pixels, see `simplify`.
+        simplify: tolerance of the outlines in meters (without a CRS: pixels), see
+            `geoseg.geo.vector.simplify`; 0 = the pixels' outlines, None = half a pixel.
+        smooth: remove the steps of pixels from the outlines.
         min_area: regions smaller than this many m² (pixels) are specks; None = see SPECK.
-        fill: specks take the class around them, see `sieve`; else they leave holes.
-        skip: values that become no polygons.
-        classes: names and colours; None = as the raster declares.
-        inputs: other files that the caller reads, which are never replaced either.
-        workers: threads; None = as the machine has cores, 2 to 8.
-        progress: called with pixels done and in all.
+        fill: specks take the class around them, see `geoseg.geo.vector.sieve`; else they leave
+            holes.
+        skip: values that do not become polygons.
+        classes: names and colors; None = as the raster declares.
+        inputs: other files that the caller reads, which are not replaced, either.
+        workers: threads; None = one per core, 2 to 8.
+        progress: called with the pixels done and the total.
 
     Raises:
-        SceneError: the raster cannot be used, OutputError: the output cannot be written,
-        OptionError: a negative size, or the output is an input.
+        SceneError: the raster cannot be used.
+        OutputError: the output cannot be written.
+        OptionError: a size is negative, or the output is an input.
     """
     start = time.perf_counter()
     _check_options(output, simplify, min_area)
@@ -94,46 +94,45 @@ def vectorize(
     with raster.source.dataset() as dataset:
         check_outputs([output], dataset.files, overwrite=overwrite)
     geobox = raster.geobox
-    pixel = geobox.gsd or 1.0
-    threads = workers or min(8, max(2, os.cpu_count() or 2))
-    tolerance = TOLERANCE if simplify is None else simplify / pixel
-    min_pixels = raster.speck if min_area is None else min_area / pixel**2
-    finish = Cleanup(min_pixels, fill, tolerance, smooth)
-    metadata = _description(path, finish)
+    cleanup = Cleanup.from_ground_units(
+        geobox.gsd,
+        simplify=simplify,
+        min_area=min_area,
+        default_min_pixels=raster.speck,
+        fill=fill,
+        smooth=smooth,
+    )
     with (
         Staging(output.parent, output.name) as staging,
         closing(raster.source),
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(workers or min(8, max(2, os.cpu_count() or 2))) as pool,
     ):
-        blocks, settled = zip(*_blocks(raster, finish, pool, progress), strict=True)
-        polygons = finish.merge_blocks(blocks, settled, pool.map)
+        polygons = polygonize_raster(
+            geobox.extent,
+            raster.read,
+            cleanup,
+            skip=raster.skip,
+            apply=pool.map,
+            progress=progress,
+        )
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
-        nothing = no_features(geobox)
-        with Layers(staging.new / output.name, raster.classes, nothing, metadata) as layers:
-            for table in tables(polygons, geobox, raster.classes, partial(_ahead, pool)):
-                layers.append(table)
+        with GeoPackageWriter(
+            staging.new / output.name,
+            raster.classes,
+            empty_features(geobox),
+            _metadata(path, cleanup),
+        ) as writer:
+            for table in tables(polygons, geobox, raster.classes, partial(_map_ahead, pool)):
+                writer.append(table)
     return Vectorized(
         output=output,
         width=geobox.width,
         height=geobox.height,
-        features=layers.counts,
-        tolerance=tolerance,
-        min_pixels=min_pixels,
+        features=writer.counts,
+        tolerance=cleanup.tolerance,
+        min_pixels=cleanup.min_pixels,
         seconds=time.perf_counter() - start,
     )
-
-
-def _description(path: str | Path, finish: Cleanup) -> dict[str, str]:
-    """What the layers say of how they were made."""
-    return {
-        "geoseg": VERSION,
-        "source": printable(path),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "simplify_px": f"{finish.tolerance:g}",
-        "smooth": str(finish.smooth),
-        "min_area_px": f"{finish.min_pixels:g}",
-        "specks": "fill" if finish.fill else "drop",
-    }
 
 
 def _check_options(output: Path, simplify: float | None, min_area: float | None) -> None:
@@ -147,39 +146,27 @@ def _check_options(output: Path, simplify: float | None, min_area: float | None)
         )
 
 
-def _blocks(
-    raster: ClassRaster,
-    finish: Cleanup,
-    pool: ThreadPoolExecutor,
-    progress: Callable[[int, int], None],
-) -> Iterator[tuple[BlockPolygons, CleanPolygons]]:
-    extent = raster.geobox.extent
-    windows = [
-        Window(left, top, min(BLOCK, extent.width - left), min(BLOCK, extent.height - top))
-        for top in range(0, extent.height, BLOCK)
-        for left in range(0, extent.width, BLOCK)
-    ]
-
-    def polygons_of(window: Window) -> tuple[BlockPolygons, CleanPolygons]:
-        codes, (size, fill) = raster.read(window), (finish.min_pixels, finish.fill)
-        block = polygonize(codes, window, skip=raster.skip, min_pixels=size, fill=fill)
-        return finish.clean_interior(block)
-
-    done = 0
-    for window, block in zip(windows, pool.map(polygons_of, windows), strict=True):
-        done += window.width * window.height
-        progress(done, extent.width * extent.height)
-        yield block
+def _metadata(path: str | Path, cleanup: Cleanup) -> dict[str, str]:
+    """Return what the layers record of their origin."""
+    return {
+        "geoseg": VERSION,
+        "source": printable(path),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "simplify_px": f"{cleanup.tolerance:g}",
+        "smooth": str(cleanup.smooth),
+        "min_area_px": f"{cleanup.min_pixels:g}",
+        "specks": "fill" if cleanup.fill else "drop",
+    }
 
 
-def _ahead(
+def _map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 2
 ) -> Iterator[R]:
-    """Results in order, at most `ahead` of them before they are asked for."""
-    waiting: deque[Future[R]] = deque()
+    """Yield results in order, computing at most `ahead` of them in advance."""
+    pending: deque[Future[R]] = deque()
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,6 +1,7 @@
 """Synthetic aerial scenes whose objects are known exactly.
 
-For the demo and, mixed into real images, for training. Needs numpy and pillow only.
+They serve the demo, the benchmark and, mixed with real images, training. Only NumPy and Pillow are
+needed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import Canvas
-from .layout import lay_out
+from geoseg.synthetic.canvas import Canvas
+from geoseg.synthetic.layout import lay_out
 
 __all__ = ["RenderedObject", "RenderedScene", "render_scene"]
 
@@ -23,27 +24,27 @@ class RenderedObject:
     class_id: int
     """iSAID id."""
     polygon: tuple[tuple[float, float], ...]
-    """Outline, pixel x, y from the upper left corner; may reach beyond the picture."""
+    """Outline: x, y in pixels from the upper left corner; may extend beyond the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedScene:
-    """A picture and what is in it."""
+    """An image and its objects."""
 
     image: NDArray[np.uint8]
-    """(H, W, 3), RGB."""
+    """(H, W, 3) RGB."""
     class_ids: NDArray[np.uint8]
-    """(H, W), iSAID ids: the pixels whose centre lies in an object's polygon."""
+    """(H, W) iSAID ids of the pixels whose centers lie in an object's polygon; else 0."""
     objects: tuple[RenderedObject, ...]
-    """Every object with at least one pixel; they share no pixel."""
+    """The objects, each of at least one pixel; no two share a pixel."""
 
 
 def render_scene(height: int, width: int, *, gsd: float = 0.3, seed: int) -> RenderedScene:
-    """A scene of height × width pixels of `gsd` metres; the same seed gives the same scene.
+    """Render a scene of height × width pixels of `gsd` meters; it depends on the seed only.
 
     Streets, and often a river, divide the ground into plots, and each plot gets a land use that
-    fits it. Sizes are true to the ground, so a small or fine scene holds only small things. All
-    iSAID classes but helicopter and roundabout occur.
+    fits it. Sizes are true to the ground, so scenes of small extent have only small objects. All
+    iSAID classes except helicopter and roundabout occur.
     """
     canvas = Canvas(height, width, gsd, np.random.default_rng(seed))
     lay_out(canvas)

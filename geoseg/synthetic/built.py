@@ -1,18 +1,18 @@
-"""Built-up land: housing, car parks, industry and airports.
+"""Built-up land: housing, parking lots, industry and airports.
 
-As in `greens`, each function fills a rectangle around a frame, its length along x, in metres.
+Each function fills a rectangle around the origin of a frame, its length along x, in meters.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Color, shade
-from .geometry import Frame, Points, closed, ellipse, rectangle
-from .greens import GREENS, trees
-from .sports import LAWNS
-from .structures import ASPHALT, CONCRETE, hall, house, pool, tank, tree
-from .vehicles import WHITE, car, plane, truck
+from geoseg.synthetic.canvas import Canvas, Color, shade
+from geoseg.synthetic.geometry import Frame, Points, closed, ellipse, rectangle
+from geoseg.synthetic.greens import GREENS, trees
+from geoseg.synthetic.sports import LAWNS
+from geoseg.synthetic.structures import ASPHALT, CONCRETE, hall, house, pool, tank, tree
+from geoseg.synthetic.vehicles import WHITE, car, plane, truck
 
 YELLOW: Color = (206, 176, 60)
 
@@ -28,13 +28,13 @@ def suburb(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
         for x in np.arange(-length / 2 + plot / 2, length / 2 - plot / 2 + 1, plot):
             for heading in (0, np.pi):
                 lot = frame.at(float(x), (2 * row + 1) * depth - width / 2, heading)
-                if canvas.sees(lot.at(0, depth / 2)(rectangle(plot, depth))):
+                if canvas.shows(lot.at(0, depth / 2)(rectangle(plot, depth))):
                     _plot(canvas, lot, plot, depth)
     trees(canvas, frame, length, width, 45)
 
 
 def _plot(canvas: Canvas, lot: Frame, wide: float, depth: float) -> None:
-    """One household; y runs from the garden's end to the street, over `depth` metres."""
+    """One household; y runs from the garden's end to the street, over `depth` meters."""
     rng = canvas.rng
     front = depth - rng.uniform(8, 11)
     home = lot.at(rng.normal(0, 1), front, rng.normal(0, 0.04))
@@ -50,7 +50,7 @@ def _plot(canvas: Canvas, lot: Frame, wide: float, depth: float) -> None:
         pool(canvas, spot, rng.uniform(6.5, 12))
 
 
-def car_park(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
+def parking_lot(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
     """Double rows of bays, filled to a random share, some with trees between."""
     rng = canvas.rng
     surface = canvas.pick([ASPHALT, (84, 84, 86), (122, 120, 116)])
@@ -60,19 +60,19 @@ def car_park(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
         for s in (-1, 1):
             for x in np.arange(-length / 2 + 4, length / 2 - 4, 2.6):
                 bay = frame.at(float(x), float(y) + s * 2.6, -s * np.pi / 2 + slant)
-                if not canvas.sees(bay(rectangle(5, 2.5))):
+                if not canvas.shows(bay(rectangle(5, 2.5))):
                     continue
                 canvas.line(bay([(-2.5, -1.3), (2.5, -1.3)]), (220, 220, 214), 0.12, 0.9)
                 if rng.random() < filled:
-                    dx, dy, turn = rng.normal(0, (0.2, 0.1, 0.03))
-                    car(canvas, bay.at(dx, dy, turn))
+                    dx, dy, angle = rng.normal(0, (0.2, 0.1, 0.03))
+                    car(canvas, bay.at(dx, dy, angle))
         for x in np.arange(-length / 2 + 6, length / 2 - 6, 15) if planted else ():
             spot = frame.at(float(x), float(y))
             tree(canvas, spot.x, spot.y, rng.uniform(1.5, 3), GREENS[0])
 
 
 def truck_yard(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """Rows of buses or lorries before a depot, and some cars."""
+    """Rows of buses or trucks before a depot, and some cars."""
     rng = canvas.rng
     surface = canvas.pick([ASPHALT, (128, 126, 122), CONCRETE])
     canvas.polygon(frame(rectangle(length, width)), surface, rough=24)
@@ -82,7 +82,7 @@ def truck_yard(canvas: Canvas, frame: Frame, length: float, width: float) -> Non
     for y in np.arange(-width / 2 + 32, width / 2 - 8, 24):
         for x in np.arange(-length / 2 + 10, length / 2 - 8, pitch):
             bay = frame.at(float(x), float(y), heading)
-            if rng.random() < 0.65 and canvas.sees(bay(rectangle(12, 3))):
+            if rng.random() < 0.65 and canvas.shows(bay(rectangle(12, 3))):
                 spot = bay.at(rng.normal(0, 0.4), 0, rng.normal(0, 0.02))
                 truck(canvas, spot, bus=bool(rng.random() < buses))
     for x in np.arange(-length / 2 + 4, length / 2 - 4, 2.7):
@@ -91,7 +91,7 @@ def truck_yard(canvas: Canvas, frame: Frame, length: float, width: float) -> Non
 
 
 def industry(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """Large halls, and between them lorries, cars and small tanks."""
+    """Large halls, and between them trucks, cars and small tanks."""
     rng = canvas.rng
     surface = canvas.pick([CONCRETE, (136, 132, 124), ASPHALT])
     canvas.polygon(frame(rectangle(length, width)), surface, rough=28)
@@ -99,15 +99,15 @@ def industry(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
         long, wide = rng.uniform(15, 0.5 * length), rng.uniform(12, 0.5 * width)
         x, y = rng.uniform(-0.5, 0.5, 2) * (length - long, width - wide)
         hall(canvas, frame.at(x, y), long, wide)
-    turns = rng.choice([0, np.pi / 2], int(length * width / 500))
-    traffic(canvas, frame, length, width, turns + rng.normal(0, 0.03, turns.size))
+    headings = rng.choice([0, np.pi / 2], int(length * width / 500))
+    traffic(canvas, frame, length, width, headings + rng.normal(0, 0.03, headings.size))
     for _ in range(int(length * width / 3000)):
         x, y = rng.uniform(-0.45, 0.45, 2) * (length, width)
         tank(canvas, frame.at(x, y), rng.uniform(3, 7))
 
 
 def traffic(canvas: Canvas, frame: Frame, length: float, width: float, headings: Points) -> None:
-    """Cars and lorries at random places, one for each heading (radians)."""
+    """Cars and trucks at random positions, one for each heading (radians)."""
     rng = canvas.rng
     for heading in headings:
         x, y = rng.uniform(-0.46, 0.46, 2) * (length, width)
@@ -132,7 +132,7 @@ def tank_farm(canvas: Canvas, frame: Frame, length: float, width: float) -> None
         pitch = radius * rng.uniform(2.5, 3.3)
         for x in np.arange(-length / 2 + pitch / 2 + 2, length / 2 - pitch / 2, pitch):
             spot = frame.at(float(x), y + pitch / 2 + 2, rng.uniform(0, 2 * np.pi))
-            if y + pitch < width / 2 - 2 and canvas.sees(spot(ellipse(radius, radius)), 0.6):
+            if y + pitch < width / 2 - 2 and canvas.shows(spot(ellipse(radius, radius)), 0.6):
                 square = Frame(spot.x, spot.y, frame.angle)(rectangle(pitch - 1, pitch - 1))
                 canvas.line(closed(square), bank, 1.4, 0.8)
                 if rng.random() < 0.9:
@@ -172,7 +172,7 @@ def airport(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
             stand = frame.at(float(x), row, heading)
             canvas.line(stand([(-size * 0.6, 0), (size * 0.6, 0)]), YELLOW, 0.3)
             spot = stand.at(0, 0, rng.normal(0, 0.06))
-            if rng.random() < 0.85 and canvas.sees(spot(ellipse(size / 2, size / 2, 8)), 0.7):
+            if rng.random() < 0.85 and canvas.shows(spot(ellipse(size / 2, size / 2, 8)), 0.7):
                 plane(canvas, spot, size * rng.uniform(0.82, 1.0))
     traffic(canvas, frame, length, width, rng.uniform(0, 2 * np.pi, int(length * width / 900)))
     canvas.reserve(frame(rectangle(length, width)))
@@ -193,5 +193,5 @@ def runway(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
     for x in np.arange(-length / 2 + 35, length / 2 - 30, 75):
         size = min(float(rng.choice([10, 30, 38, 50])), width * 0.9)
         if rng.random() < 0.6:
-            turn = rng.choice([0, np.pi]) + rng.normal(0, 0.08)
-            plane(canvas, frame.at(float(x), 0, turn), size)
+            heading = rng.choice([0, np.pi]) + rng.normal(0, 0.08)
+            plane(canvas, frame.at(float(x), 0, heading), size)

@@ -1,15 +1,15 @@
 """Green land: parks, woods, fields and sports grounds.
 
-As in `built`, each function fills a rectangle around a frame, its length along x, in metres.
+Each function fills a rectangle around the origin of a frame, its length along x, in meters.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Color, shade
-from .geometry import Frame, bezier, rectangle
-from .sports import (
+from geoseg.synthetic.canvas import Canvas, Color, shade
+from geoseg.synthetic.geometry import Frame, bezier, rectangle
+from geoseg.synthetic.sports import (
     CLAYS,
     LAWNS,
     basketball_court,
@@ -19,7 +19,7 @@ from .sports import (
     tennis_court,
     track_field,
 )
-from .structures import ASPHALT, hall, tree
+from geoseg.synthetic.structures import ASPHALT, hall, tree
 
 GREENS: list[Color] = [(58, 78, 44), (48, 68, 40), (66, 84, 46), (40, 58, 36), (76, 88, 56)]
 CROPS: list[Color] = [
@@ -32,17 +32,17 @@ HARD_COURTS: list[Color] = [
 
 
 def trees(canvas: Canvas, frame: Frame, length: float, width: float, per_hectare: float) -> None:
-    """Trees at random, and now and then a row of them along an edge."""
+    """Trees at random positions, and sometimes a row of them along an edge."""
     rng = canvas.rng
     green = canvas.pick(GREENS, 6)
     count = rng.poisson(per_hectare * length * width / 1e4)
-    places = rng.uniform(-0.5, 0.5, (count, 2)) * (length, width)
+    positions = rng.uniform(-0.5, 0.5, (count, 2)) * (length, width)
     if rng.random() < 0.4:
         row = np.arange(-length / 2, length / 2, rng.uniform(4, 11))
         edge = rng.choice([-0.49, 0.49]) * width + rng.normal(0, 0.8, row.size)
-        places = np.concatenate([places, np.stack([row, edge], axis=1)])
-    for x, y in frame(places):
-        if canvas.sees(np.array([(x, y)])):
+        positions = np.concatenate([positions, np.stack([row, edge], axis=1)])
+    for x, y in frame(positions):
+        if canvas.shows(np.array([(x, y)])):
             tree(canvas, x, y, rng.uniform(1.6, 5.5), green)
 
 
@@ -98,7 +98,7 @@ def courts(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
         for row in range(rows):
             x, y = (column - (columns - 1) / 2) * long, (row - (rows - 1) / 2) * wide
             spot = frame.at(x0 + x, y0 + y)
-            if not canvas.sees(spot(rectangle(long, wide)), 0.5):
+            if not canvas.shows(spot(rectangle(long, wide)), 0.5):
                 continue
             if basket:
                 basketball_court(canvas, spot, surface, key)
@@ -109,7 +109,7 @@ def courts(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
 
 
 def ball_park(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """Baseball diamonds that look inward from the corners of a lawn."""
+    """Baseball diamonds that face inward from the corners of a lawn."""
     rng = canvas.rng
     lawn(canvas, frame, length, width)
     scale = float(np.clip(min(length, width) / 110, 0.62, 1.0)) * rng.uniform(0.85, 1)
@@ -120,7 +120,7 @@ def ball_park(canvas: Canvas, frame: Frame, length: float, width: float) -> None
     for sx, sy in corners[: 1 + several * int(rng.integers(4))]:
         x, y = sx * (length / 2 - 12), sy * (width / 2 - 12)
         home = frame.at(x, y, float(np.arctan2(-sy, -sx)) + rng.normal(0, 0.08))
-        if canvas.sees(home([(0, 0), (44 * scale, 0)]), 0.9):
+        if canvas.shows(home([(0, 0), (44 * scale, 0)]), 0.9):
             homes.append(home)
     for home in homes:
         if rng.random() < 0.8:
@@ -131,7 +131,7 @@ def ball_park(canvas: Canvas, frame: Frame, length: float, width: float) -> None
 
 
 def soccer_ground(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """A soccer pitch in its lawn."""
+    """A soccer field in its lawn."""
     lawn(canvas, frame, length, width)
     soccer_field(canvas, frame)
     trees(canvas, frame, length, width, 35)

@@ -1,4 +1,4 @@
-"""How a scene is divided: a river, streets, and plots that get a land use each."""
+"""Lay out a scene: a river, streets, and plots with a land use each."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import built, greens
-from .canvas import Canvas, Color
-from .geometry import Frame, rectangle
-from .sports import LAWNS
-from .structures import ASPHALT, CONCRETE, road_lines
-from .vehicles import car, truck
-from .water import river
+from geoseg.synthetic import built, greens
+from geoseg.synthetic.canvas import Canvas, Color
+from geoseg.synthetic.geometry import Frame, rectangle
+from geoseg.synthetic.sports import LAWNS
+from geoseg.synthetic.structures import ASPHALT, CONCRETE, road_lines
+from geoseg.synthetic.vehicles import car, truck
+from geoseg.synthetic.water import river
 
 MARGIN = 4.0
-"""Metres of a plot's length and width that stay free."""
+"""Meters of a plot's length and width that stay empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A rectangle of ground around its frame."""
+    """A rectangle of ground."""
 
     frame: Frame
-    """Its centre, x along its length."""
+    """Origin at its center, x along its length."""
     length: float
-    """Metres."""
+    """Meters."""
     width: float
-    """Metres, at most the length."""
+    """Meters; at most the length."""
 
 
 @dataclass(frozen=True, slots=True)
 class LandUse:
-    """What a plot can become."""
+    """A possible use of a plot."""
 
     fill: Callable[[Canvas, Frame, float, float], None]
-    """Paints it."""
+    """Paints the plot."""
     length: float
-    """Least length of the plot in metres."""
+    """Least length of the plot in meters."""
     width: float
-    """Least width of the plot in metres."""
+    """Least width of the plot in meters."""
     weight: float
-    """How often, relative to the others that fit."""
+    """Relative frequency among the uses that fit."""
 
 
 LAND_USES = (
@@ -54,7 +54,7 @@ LAND_USES = (
     LandUse(greens.courts, 42, 26, 4.0),
     LandUse(built.tank_farm, 45, 45, 2.5),
     LandUse(built.truck_yard, 50, 60, 1.5),
-    LandUse(built.car_park, 30, 30, 1.5),
+    LandUse(built.parking_lot, 30, 30, 1.5),
     LandUse(built.suburb, 40, 40, 3.0),
     LandUse(built.industry, 50, 50, 1.0),
     LandUse(greens.park, 0, 0, 0.4),
@@ -70,13 +70,13 @@ GROUNDS: tuple[tuple[Color, ...], ...] = (
 
 
 def lay_out(canvas: Canvas) -> None:
-    """Paint a whole scene."""
+    """Paint a scene."""
     rng = canvas.rng
     canvas.ground(GROUNDS[int(rng.integers(len(GROUNDS)))])
     across, down = canvas.extent
     angle = float(rng.choice([0.0, rng.uniform(-np.pi, np.pi)]))
     center = Frame(across / 2, down / 2, angle)
-    # The smallest rectangle at this angle that covers the picture.
+    # The smallest rectangle at this angle that covers the image.
     c, s = abs(np.cos(angle)), abs(np.sin(angle))
     length, width = across * c + down * s, across * s + down * c
     banks, roads = [(-width / 2, width / 2)], []
@@ -98,7 +98,7 @@ def lay_out(canvas: Canvas) -> None:
 
 
 def divide(canvas: Canvas, frame: Frame, length: float, width: float) -> list[Plot]:
-    """Split a rectangle by streets, again and again; the plots that remain."""
+    """Split a rectangle recursively by streets; return the plots that remain."""
     rng = canvas.rng
     outline = frame(rectangle(length, width))
     outside = (outline.max(axis=0) < 0) | (outline.min(axis=0) > canvas.extent)
@@ -119,19 +119,19 @@ def divide(canvas: Canvas, frame: Frame, length: float, width: float) -> list[Pl
 
 
 def street(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """A road along x with pavements, markings and traffic in both directions."""
+    """A road along x with sidewalks, markings and traffic in both directions."""
     rng = canvas.rng
-    pavement = canvas.pick([CONCRETE, (126, 122, 110), *LAWNS[:2]])
-    canvas.polygon(frame(rectangle(length, width + 4)), pavement, rough=30)
+    sidewalk = canvas.pick([CONCRETE, (126, 122, 110), *LAWNS[:2]])
+    canvas.polygon(frame(rectangle(length, width + 4)), sidewalk, rough=30)
     canvas.polygon(frame(rectangle(length, width)), canvas.tint(ASPHALT, 14), rough=20)
     road_lines(canvas, frame, length, width)
     x = -length / 2
     while x < length / 2:
         x += rng.exponential(26) + 9
         side = rng.choice([-1, 1])
-        y, turn = side * width * rng.choice([0.2, 0.22, 0.36]), np.pi * (side > 0)
-        spot = frame.at(x, y, turn + rng.normal(0, 0.02))
-        if not canvas.sees(spot(rectangle(5, 2))):
+        y, heading = side * width * rng.choice([0.2, 0.22, 0.36]), np.pi * (side > 0)
+        spot = frame.at(x, y, heading + rng.normal(0, 0.02))
+        if not canvas.shows(spot(rectangle(5, 2))):
             continue
         if rng.random() < 0.12:
             truck(canvas, spot, bus=bool(rng.random() < 0.5))
@@ -140,22 +140,23 @@ def street(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
 
 
 def fill(canvas: Canvas, plots: list[Plot]) -> None:
-    """Give every plot a land use that fits it, largest plots first.
+    """Give each plot a land use that fits it, largest plots first.
 
-    A plot that the picture's edge cuts gets no long thing, one that fills most of the picture no
-    mere greenery; and a use that the scene has already becomes less likely, for variety.
+    A plot that the border of the image cuts gets no use that needs 80 m or more; one that fills
+    most of the image gets more than plain greenery; and a use becomes less likely once the scene
+    has it, for variety.
     """
     across, down = canvas.extent
     weights = np.array([use.weight for use in LAND_USES])
     grid = np.stack(np.meshgrid([-0.5, -0.25, 0, 0.25, 0.5], [-0.5, 0, 0.5]), -1).reshape(-1, 2)
     for plot in sorted(plots, key=lambda plot: -plot.length * plot.width):
-        whole = canvas.sees(plot.frame(grid * (plot.length, plot.width)), 0.85)
+        is_complete = canvas.shows(plot.frame(grid * (plot.length, plot.width)), 0.85)
         length, width = plot.length - MARGIN, plot.width - MARGIN
         large = min(length, width) >= 30 and length * width > 0.4 * across * down
         fits = [
             length >= use.length
             and width >= use.width
-            and (whole or use.length < 80)
+            and (is_complete or use.length < 80)
             and not (large and use.length == 0)
             for use in LAND_USES
         ]

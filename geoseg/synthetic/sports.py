@@ -1,15 +1,24 @@
 """Courts, pitches, tracks and diamonds, in regulation sizes.
 
-What an outline includes follows the labels of iSAID and NWPU VHR-10: a court up to its lines, a
-diamond without its outfield, a track with its infield.
+Outlines follow the labels of iSAID and NWPU VHR-10: a court up to its lines, a diamond without its
+outfield, a track with its infield.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Color, shade
-from .geometry import Frame, Points, closed, ellipse, hull, rectangle, shifted, stadium
+from geoseg.synthetic.canvas import Canvas, Color, shade
+from geoseg.synthetic.geometry import (
+    Frame,
+    Points,
+    closed,
+    ellipse,
+    hull,
+    rectangle,
+    shifted,
+    stadium,
+)
 
 DIAMOND, TENNIS, BASKETBALL, TRACK, SOCCER = 3, 4, 5, 6, 13
 
@@ -39,7 +48,7 @@ def tennis_court(canvas: Canvas, frame: Frame, surface: Color) -> bool:
 
 
 def basketball_court(canvas: Canvas, frame: Frame, surface: Color, key: Color) -> bool:
-    """One court, 28 × 15 m up to its outer lines; `key` colours the areas under the baskets."""
+    """One court, 28 × 15 m up to its outer lines; `key` colors the areas under the baskets."""
     outline = rectangle(28, 15)
     if not canvas.claim(frame(outline), BASKETBALL):
         return False
@@ -68,7 +77,7 @@ def mown_grass(canvas: Canvas, frame: Frame, length: float, width: float, color:
 
 
 def pitch_lines(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """The markings of a soccer pitch."""
+    """The markings of a soccer field."""
     outline = rectangle(length, width)
     lines = [closed(outline), np.array([(0, -width / 2), (0, width / 2)]), ellipse(9.15, 9.15, 32)]
     for deep, wide in ((16.5, 40.3), (5.5, 18.3)):
@@ -79,7 +88,7 @@ def pitch_lines(canvas: Canvas, frame: Frame, length: float, width: float) -> No
 
 
 def soccer_field(canvas: Canvas, frame: Frame) -> bool:
-    """A pitch, 95-108 × 60-70 m up to its lines."""
+    """A field, 95-108 × 60-70 m up to its lines."""
     length, width = canvas.rng.uniform(95, 108), canvas.rng.uniform(60, 70)
     if not canvas.claim(frame(rectangle(length, width)), SOCCER):
         return False
@@ -112,9 +121,9 @@ def track_field(canvas: Canvas, frame: Frame) -> bool:
 
 
 def outfield(canvas: Canvas, frame: Frame, scale: float, grass: Color) -> None:
-    """The lawn of a diamond at the same frame; painted first where several diamonds share one."""
-    reach = canvas.rng.uniform(60, 105)
-    fan = np.concatenate([[(-6, 0)], ellipse(reach, reach, 24, -0.128, 0.128)]) * scale
+    """The outfield of a diamond at the same frame; paint all outfields before the diamonds."""
+    radius = canvas.rng.uniform(60, 105)
+    fan = np.concatenate([[(-6, 0)], ellipse(radius, radius, 24, -0.128, 0.128)]) * scale
     canvas.polygon(frame(fan), shade(grass, 1.06), rough=34, alpha=190)
 
 
@@ -124,8 +133,8 @@ def diamond(canvas: Canvas, frame: Frame, scale: float, clay: Color, grass: Colo
     `scale` 1 is the full-size field: bases 27.4 m apart, the skin's arc 27-30 m around the mound.
     """
     rng = canvas.rng
-    reach, mound = rng.uniform(27, 30.5), (18.4, 0)
-    arc = shifted(ellipse(reach, reach, 26, -0.2, 0.2), *mound)
+    arc_radius, mound = rng.uniform(27, 30.5), (18.4, 0)
+    arc = shifted(ellipse(arc_radius, arc_radius, 26, -0.2, 0.2), *mound)
     outline = hull(np.concatenate([arc, ellipse(4, 4, 16)])) * scale
     if not canvas.claim(frame(outline), DIAMOND):
         return False
@@ -135,9 +144,9 @@ def diamond(canvas: Canvas, frame: Frame, scale: float, clay: Color, grass: Colo
         inner: Points = np.array([(0.14, 0), (1, -0.82), (1.84, 0), (1, 0.82)]) * base
         canvas.polygon(frame(inner * scale), grass, rough=30)
         cuts = [(mound, 2.7), ((0, 0), 4), ((base, base), 3.2), ((2 * base, 0), 3.2)]
-        for place, radius in [*cuts, ((base, -base), 3.2)]:
+        for position, radius in [*cuts, ((base, -base), 3.2)]:
             canvas.polygon(
-                frame(shifted(ellipse(radius, radius, 16), *place) * scale), clay, rough=18
+                frame(shifted(ellipse(radius, radius, 16), *position) * scale), clay, rough=18
             )
     for s in (-1, 1):
         canvas.line(frame(np.array([(0, 0), (45, s * 45)]) * scale), CHALK, 0.15, 0.8)

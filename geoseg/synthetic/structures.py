@@ -1,4 +1,4 @@
-"""What is built or grows: tanks, piers, bridges and pools, with houses and trees as distractors."""
+"""Tanks, piers, bridges and pools; houses, halls and trees as distractors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from .canvas import Canvas, Color, shade
-from .geometry import Frame, Points, closed, ellipse, rectangle, shifted
-from .vehicles import WHITE, paint_boat, ship, vessel
+from geoseg.synthetic.canvas import Canvas, Color, shade
+from geoseg.synthetic.geometry import Frame, Points, closed, ellipse, rectangle, shifted
+from geoseg.synthetic.vehicles import WHITE, paint_boat, ship, vessel
 
 TANK, BRIDGE, POOL, HARBOR = 2, 7, 11, 15
 
@@ -32,7 +32,7 @@ POOLS: list[Color] = [(70, 178, 196), (88, 196, 208), (52, 150, 186), (110, 200,
 
 
 def tank(canvas: Canvas, frame: Frame, radius: float) -> bool:
-    """A storage tank: fixed roof with a side in the shade, or floating roof below its rim."""
+    """A storage tank: a fixed roof with a shaded side, or a floating roof below the rim."""
     rng = canvas.rng
     outline = frame(ellipse(radius, radius, 48))
     if not canvas.claim(outline, TANK):
@@ -40,7 +40,7 @@ def tank(canvas: Canvas, frame: Frame, radius: float) -> bool:
     paint = canvas.pick(TANKS, 8)
     canvas.shadow(outline, rng.uniform(0.6, 1.0) * min(radius, 14))
     canvas.polygon(outline, paint, rough=8)
-    dx, dy = canvas.shadow_per_metre
+    dx, dy = canvas.shadow_per_meter
     away = Frame(frame.x, frame.y, float(np.arctan2(dy, dx)))
     if rng.random() < 0.4:
         roof = shade(paint, rng.uniform(0.6, 0.9))
@@ -55,10 +55,10 @@ def tank(canvas: Canvas, frame: Frame, radius: float) -> bool:
 
 
 def pier(canvas: Canvas, frame: Frame, length: float, boat: float) -> bool:
-    """A pier that leaves the bank along x, with boats of about `boat` metres on both sides.
+    """A pier from the bank along x, with boats of about `boat` meters on both sides.
 
-    Seen from far (0.4 m a pixel and coarser) the label covers pier and boats together, as in
-    NWPU VHR-10; seen from near it is the pier alone and every boat is a ship, as in iSAID.
+    At 0.4 m per pixel and coarser, the object is pier and boats together, as in NWPU VHR-10; at
+    finer resolutions it is the pier alone and every boat is a ship, as in iSAID.
     """
     rng = canvas.rng
     deck = shifted(rectangle(length, 3.2), length / 2, 0)
@@ -83,7 +83,7 @@ def pier(canvas: Canvas, frame: Frame, length: float, boat: float) -> bool:
 
 
 def road_lines(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """Markings along x: edge lines and a broken centre line."""
+    """Markings along x: edge lines and a broken center line."""
     for y in (-width / 2 + 0.5, width / 2 - 0.5):
         canvas.line(frame([(-length / 2, y), (length / 2, y)]), (214, 212, 204), 0.15, 0.7)
     for x in np.arange(-length / 2 + 2, length / 2 - 3, 9):
@@ -106,7 +106,7 @@ def bridge(canvas: Canvas, frame: Frame, length: float, width: float) -> bool:
 
 
 def truss(canvas: Canvas, frame: Frame, length: float, width: float) -> None:
-    """The steel over a truss bridge along x, as it is seen from above: chords, struts, crosses."""
+    """The truss of a bridge along x, seen from above: chords, struts and diagonals."""
     rng = canvas.rng
     paint, half = canvas.pick(STEEL, 8), width * rng.uniform(0.44, 0.5)
     thick = rng.uniform(0.5, 1.2)
@@ -130,10 +130,10 @@ def pool(canvas: Canvas, frame: Frame, length: float) -> bool:
     width = length * rng.uniform(0.42, 0.6)
     outline: Points = rectangle(length, width)
     if rng.random() < 0.5:
-        turn = ellipse(1, 1, 36)
-        angle = np.arctan2(turn[:, 1], turn[:, 0])
+        circle = ellipse(1, 1, 36)
+        angle = np.arctan2(circle[:, 1], circle[:, 0])
         bend = 1 + rng.uniform(0, 0.2) * np.cos(2 * angle + rng.uniform(0, 6))
-        outline = turn * bend[:, None] * (length / 2, width / 2)
+        outline = circle * bend[:, None] * (length / 2, width / 2)
     patio = frame(rectangle(length + rng.uniform(2, 5), width + rng.uniform(2, 5)))
     if not canvas.is_free(patio) or not canvas.claim(frame(outline), POOL):
         return False
@@ -147,14 +147,14 @@ def pool(canvas: Canvas, frame: Frame, length: float) -> bool:
 
 
 def house(canvas: Canvas, frame: Frame, length: float, width: float) -> bool:
-    """A house whose two roof planes lie in different light."""
+    """A house with a gable roof, one side brighter than the other."""
     outline = frame(rectangle(length, width))
     if not canvas.claim(outline):
         return False
     roof = canvas.pick(TILES)
     canvas.shadow(outline, canvas.rng.uniform(4, 7))
     canvas.polygon(outline, roof, rough=22)
-    sunward = -float(canvas.shadow_per_metre @ (-np.sin(frame.angle), np.cos(frame.angle)))
+    sunward = -float(canvas.shadow_per_meter @ (-np.sin(frame.angle), np.cos(frame.angle)))
     for s in (-1, 1):
         plane = frame.at(0, s * width / 4)(rectangle(length, width / 2))
         canvas.polygon(plane, shade(roof, 1 + s * 0.25 * sunward))
@@ -185,7 +185,7 @@ def hall(canvas: Canvas, frame: Frame, length: float, width: float) -> bool:
 
 
 def tree(canvas: Canvas, x: float, y: float, radius: float, green: Color) -> bool:
-    """A crown with its shadow; only where nothing was claimed, so it never hides an object."""
+    """A tree with its shadow; only on free ground, so it never hides an object."""
     rng = canvas.rng
     shape = ellipse(radius, radius, 14) * rng.uniform(0.75, 1.1, (14, 1))
     crown = shifted(shape, x, y)
@@ -194,6 +194,6 @@ def tree(canvas: Canvas, x: float, y: float, radius: float, green: Color) -> boo
     green = canvas.tint(green, 9)
     canvas.shadow(crown, radius * 1.1, convex=False)
     canvas.polygon(crown, shade(green, 0.82), rough=110)
-    sunny = (x, y) - canvas.shadow_per_metre * radius * 0.25
+    sunny = (x, y) - canvas.shadow_per_meter * radius * 0.25
     canvas.polygon(shifted(shape * 0.62, *sunny), shade(green, 1.22), alpha=200)
     return True

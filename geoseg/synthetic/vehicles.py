@@ -1,15 +1,15 @@
-"""Cars, lorries, aircraft and vessels, in true sizes.
+"""Cars, trucks, aircraft and vessels, in true sizes.
 
-As everywhere in this package, a painter puts one thing at a frame, heading along its x axis, and
-returns whether there was room for it.
+Each function paints one object at a frame, heading along its x axis, and returns whether its
+ground was free.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Color, shade
-from .geometry import Frame, Points, mirrored, rectangle
+from geoseg.synthetic.canvas import Canvas, Color, shade
+from geoseg.synthetic.geometry import Frame, Points, mirrored, rectangle
 
 SHIP, LARGE_VEHICLE, SMALL_VEHICLE, PLANE = 1, 8, 9, 14
 
@@ -47,7 +47,7 @@ def car(canvas: Canvas, frame: Frame) -> bool:
 
 
 def truck(canvas: Canvas, frame: Frame, bus: bool) -> bool:
-    """A bus, 8-13 m, or a lorry, 8-16 m, 2.5 m wide."""
+    """A bus, 8-13 m long, or a truck, 8-16 m; both 2.4-2.65 m wide."""
     rng = canvas.rng
     length, width = rng.uniform(8, 13 if bus else 16), rng.uniform(2.4, 2.65)
     body = frame(rectangle(length, width))
@@ -67,7 +67,7 @@ def truck(canvas: Canvas, frame: Frame, bus: bool) -> bool:
 
 
 def plane(canvas: Canvas, frame: Frame, length: float) -> bool:
-    """An aircraft of a given length: straight wings below 15 m, swept wings with jets above."""
+    """An aircraft: straight wings below a length of 15 m, swept wings with jets from there on."""
     side, nacelles = _half_plane(canvas.rng, length)
     shape = frame(mirrored(side) * length)
     if not canvas.claim(shape, PLANE):
@@ -89,7 +89,7 @@ def plane(canvas: Canvas, frame: Frame, length: float) -> bool:
 
 
 def _half_plane(rng: np.random.Generator, length: float) -> tuple[Points, list[Points]]:
-    """Outline of the half y ≥ 0, from nose to tail, for a length of 1; and its nacelles."""
+    """Return the half outline y ≥ 0, from nose to tail, for a length of 1, and its nacelles."""
     light = length < 15
     half_span = (rng.uniform(1.1, 1.35) if light else rng.uniform(0.86, 1.06)) / 2
     sweep = 0.02 if light else rng.uniform(0.2, 0.29)
@@ -100,7 +100,7 @@ def _half_plane(rng: np.random.Generator, length: float) -> tuple[Points, list[P
     jets = () if light else (0.36,) if length < 50 else (0.34, 0.62)
     engines, nacelles = [], []
     for share in jets:
-        # A nacelle stands out from the leading edge, which runs from the root to the tip.
+        # A nacelle protrudes from the leading edge, which runs from the root to the tip.
         inner, outer = (share * half_span + offset for offset in (-0.022, 0.022))
         edge = [root - sweep * (y - body) / (half_span - body) for y in (inner, outer)]
         front = [(edge[0] + 0.045, inner), (edge[0] + 0.045, outer)]
@@ -116,7 +116,7 @@ def _half_plane(rng: np.random.Generator, length: float) -> tuple[Points, list[P
 
 
 def vessel(canvas: Canvas, frame: Frame, length: float) -> Points:
-    """The outline, in the scene's metres, of a boat or, from 30 m on, a ship."""
+    """Return the outline, in the scene's meters, of a boat or, from 30 m on, a ship."""
     rng = canvas.rng
     beam = length * (rng.uniform(0.24, 0.34) if length < 30 else rng.uniform(0.13, 0.2))
     side = [(0.5, 0.0), (0.44, 0.22), (0.34, 0.42), (0.2, 0.5), (-0.42, 0.5), (-0.5, 0.38)]
@@ -124,7 +124,7 @@ def vessel(canvas: Canvas, frame: Frame, length: float) -> Points:
 
 
 def ship(canvas: Canvas, frame: Frame, length: float) -> bool:
-    """A boat or a ship afloat on its own."""
+    """A boat or, from 30 m on, a ship."""
     outline = vessel(canvas, frame, length)
     if not canvas.claim(outline, SHIP):
         return False
@@ -147,7 +147,7 @@ def paint_boat(canvas: Canvas, frame: Frame, outline: Points, length: float) -> 
 
 
 def _paint_ship(canvas: Canvas, frame: Frame, outline: Points, length: float) -> None:
-    """Hull, hatches or containers, and the bridge house of a ship."""
+    """Hull, hatches or containers, and bridge of a ship."""
     beam = float(np.linalg.norm(outline[4] - outline[-4]))
     paint = canvas.pick(HULLS)
     canvas.shadow(outline, 6)

@@ -77,10 +77,10 @@ def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) ->
     import shapely  # a machine that only trains may lack GIS packages
 
     from geoseg.geo.vector.merge import merge
-    from geoseg.geo.vector.polygonize import polygonize
+    from geoseg.geo.vector.polygonize import polygonize_block
 
     height, width = class_ids.shape
-    regions = merge([polygonize(class_ids, Window(0, 0, width, height))])
+    regions = merge([polygonize_block(class_ids, Window(0, 0, width, height))])
     bounds = shapely.bounds(regions.geometry)
     return {
         item.name: bounds[regions.class_id == item.id]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from geoseg.classes import ISAID, fault_of_name
 from geoseg.errors import OptionError
 from geoseg.geo.layers.formats import export
-from geoseg.geo.layers.names import clean
+from geoseg.geo.layers.names import clean_name
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.address import MAX_STEM_BYTES, check_unique_stems, scene_stem
@@ -120,7 +120,7 @@ def test_any_legal_name(scene, tmp_path, name, folder, suffix, plane):
     town = place / "scenes" / name
     shutil.copy(scene, town)
     found = predict_planes(town, out, plane)
-    stem, layer = town.stem, clean(plane)
+    stem, layer = town.stem, clean_name(plane)
     assert {path.name for path in out.iterdir()} - {"scenes"} >= {
         f"{stem}.gpkg", f"{stem}.geojson", f"{stem}.classes.tif", f"{stem}.confidence.tif"
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""From class rasters to files: what is in them, on the ground and in every format."""
+"""From class rasters to files: their content, on the ground and in every format."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import shapely
 from affine import Affine
 from click.testing import CliRunner
 from geopandas.testing import assert_geodataframe_equal
+from layers import write_layers
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
@@ -26,13 +27,13 @@ from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features
 from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
-from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.raster.class_raster import ClassRaster, read_classes
 from geoseg.geo.raster.cog_writer import CogWriter
+from geoseg.geo.vector import blocks
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
-from geoseg.pipeline import vectorize as engine
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.pipeline.vectorize import vectorize
 from geoseg.tiling.grid import Window
 
@@ -55,7 +56,7 @@ def class_map(seed: int = 0, shape: tuple[int, int] = (60, 80)) -> NDArray[np.ui
 def polygons_of(class_ids: NDArray[np.uint8]):
     height, width = class_ids.shape
     confidence = np.linspace(0, 1, class_ids.size, dtype=np.float32).reshape(class_ids.shape)
-    return merge([polygonize(class_ids, Window(0, 0, width, height), confidence=confidence)])
+    return merge([polygonize_block(class_ids, Window(0, 0, width, height), confidence=confidence)])
 
 
 def geobox_of(class_ids: NDArray[np.uint8], place: str) -> GeoBox:
@@ -65,7 +66,7 @@ def geobox_of(class_ids: NDArray[np.uint8], place: str) -> GeoBox:
 
 def table(place: str = "utm") -> geopandas.GeoDataFrame:
     polygons = polygons_of(class_map())
-    return features(polygons, polygons.geometry, geobox_of(class_map(), place), ISAID)
+    return features(polygons, geobox_of(class_map(), place), ISAID)
 
 
 def write_raster(path: Path, values: NDArray, *, nodata: int | None = None) -> Path:
@@ -110,7 +111,7 @@ def test_length_width_and_angle_of_a_car(place, bearing):
     crs = CRS.from_epsg(epsg)
     geod = pyproj.CRS(epsg).get_geod()
     to_map = pyproj.Transformer.from_crs(4326, epsg, always_xy=True)
-    # 4.5 m × 1.8 m about a point, its nose towards the bearing; grid north, so on the meridian.
+    # 4.5 m × 1.8 m around a point on the central meridian, where grid north is true north.
     lon, lat = (15.0, 52.0)
     corners = []
     for along, across in ((1, 1), (1, -1), (-1, -1), (-1, 1)):
@@ -124,10 +125,10 @@ def test_length_width_and_angle_of_a_car(place, bearing):
     assert 0 <= sizes.angle[0] < 180
 
 
-def test_a_picture_without_crs_is_measured_in_pixels():
+def test_a_scene_without_crs_is_measured_in_pixels():
     polygons = polygons_of(class_map())
     geobox = GeoBox(60, 80, Affine.identity(), None)
-    frame = features(polygons, polygons.geometry, geobox, ISAID)
+    frame = features(polygons, geobox, ISAID)
     np.testing.assert_allclose(frame["area_m2"], polygons.pixels)
     assert frame.crs is None
 
@@ -163,7 +164,7 @@ def test_writing_that_fails_leaves_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["out.gpkg"]
 
 
-def test_vectorize_does_not_see_blocks_or_threads(tmp_path, monkeypatch):
+def test_results_depend_neither_on_blocks_nor_on_threads(tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
     class_ids = class_map(1)
     noise = rng.random(class_ids.shape) < 0.02
@@ -171,7 +172,7 @@ def test_vectorize_does_not_see_blocks_or_threads(tmp_path, monkeypatch):
     raster = write_raster(tmp_path / "map.tif", class_ids)
     frames = []
     for block, workers in ((2048, 1), (32, 4), (7, 2)):
-        monkeypatch.setattr(engine, "BLOCK", block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
         vectorize(raster, tmp_path / "map.gpkg", workers=workers, overwrite=True)
         frames.append(read_layers(tmp_path / "map.gpkg"))
     assert len(frames[0]) > 10
@@ -179,7 +180,7 @@ def test_vectorize_does_not_see_blocks_or_threads(tmp_path, monkeypatch):
         assert_geodataframe_equal(frame, frames[0])
 
 
-def test_vectorize_takes_our_own_rasters_with_names_and_colours(tmp_path):
+def test_vectorize_takes_our_own_rasters_with_names_and_colors(tmp_path):
     class_ids = class_map()
     with CogWriter.for_classes(tmp_path / "c.tif", geobox_of(class_ids, "utm"), ISAID) as raster:
         raster.write(Window(0, 0, 80, 60), class_ids)
@@ -217,7 +218,7 @@ def test_vectorize_takes_any_whole_numbers(tmp_path, dtype, values, nodata, skip
         assert found == pytest.approx(area, rel=1e-6)
 
 
-def test_vectorize_refuses_what_is_no_class_raster(tmp_path):
+def test_vectorize_refuses_rasters_without_classes(tmp_path):
     floats = write_raster(tmp_path / "f.tif", np.full((4, 4), 0.5, np.float32))
     with pytest.raises(SceneError, match=r"holds 0\.5, but classes are whole numbers; round it"):
         vectorize(floats, tmp_path / "f.gpkg")
@@ -233,7 +234,7 @@ def test_vectorize_refuses_what_is_no_class_raster(tmp_path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gpkg", ".tif", ".tif", ".tif"]
 
 
-def test_a_raster_of_nothing_gives_a_geopackage_of_nothing(tmp_path):
+def test_a_raster_without_objects_gives_a_geopackage_without_features(tmp_path):
     raster = write_raster(tmp_path / "map.tif", np.zeros((20, 20), np.uint8))
     done = vectorize(raster, tmp_path / "map.gpkg")
     assert done.features == {}
@@ -248,7 +249,7 @@ PAM = """<PAMDataset><PAMRasterBand band="1">
 
 
 def attribute_table(fields: list[tuple[str, int, int]], rows: list[tuple]) -> str:
-    """As GDAL writes it; fields are (name, type, usage)."""
+    """Return the XML that GDAL writes; fields are (name, type, usage)."""
     return PAM.format(
         fields="".join(
             f'<FieldDefn index="{i}"><Name>{name}</Name><Type>{kind}</Type><Usage>{usage}</Usage>'
@@ -355,7 +356,7 @@ def test_round_trip(kind, layers, tmp_path):
     assert frame.is_valid.all()
 
 
-def test_shapefiles_are_one_per_class_with_their_sidecars(layers, tmp_path):
+def test_there_is_a_shapefile_per_class_with_its_sidecars(layers, tmp_path):
     paths = export(layers, tmp_path / "out", "shapefile", target_crs="EPSG:25833")
     classes = {*read_layers(layers)["class"]}
     assert {path.stem for path in paths} == {f"scene_{name}" for name in classes}
@@ -366,7 +367,7 @@ def test_shapefiles_are_one_per_class_with_their_sidecars(layers, tmp_path):
     assert len([*(tmp_path / "out").iterdir()]) == 6 * len(paths)
 
 
-def test_shapefiles_get_short_names_that_are_told(layers, tmp_path, caplog):
+def test_shortened_names_of_shapefiles_are_logged(layers, tmp_path, caplog):
     frame = read_layers(layers).assign(photographer="A", photographers_camera="B", größenordnung=1)
     names = short_names(frame.columns.drop("geometry"))
     assert {name: short for name, short in names.items() if name != short} == {
@@ -381,7 +382,7 @@ def test_shapefiles_get_short_names_that_are_told(layers, tmp_path, caplog):
     assert {*found["photog_2"]} == {"B"}
 
 
-def test_shapefiles_near_their_limit_are_announced(layers, tmp_path, monkeypatch, caplog):
+def test_shapefiles_near_their_size_limit_are_logged(layers, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("geoseg.geo.layers.formats._SHAPEFILE_LIMIT", 1000)
     export(layers, tmp_path / "out", "shapefile")
     assert "2 GB" in caplog.text
@@ -408,13 +409,13 @@ def test_geoparquet_has_a_covering_bbox(layers, tmp_path):
     assert "bbox" in schema.names
 
 
-def test_export_says_what_does_not_go(layers, tmp_path):
+def test_export_refuses_what_a_format_cannot_store(layers, tmp_path):
     with pytest.raises(DataError, match="no layer harbor"):
         export(layers, tmp_path, "csv", layers=["harbor"])
     with pytest.raises(OptionError, match="WGS 84"):
         export(layers, tmp_path, "geojson", target_crs="EPSG:25833")
     polygons = polygons_of(class_map())
-    bare = features(polygons, polygons.geometry, GeoBox(60, 80, Affine.identity(), None), ISAID)
+    bare = features(polygons, GeoBox(60, 80, Affine.identity(), None), ISAID)
     write_layers(tmp_path / "bare.gpkg", bare, ISAID)
     with pytest.raises(OptionError, match="no CRS"):
         export(tmp_path / "bare.gpkg", tmp_path, "geojson")

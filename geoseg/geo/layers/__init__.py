@@ -1,1 +1,1 @@
-"""Objects as features: measured, written to files, read back."""
+"""Features: polygons measured on the ground, written to files and read back."""

@@ -1,4 +1,4 @@
-"""Polygons as a table on the ground."""
+"""Turn polygons of pixels into features: placed, named and measured on the ground."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geoseg.geo.layers.measure import measure
 from geoseg.geo.vector.polygons import Polygons, segment_sum
 
 _BATCH = 500_000
-"""Corners that exist as geometry at a time."""
+"""Corners per batch of tables; bounds the memory for geometry."""
 _TYPICAL_AREA = {
     "ground_track_field": 12_000.0,
     "harbor": 8_000.0,
@@ -35,7 +35,7 @@ _TYPICAL_AREA = {
     "large_vehicle": 30.0,
     "small_vehicle": 9.0,
 }
-"""m². Layers come in this order in every file, whatever the sizes in a scene."""
+"""m². Layers are in this order in every file, whatever the sizes in a scene."""
 
 
 def tables(
@@ -44,18 +44,17 @@ def tables(
     classes: tuple[LabelClass, ...],
     apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
 ) -> Iterator[geopandas.GeoDataFrame]:
-    """Tables of bounded size, each of one class, in `drawing_order`.
+    """Yield the rows of `features` in tables of bounded size, each of one class.
 
-    Together they are what `features` makes of the polygons' own geometry.
+    Classes are in `drawing_order`.
 
     Args:
-        apply: `map`, or one that uses threads and is not far ahead of who asks for the tables.
+        apply: `map`, or one with threads that does not compute far ahead.
     """
 
-    def table(places: NDArray[np.intp]) -> geopandas.GeoDataFrame:
-        batch = polygons.take(places)
-        frame = features(batch, batch.geometry, geobox, classes)
-        return frame.assign(object_id=places + 1)
+    def table(indices: NDArray[np.intp]) -> geopandas.GeoDataFrame:
+        frame = features(polygons.take(indices), geobox, classes)
+        return frame.assign(object_id=indices + 1)
 
     ids, kind = np.unique(polygons.class_id, return_inverse=True)
     names = {label.id: label.name for label in classes}
@@ -70,35 +69,33 @@ def tables(
 
 
 def drawing_order(names: Sequence[str], areas: Sequence[float]) -> NDArray[np.intp]:
-    """Places of classes in the order of their layers: large objects first, small ones over them.
+    """Return indices of classes in the order of their layers: small objects over large ones.
 
     Args:
-        areas: typical ones in this scene, m²; they decide on classes that are not built in.
+        areas: typical areas in this scene, m², for classes that are not built in.
     """
     typical = [_TYPICAL_AREA.get(name, area) for name, area in zip(names, areas, strict=True)]
     return np.argsort(-np.array(typical, float), kind="stable")
 
 
-def no_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
-    """The table of no polygons: its columns, and the CRS."""
-    nothing = Polygons.concatenate([])
-    return features(nothing, nothing.geometry, geobox, ())
+def empty_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
+    """Return the table of no polygons, with all columns and the CRS."""
+    return features(Polygons.concatenate([]), geobox, ())
 
 
 def features(
-    polygons: Polygons,
-    geometry: NDArray[np.object_],
-    geobox: GeoBox,
-    classes: tuple[LabelClass, ...],
+    polygons: Polygons, geobox: GeoBox, classes: tuple[LabelClass, ...]
 ) -> geopandas.GeoDataFrame:
-    """One row per polygon, in the order of their first pixels; `geometry` in pixel coordinates.
+    """Return one row per polygon, in their order.
 
-    Columns: object_id (1, 2, … in that order), class_id, class, area_m2, confidence (mean
-    probability, NaN if unknown), length_m, width_m, angle_deg (see `Sizes`), geometry in the CRS
-    with counter-clockwise shells. A class that `classes` lacks is called class_<id>.
+    Columns: object_id (1, 2, …), class_id, class, area_m2, confidence (mean probability, NaN if
+    unknown), length_m, width_m, angle_deg (see `Sizes`), and geometry in the CRS with
+    counterclockwise shells. A class that `classes` lacks is called class_<id>.
     """
     a, b, c, d, e, f = tuple(geobox.transform)[:6]
-    placed = shapely.transform(geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
+    placed = shapely.transform(
+        polygons.geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f)
+    )
     placed = shapely.orient_polygons(placed)
     sizes = measure(placed, geobox.crs)
     ids = polygons.class_id
@@ -109,7 +106,7 @@ def features(
     table = pd.DataFrame(
         {
             "object_id": np.arange(1, len(ids) + 1),
-            "class_id": _narrowed(ids),
+            "class_id": _narrow(ids),
             "class": pd.Series(names[kind], dtype="str"),
             "area_m2": sizes.area,
             "confidence": np.full(len(ids), np.nan) if confidence is None else confidence,
@@ -122,8 +119,8 @@ def features(
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
 
 
-def _narrowed(ids: NDArray[np.integer]) -> NDArray[np.integer]:
-    """As int32, unless a value is larger."""
+def _narrow(ids: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return ids as int32 if all of them fit, else as int64."""
     limits = np.iinfo(np.int32)
     fits = not len(ids) or (limits.min <= ids.min() and ids.max() <= limits.max)
     return ids.astype(np.int32 if fits else np.int64)

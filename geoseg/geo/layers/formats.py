@@ -1,4 +1,4 @@
-"""Polygons in the formats that other programs ask for, from a GeoPackage or from a prediction."""
+"""Write features in other vector formats, from a GeoPackage or from a prediction."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.layers.edited import FIELDS, layer_names, read_edited
 from geoseg.geo.layers.geopackage import NO_OBJECTS, write_polygons
-from geoseg.geo.layers.kml import paint
+from geoseg.geo.layers.kml import color_placemarks
 from geoseg.geo.layers.measure import measure
-from geoseg.geo.layers.names import LayerNames, clean, distinct
+from geoseg.geo.layers.names import LayerNames, clean_name, distinct_names, truncate
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.files import vector_files
 from geoseg.geo.reproject import check_target_crs, to_output_crs
@@ -35,7 +35,7 @@ from geoseg.guard import check_outputs
 
 _SHAPEFILE_LIMIT = 2 * 1024**3
 _DBF_TEXT = 254
-"""Bytes of a text in a shapefile, at most."""
+"""Maximum bytes of a text in a shapefile."""
 _WGS84 = "EPSG:4326"
 _LOG = logging.getLogger("geoseg")
 
@@ -48,34 +48,34 @@ class Format:
     write: Callable[[GeoDataFrame, Path, str], None]
     """(features, file, layer)"""
     per_class: bool = False
-    """A file of each class instead of one of all."""
+    """One file per class instead of one for all."""
     wgs84: bool = False
-    """Longitude and latitude by its standard, whatever the scene's CRS."""
-    misfits: Callable[[GeoDataFrame], list[str]] = lambda frame: []
-    """What of the features it has no place for, one sentence each."""
-    paint: Callable[[Path, Sequence[Color]], None] | None = None
-    """Gives the features of a finished file, in its order, their colors."""
+    """Its standard requires longitude and latitude, whatever the scene's CRS."""
+    losses: Callable[[GeoDataFrame], list[str]] = lambda frame: []
+    """Returns what is lost of features, one sentence each."""
+    color: Callable[[Path, Sequence[Color]], None] | None = None
+    """Sets the colors of the features in a complete file, in its order."""
 
     @property
     def prj(self) -> bool:
-        """ESRI's old WKT is its only way to name a CRS."""
+        """The CRS must be expressible in ESRI's WKT 1."""
         return self.suffix == ".shp"
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Which layer each of N features belongs to, and how the layers look."""
+    """The layers of N features, and their colors and styles."""
 
     layers: NDArray[np.object_]
-    """(N,) names, distinct and fit for files."""
+    """(N,) names, distinct and usable in file names."""
     colors: Mapping[str, Color]
-    """By layer."""
+    """Color by layer."""
     styles: Mapping[str, str] = field(default_factory=dict)
-    """QML of layers that somebody styled; the others are drawn in their colors."""
+    """Stored QML by layer; layers without one get a style in their color."""
 
     @classmethod
     def by_class(cls, frame: GeoDataFrame, classes: Sequence[LabelClass]) -> Grouping:
-        """As `Layers` groups them in a GeoPackage."""
+        """Group features as `GeoPackageWriter` does."""
         names, known = LayerNames(classes), {label.id: label.color for label in classes}
         pairs = frame[["class_id", "class"]].drop_duplicates().itertuples(index=False, name=None)
         layer_of = {int(i): names.of(int(i), name) for i, name in pairs}
@@ -96,13 +96,13 @@ def _shapefile(frame: GeoDataFrame, path: Path, layer: str) -> None:
             path.name,
             size / 1024**3,
         )
-    plain = path.with_name("shapes.shp")  # several files of one stem: see `vector_path`
+    plain = path.with_name("shapes.shp")  # sidecars would be named after a link of `vector_path`
     write_polygons(frame, plain, plain.stem, "ESRI Shapefile", ENCODING="UTF-8")
     for part in [each for each in path.parent.iterdir() if each.stem == plain.stem]:
         part.rename(path.with_name(path.stem + part.suffix))
 
 
-def _shapefile_misfits(frame: GeoDataFrame) -> list[str]:
+def _shapefile_losses(frame: GeoDataFrame) -> list[str]:
     table = frame.drop(columns=frame.geometry.name)
     changed = [f"{name} → {short}" for name, short in short_names(table).items() if name != short]
     notes = [f"field names shortened: {', '.join(changed)}"] if changed else []
@@ -114,25 +114,25 @@ def _shapefile_misfits(frame: GeoDataFrame) -> list[str]:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of fields in shapefiles, which have ten bytes for them.
+    """Return the names of fields in a shapefile, of ten bytes at most.
 
-    All that geoseg writes stay as they are. Of longer ones the first ten count; where another
-    field is called so, the first six and _2, _3 and so on.
+    All fields of geoseg keep their names. Longer names are cut to ten bytes; if another field has
+    that name, to six and _2, _3 and so on.
     """
     short: dict[str, str] = {}
     for name in names:
-        tries = [_cut(name, 10), *(f"{_cut(name, 6)}_{number}" for number in range(2, 1000))]
+        tries = [truncate(name, 10)]
+        tries += [f"{truncate(name, 6)}_{number}" for number in range(2, 1000)]
         taken = {each.lower() for each in short.values()}
         short[name] = next(each for each in tries if each.lower() not in taken)
     return short
 
 
-def _cut(name: str, size: int) -> str:
-    return name.encode()[:size].decode(errors="ignore")
-
-
 def shapefile_size(frame: GeoDataFrame) -> int:
-    """Bytes of the .shp file, by its specification: 16 a point, 4 a ring, 52 a record."""
+    """Return the bytes of the .shp file: 16 per point, 4 per ring, 52 per record, 100 of header.
+
+    See the ESRI Shapefile Technical Description (1998).
+    """
     points = shapely.get_num_coordinates(frame.geometry.array).sum()
     rings = len(frame) + shapely.get_num_interior_rings(frame.geometry.array).sum()
     return int(100 + 16 * points + 4 * rings + 52 * len(frame))
@@ -144,13 +144,13 @@ def _geoparquet(frame: GeoDataFrame, path: Path, layer: str) -> None:
 
 
 def _kml(frame: GeoDataFrame, path: Path, layer: str) -> None:
-    # What Google Earth writes beside an object is the field Name.
+    # Google Earth labels objects with the field Name.
     fields = {field.lower(): field for field in frame.columns}
     own = frame[fields.get("name", "class")].astype("str")
     named = frame.drop(columns=fields.get("name", []))
     named = named.assign(Name=own.where(own.notna() & (own.str.strip() != ""), frame["class"]))
     texts = named.select_dtypes(["object", "string"]).columns.drop(named.geometry.name, "ignore")
-    # XML has no place for control characters.
+    # XML does not allow control characters.
     named = named.assign(
         **{
             field: named[field]
@@ -165,32 +165,32 @@ def _kml(frame: GeoDataFrame, path: Path, layer: str) -> None:
 
 def _csv(frame: GeoDataFrame, path: Path, layer: str) -> None:
     shapes = frame.geometry.array
-    # Under the name WKT, GDAL and QGIS find the geometry.
-    ours = {"x": None, "y": None, "WKT": shapely.to_wkt(shapes, rounding_precision=-1)}
+    # GDAL and QGIS look for the geometry in a column WKT.
+    added = {"x": None, "y": None, "WKT": shapely.to_wkt(shapes, rounding_precision=-1)}
     points = shapely.point_on_surface(shapes)
-    ours |= {"x": shapely.get_x(points), "y": shapely.get_y(points)}
+    added |= {"x": shapely.get_x(points), "y": shapely.get_y(points)}
     table = frame.drop(columns=frame.geometry.name)
     clashes = {name: f"{name}_2" for name in table.columns if name.lower() in ("x", "y", "wkt")}
     if clashes:
         _LOG.warning("%s: fields renamed: %s", path.name, ", ".join(clashes))
-    table.rename(columns=clashes).assign(**ours).to_csv(path, index=False, encoding="utf-8")
+    table.rename(columns=clashes).assign(**added).to_csv(path, index=False, encoding="utf-8")
 
 
 FORMATS = {
-    "shapefile": Format(".shp", _shapefile, per_class=True, misfits=_shapefile_misfits),
+    "shapefile": Format(".shp", _shapefile, per_class=True, losses=_shapefile_losses),
     "flatgeobuf": Format(".fgb", _by_gdal("FlatGeobuf")),
     "geojson": Format(
         ".geojson", _by_gdal("GeoJSON", RFC7946="YES", COORDINATE_PRECISION="9"), wgs84=True
     ),
     "geoparquet": Format(".parquet", _geoparquet),
-    "kml": Format(".kml", _kml, wgs84=True, paint=paint),
+    "kml": Format(".kml", _kml, wgs84=True, color=color_placemarks),
     "csv": Format(".csv", _csv),
 }
-"""By name. csv holds a point on each surface as x and y, and the geometry as WKT."""
+"""Formats by name. csv has a point on each surface as x and y, and the geometry as WKT."""
 
 
 def check_installed(kind: str) -> None:
-    """Raises OptionError where the package that writes a format is missing."""
+    """Raise OptionError if the package that writes a format is not installed."""
     if kind == "geoparquet" and find_spec("pyarrow") is None:
         raise OptionError(
             "--format geoparquet needs pyarrow; install it: pip install 'geoseg[parquet]'"
@@ -206,24 +206,25 @@ def export(
     layers: Collection[str] = (),
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the features of a GeoPackage, all or those of some `layers`, in another format.
+    """Write the features of a GeoPackage, or of some of its `layers`, in another format.
 
-    The file may have been edited, or be somebody else's: see `read_edited`. Sizes are measured
-    again. Files take their places together; where all layers are written, files of an earlier run
-    for layers that are gone now go. Returns the files, without sidecars; see `write_format`.
+    The file may have been edited or come from another program: see `read_edited`. Sizes are
+    measured again. All files appear at once. If all layers are exported, files of an earlier
+    export are removed for layers that no longer exist. Returns the files, without sidecars; see
+    `write_format`.
 
     Raises:
         DataError: the file has no such layer, or none with polygons.
-        OptionError: CRS and format do not go together, a result is the file itself, or a package
-            is missing.
-        OutputError: the file cannot be read, or a result exists already or cannot be written.
+        OptionError: the format does not allow the CRS, a result would replace the file itself, or
+            a package is not installed.
+        OutputError: the file cannot be read, or a result exists or cannot be written.
     """
     check_installed(kind)
     check_target_crs(kind, target_crs, wgs84=FORMATS[kind].wgs84)
     names = layer_names(path)
     if not names:
         raise DataError(f"{path} has no layer of polygons")
-    files = dict(zip(names, distinct(names), strict=True))
+    files = dict(zip(names, distinct_names(names), strict=True))
     chosen = [files[name] for name in names if not layers or name in layers]
     planned = planned_files(folder, path.stem, kind, chosen)
     earlier = [] if layers else earlier_files(folder, path.stem, kind, chosen)
@@ -240,22 +241,22 @@ def export(
         {files[name]: color for name, color in edited.colors.items()},
         {files[name]: style for name, style in edited.styles.items()},
     )
-    style = FORMATS[kind]
-    if style.per_class:  # the class may have been looked for by its spelling
+    fmt = FORMATS[kind]
+    if fmt.per_class:  # `layers` may have named classes, not layers
         planned = planned_files(folder, path.stem, kind, [*dict.fromkeys(grouping.layers)])
         check_outputs(planned, inputs, overwrite=overwrite)
-    gone = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
-    with Staging(folder, f"{path.stem}{style.suffix}", obsolete=gone) as staging:
+    obsolete = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
+    with Staging(folder, f"{path.stem}{fmt.suffix}", obsolete=obsolete) as staging:
         with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
-            frame = to_output_crs(frame, kind, target_crs, wgs84=style.wgs84, prj=style.prj)
-        done = _write(frame, grouping, staging.new, path.stem, style)
+            frame = to_output_crs(frame, kind, target_crs, wgs84=fmt.wgs84, prj=fmt.prj)
+        done = _write(frame, grouping, staging.new, path.stem, fmt)
     return [folder / file.name for file in done]
 
 
 def measured(frame: GeoDataFrame, what: str) -> GeoDataFrame:
-    """`frame` with sizes of its polygons as they are now.
+    """Return `frame` with the current sizes of its polygons.
 
-    Raises DataError, beginning with `what`.
+    Raises DataError that begins with `what`.
     """
     if frame.empty:
         return frame
@@ -276,51 +277,51 @@ def write_format(
 ) -> list[Path]:
     """Write features as `<stem>.<suffix>`, or as `<stem>_<layer>.<suffix>` for each class.
 
-    Into a folder without such files, made if need be; see `Staging` for one in which they take
-    their places together. Layers are called as in a GeoPackage of these `classes`. Returns the
-    files, without sidecars. Raises as `export` does.
+    The folder is created if needed, and must not have such files; see `Staging`. Layers have the
+    same names as in a GeoPackage of these `classes`. Returns the files, without sidecars. Raises
+    DataError or OutputError.
     """
-    style, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
+    fmt, grouping = FORMATS[kind], Grouping.by_class(frame, classes)
     with vector_errors(f"{stem} cannot go to {_WGS84}", DataError):
-        frame = to_output_crs(frame, kind, None, wgs84=style.wgs84, prj=style.prj)
+        frame = to_output_crs(frame, kind, None, wgs84=fmt.wgs84, prj=fmt.prj)
     with vector_errors(f"{folder} cannot be written", OutputError):
         folder.mkdir(parents=True, exist_ok=True)
-    return _write(frame, grouping, folder, stem, style)
+    return _write(frame, grouping, folder, stem, fmt)
 
 
 def planned_files(folder: Path, stem: str, kind: str, layers: Iterable[str]) -> list[Path]:
-    """The files, without sidecars, that layers of these names become."""
-    style = FORMATS[kind]
-    if style.per_class:
-        return [folder / f"{stem}_{layer}{style.suffix}" for layer in layers]
-    return [folder / f"{stem}{style.suffix}"]
+    """Return the files, without sidecars, that layers of these names become."""
+    fmt = FORMATS[kind]
+    if fmt.per_class:
+        return [folder / f"{stem}_{layer}{fmt.suffix}" for layer in layers]
+    return [folder / f"{stem}{fmt.suffix}"]
 
 
 def earlier_files(folder: Path, stem: str, kind: str, layers: Collection[str]) -> list[Path]:
-    """Files of classes that an earlier run with this `stem` had, and `layers` have not.
+    """Return files of an earlier run with this `stem` whose classes are not among `layers`.
 
-    Known by their content: geoseg's fields, and a first feature of the class that the file is
-    called by. So neither `tile_2_ship.shp` of a scene tile_2 belongs to a scene called tile, nor
-    a user's own `tile_roads.shp`.
+    They are recognized by their content: geoseg's fields, and a first feature of the class in the
+    file name. So neither `tile_2_ship.shp` of a scene tile_2 nor a user's `tile_roads.shp` counts
+    as a file of a scene called tile.
     """
-    style = FORMATS[kind]
-    if not (style.per_class and folder.is_dir()):
+    fmt = FORMATS[kind]
+    if not (fmt.per_class and folder.is_dir()):
         return []
     planned = {*planned_files(folder, stem, kind, layers)}
     found = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix == style.suffix and path.name.startswith(f"{stem}_")
+        if path.suffix == fmt.suffix and path.name.startswith(f"{stem}_")
     ]
     return [
         path
         for path in found
-        if path not in planned and _class_within(path) == path.stem[len(stem) + 1 :]
+        if path not in planned and _stored_class(path) == path.stem[len(stem) + 1 :]
     ]
 
 
-def _class_within(path: Path) -> str | None:
-    """The class of the first feature, as a layer is called; None of files that are not geoseg's."""
+def _stored_class(path: Path) -> str | None:
+    """Return the layer name of the first feature's class; None if geoseg did not write the file."""
     try:
         with vector_settings(READING):
             source = vector_path(path)
@@ -330,35 +331,34 @@ def _class_within(path: Path) -> str | None:
                 source, columns=["class"], max_features=1, read_geometry=False
             )
     except (OSError, DataSourceError, DataLayerError):
-        return None  # not readable, so not known to be geoseg's
-    return clean(str(first["class"].iloc[0])) if len(first) else None
+        return None  # unreadable, so not known to be geoseg's
+    return clean_name(str(first["class"].iloc[0])) if len(first) else None
 
 
 def _write(
-    frame: GeoDataFrame, grouping: Grouping, folder: Path, stem: str, style: Format
+    frame: GeoDataFrame, grouping: Grouping, folder: Path, stem: str, fmt: Format
 ) -> list[Path]:
-    """Write the files into `folder`, where none of them is."""
-    for note in style.misfits(frame):
+    """Write the files into `folder`, which has none of them."""
+    for note in fmt.losses(frame):
         _LOG.warning("%s: %s", stem, note)
-    every = np.ones(len(frame), bool)
-    groups: dict[str, NDArray[np.bool_]] = {stem: every}
-    looks: dict[str, str] = {}
-    if style.per_class:
+    groups: dict[str, NDArray[np.bool_]] = {stem: np.ones(len(frame), bool)}
+    qml: dict[str, str] = {}
+    if fmt.per_class:
         names = [*dict.fromkeys(grouping.layers)] or [NO_OBJECTS]
         groups = {f"{stem}_{name}": grouping.layers == name for name in names}
         unit = "px" if frame.crs is None else "m"
-        looks = {
+        qml = {
             f"{stem}_{layer}": grouping.styles.get(layer) or layer_qml(color, unit=unit)
             for layer, color in grouping.colors.items()
         }
     paths = []
     for name, rows in groups.items():
-        path = folder / f"{name}{style.suffix}"
+        path = folder / f"{name}{fmt.suffix}"
         with vector_errors(f"{path.name} cannot be written", OutputError):
-            style.write(frame[rows], path, clean(name))
-            if style.paint is not None:
-                style.paint(path, [grouping.colors[layer] for layer in grouping.layers[rows]])
-            if name in looks:  # where QGIS looks for it
-                path.with_name(f"{name}.qml").write_text(looks[name], encoding="utf-8")
+            fmt.write(frame[rows], path, clean_name(name))
+            if fmt.color is not None:
+                fmt.color(path, [grouping.colors[layer] for layer in grouping.layers[rows]])
+            if name in qml:  # QGIS loads it with the file
+                path.with_name(f"{name}.qml").write_text(qml[name], encoding="utf-8")
         paths.append(path)
     return paths

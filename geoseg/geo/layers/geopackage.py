@@ -1,4 +1,4 @@
-"""A GeoPackage of features: a layer per class, styled and described."""
+"""Write features as a GeoPackage: a layer per class, with its style and metadata."""
 
 from __future__ import annotations
 
@@ -22,40 +22,22 @@ from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import WRITING, vector_settings
 from geoseg.geo.layers.edited import read_edited
-from geoseg.geo.layers.features import drawing_order
 from geoseg.geo.layers.names import LayerNames
 from geoseg.geo.paths import vector_path
 from geoseg.geo.styles import TABLE, layer_qml
 
 NO_OBJECTS = "objects"
-"""The layer of a file without a feature."""
+"""Name of the one layer in a file without features."""
 _LOG = logging.getLogger("geoseg")
 _GRAY = (128, 128, 128)
 _LONGEST = 500
-"""Bytes of the path of a file that SQLite opens, less some for its own suffixes."""
-
-
-def write_layers(
-    path: Path,
-    frame: GeoDataFrame,
-    classes: tuple[LabelClass, ...],
-    metadata: Mapping[str, str] | None = None,
-) -> dict[str, int]:
-    """Write `frame`, from `features`, as one GeoPackage; see `Layers`.
-
-    Layers come in `drawing_order`. Returns the features in each layer.
-    """
-    typical = frame.groupby("class")["area_m2"].median()
-    with Layers(path, classes, frame.iloc[:0], metadata) as layers:
-        for name in typical.index[drawing_order(list(typical.index), list(typical))]:
-            layers.append(frame[frame["class"] == name])
-        return layers.counts
+"""Bytes of the longest path that SQLite opens, less some for its own suffixes."""
 
 
 def read_layers(path: Path) -> GeoDataFrame:
-    """The features of all layers of a GeoPackage, in the order of object_id; see `read_edited`.
+    """Return the features of all layers of a GeoPackage, in the order of object_id.
 
-    Raises what `read_edited` raises.
+    Raises OutputError or DataError; see `read_edited`.
     """
     return read_edited(path).features
 
@@ -67,8 +49,8 @@ def write_polygons(
     driver: str,
     **options: Any,
 ) -> None:
-    """Hand features to GDAL, and log what it warns of. Raises what pyogrio raises."""
-    # What was cut at the edge of a map has several parts.
+    """Write features with GDAL, and log its warnings. Raises pyogrio's errors."""
+    # Polygons that were cut at the edge of a map have several parts.
     several = bool((frame.geom_type == "MultiPolygon").any())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -81,37 +63,38 @@ def write_polygons(
             promote_to_multi=several,
             **options,
         )
-    for said in dict.fromkeys(str(each.message) for each in caught):
-        if "'crs' was not provided" not in said:  # of a picture without a place on the ground
-            _LOG.warning("%s: %s", path.name, said)
+    for message in dict.fromkeys(str(each.message) for each in caught):
+        if "'crs' was not provided" not in message:  # scenes without a CRS are allowed
+            _LOG.warning("%s: %s", path.name, message)
 
 
-class Layers:
-    """A GeoPackage under construction: a layer per class, in the order of their first features.
+class GeoPackageWriter:
+    """Writer of a GeoPackage with a layer per class, in the order of their first features.
 
-    A table layer_styles gives QGIS the classes' colors, and names and units of fields. A context:
-    once it is left without an error, the file at `path` is whole; see `Staging` for one that is to
-    be whole or absent. Raises OutputError where it cannot be written.
+    A table layer_styles gives QGIS the classes' colors, and names and units of fields. A context
+    manager: the file is complete once the context ends without an error. Write into a `Staging`
+    if a failure must leave no file. Raises OutputError if the file cannot be written.
     """
 
     def __init__(
         self,
         path: Path,
         classes: tuple[LabelClass, ...],
-        nothing: GeoDataFrame,
+        empty: GeoDataFrame,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """`metadata` goes to the file's gpkg_metadata, and to that of each layer.
-
-        `nothing` has the fields and the CRS, and becomes a layer where no feature comes.
+        """Args:
+        empty: a table with the fields and the CRS; it is written if there are no features.
+        metadata: written to gpkg_metadata of the file and of each layer.
         """
         self.path = path
         self.counts: dict[str, int] = {}
-        self._nothing = nothing
+        """Features by layer."""
+        self._empty = empty
         self._classes = {label.id: label for label in classes}
         self._names = LayerNames(classes)
-        self._shown: dict[str, tuple[str, Color]] = {}
-        """By layer: its class, in the class's own spelling, and color."""
+        self._legend: dict[str, tuple[str, Color]] = {}
+        """Class name, as the class spells it, and color by layer."""
         self._metadata = dict(metadata or {})
 
     def append(self, frame: GeoDataFrame) -> None:
@@ -119,8 +102,8 @@ class Layers:
         class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
         layer = self._names.of(class_id, name)
         known = self._classes.get(class_id)
-        self._shown[layer] = name, hue(class_id) if known is None else known.color
-        with self._failures():
+        self._legend[layer] = name, hue(class_id) if known is None else known.color
+        with self._errors():
             self._write(frame, layer)
         self.counts[layer] = self.counts.get(layer, 0) + len(frame)
 
@@ -137,8 +120,8 @@ class Layers:
                 layer_metadata=self._metadata,
             )
 
-    def __enter__(self) -> Layers:
-        with self._failures(), ExitStack() as opening:
+    def __enter__(self) -> GeoPackageWriter:
+        with self._errors(), ExitStack() as opening:
             self.path.unlink(missing_ok=True)
             self._file = self.path
             if len(os.fsencode(self.path.resolve())) > _LONGEST:
@@ -153,46 +136,43 @@ class Layers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._failures(), self._closing:
+        with self._errors(), self._closing:
             if kind is None:
                 self._complete()
 
     def _complete(self) -> None:
         if not self.counts:  # a GeoPackage needs a layer to be one
-            self._write(self._nothing, NO_OBJECTS)
-            self._shown[NO_OBJECTS] = NO_OBJECTS, _GRAY
-        unit = "px" if self._nothing.crs is None else "m"
+            self._write(self._empty, NO_OBJECTS)
+            self._legend[NO_OBJECTS] = NO_OBJECTS, _GRAY
+        unit = "px" if self._empty.crs is None else "m"
         styles = {
             layer: (name, layer_qml(color, unit=unit))
-            for layer, (name, color) in self._shown.items()
+            for layer, (name, color) in self._legend.items()
         }
         _add_styles(self._file, styles)
         _verify(self._file, self.counts)
         if self._file != self.path:
             shutil.move(self._file, self.path)
 
-    def _failures(self) -> AbstractContextManager[None]:
+    def _errors(self) -> AbstractContextManager[None]:
         return vector_errors(f"{self.path} cannot be written", OutputError)
 
 
 def _verify(path: Path, counts: Mapping[str, int]) -> None:
-    """On a full disk GDAL closes a file without a word: see that all is there.
-
-    Raises sqlite3.Error.
-    """
+    """Raise sqlite3.Error unless all features are there: on a full disk GDAL reports no error."""
     with closing(sqlite3.connect(path)) as file:
-        (told,) = file.execute("PRAGMA quick_check(1)").fetchone()
+        (state,) = file.execute("PRAGMA quick_check(1)").fetchone()
         for name, count in counts.items():
             quoted = name.replace('"', '""')
-            (there,) = file.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
-            if told == "ok" and there != count:
-                told = f"{there} of {count} features of {name} arrived"
-    if told != "ok":
-        raise sqlite3.DatabaseError(told)
+            (found,) = file.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()
+            if state == "ok" and found != count:
+                state = f"{found} of {count} features of {name} arrived"
+    if state != "ok":
+        raise sqlite3.DatabaseError(state)
 
 
 def _add_styles(path: Path, styles: Mapping[str, tuple[str, str]]) -> None:
-    """Class and QML of layers by name."""
+    """Add the table layer_styles; `styles` has class name and QML by layer."""
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")
         file.execute(TABLE)

@@ -1,4 +1,4 @@
-"""Polygons that somebody drew, read into a scene's pixel coordinates."""
+"""Read labels, polygons that people drew, in the pixel coordinates of a scene."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from geoseg.geo.overlay import overlay
 from geoseg.geo.vector_file import VectorLayer, read_vector_file
 
 _POLYGONAL = 2
-"""Dimensions of what has an area."""
+"""Dimensions of geometry with an area."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Polygons that lie on the scene, each with its class."""
+    """N polygons on the scene, and their classes."""
 
     geometry: NDArray[np.object_]
-    """(N,) valid (multi)polygons, x = column and y = row of the scene, cut at its border."""
+    """(N,) valid (multi)polygons, x = column and y = row of the scene, clipped at its border."""
     names: NDArray[np.object_]
-    """(N,) classes as the file spells them."""
+    """(N,) class names as in the file."""
     area: NDArray[np.float64]
-    """(N,) pixels that they would cover if the scene went on; about that where CRSs differ."""
+    """(N,) pixels that the unclipped polygons cover; approximate if the CRSs differ."""
     outside: int
-    """Polygons of the file that do not touch the scene, and were left out."""
+    """Count of polygons in the file that do not touch the scene."""
     problems: tuple[str, ...]
-    """Features that cannot be used, one sentence each."""
+    """Unusable features, one sentence each."""
 
     def __len__(self) -> int:
         return len(self.geometry)
@@ -40,16 +40,17 @@ class Labels:
 def read_labels(
     path: str | Path, geobox: GeoBox, *, field: str | None, layer: str | None = None
 ) -> Labels:
-    """The polygons of a vector file, of one layer or of all, on the scene.
+    """Read the polygons of a vector file, of one layer or of all.
 
     Args:
-        field: attribute that names the class; None = names do not matter and stay empty.
+        field: attribute that names the class; None = names are not needed and stay empty.
 
     Raises:
-        DataError: unreadable, no such layer or field, or a CRS that the scene does not share.
+        DataError: the file cannot be read, has no such layer or field, or cannot be placed on the
+            scene.
     """
     parts = [
-        _of_layer(part, geobox, f"{path}, layer {part.name},", field)
+        _read_layer(part, geobox, f"{path}, layer {part.name},", field)
         for part in read_vector_file(path, layer=layer, field=field)
     ]
     return Labels(
@@ -61,7 +62,7 @@ def read_labels(
     )
 
 
-def _of_layer(part: VectorLayer, geobox: GeoBox, what: str, field: str | None) -> Labels:
+def _read_layer(part: VectorLayer, geobox: GeoBox, what: str, field: str | None) -> Labels:
     shapes = part.geometry
     parts, owner = shapely.get_parts(shapes, return_index=True)
     usable = np.zeros(len(shapes), bool)
@@ -73,24 +74,26 @@ def _of_layer(part: VectorLayer, geobox: GeoBox, what: str, field: str | None) -
         problems.append(f"feature {row + 1} of layer {part.name} has {lack}")
     shapes, names = shapes[usable & named], part.values[usable & named]
     try:
-        placed = overlay(shapes, part.crs, geobox)
+        clipped = overlay(shapes, part.crs, geobox)
     except DataError as error:
         raise DataError(f"{what} {error}") from error
-    on_scene = ~shapely.is_empty(placed)
+    on_scene = ~shapely.is_empty(clipped)
     return Labels(
-        geometry=placed[on_scene],
+        geometry=clipped[on_scene],
         names=names[on_scene],
-        area=_whole_areas(shapes[on_scene], placed[on_scene]),
+        area=_unclipped_areas(shapes[on_scene], clipped[on_scene]),
         outside=int((~on_scene).sum()),
         problems=tuple(problems),
     )
 
 
-def _whole_areas(shapes: NDArray[np.object_], placed: NDArray[np.object_]) -> NDArray[np.float64]:
-    """Of shapes in their CRS, in pixels of the scene, which shows the parts `placed` of them."""
-    shown, whole = shapely.area(placed), shapely.area(shapes)
-    if not (whole > 0).any():
-        return shown
-    # The largest share is that of a shape which is there as a whole, so it is the scale.
-    scale = np.max(shown[whole > 0] / whole[whole > 0])
-    return np.maximum(whole * scale, shown)
+def _unclipped_areas(
+    shapes: NDArray[np.object_], clipped: NDArray[np.object_]
+) -> NDArray[np.float64]:
+    """Return areas, in pixels of the scene, of shapes, of which `clipped` are the parts on it."""
+    area, unclipped = shapely.area(clipped), shapely.area(shapes)
+    if not (unclipped > 0).any():
+        return area
+    # The greatest ratio is that of a shape that is not clipped, so it is the scale.
+    scale = np.max(area[unclipped > 0] / unclipped[unclipped > 0])
+    return np.maximum(unclipped * scale, area)

@@ -1,4 +1,4 @@
-"""Names of layers and files for classes, whose own names may hold anything."""
+"""Names of layers and files for classes, whose own names may contain any character."""
 
 from __future__ import annotations
 
@@ -9,71 +9,73 @@ from collections.abc import Iterable
 from geoseg.classes import LabelClass
 
 LONGEST = 100
-"""Bytes of a name. Folder, stem and suffix come on top, and a file system has 255 for a file."""
+"""Bytes of a name. File systems allow 255 for a file name, of which stem and suffix take some."""
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*!;]')
-"""In files on some system, or in paths that GDAL or QGIS would read as addresses."""
+"""Not allowed in file names on some system, or special to GDAL or QGIS in paths."""
 _RESERVED = re.compile(
     r"(gpkg|sqlite_|rtree_|ogr_).*|layer_styles|qgis_projects|"
     r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|\W.*",
     re.IGNORECASE,
 )
-"""Tables of GeoPackage, SQLite and QGIS, devices of Windows, and, for GDAL, signs in front."""
+"""Tables of GeoPackage, SQLite and QGIS, devices of Windows, and, for GDAL, leading symbols."""
 
 
-def clean(name: str) -> str:
-    """`name` as a layer or a file can be called: readable, not hidden, not reserved, not empty."""
+def clean_name(name: str) -> str:
+    """Return `name` as a layer or file name: readable, not hidden, not reserved, not empty."""
     name = unicodedata.normalize("NFC", name)
     name = "".join(" " if unicodedata.category(each)[0] in "CZ" else each for each in name)
     name = " ".join(_FORBIDDEN.sub("_", name).split())
-    name = _cut(name.strip(" ."), LONGEST)
+    name = truncate(name.strip(" ."), LONGEST).rstrip(" .")
     if _RESERVED.fullmatch(name):
         name = f"class_{name}"
     return name or "unnamed"
 
 
-def distinct(names: Iterable[str]) -> list[str]:
-    """Cleaned names in the same order, no two of which differ in case only.
+def distinct_names(names: Iterable[str]) -> list[str]:
+    """Return clean names in the same order, which differ in more than case.
 
-    A name that is clean keeps its spelling; of those that are not free the next are numbered from
-    2. So they follow from the classes alone, not from those that a scene happens to show.
+    The first of equal names keeps it, and names that are clean already come first; the others get
+    a number from 2. So layers depend on the set of classes only, not on the scene.
     """
     wanted = list(names)
-    found: list[str | None] = [None] * len(wanted)
+    found: dict[int, str] = {}
     taken: set[str] = set()
-    for clean_ones in (True, False):
-        for place, name in enumerate(wanted):
-            neat = clean(name)
-            if found[place] is None and (neat == name or not clean_ones):
-                if clean_ones and neat.casefold() in taken:
-                    continue
-                found[place] = free = _free(neat, taken)
-                taken.add(free.casefold())
-    return [name for name in found if name is not None]
+    for index, name in enumerate(wanted):
+        if clean_name(name) == name and name.casefold() not in taken:
+            found[index] = name
+            taken.add(name.casefold())
+    for index, name in enumerate(wanted):
+        if index not in found:
+            found[index] = _numbered(clean_name(name), taken)
+            taken.add(found[index].casefold())
+    return [found[index] for index in range(len(wanted))]
 
 
 class LayerNames:
-    """The layer, or file, of every class of a set."""
+    """Names of the layers, or files, of a set of classes."""
 
     def __init__(self, classes: Iterable[LabelClass] = ()) -> None:
         known = list(classes)
-        names = distinct(label.name for label in known)
+        names = distinct_names(label.name for label in known)
         self._names = {label.id: name for label, name in zip(known, names, strict=True)}
 
     def of(self, class_id: int, name: str) -> str:
-        """Its name; a class that the set lacks gets one that none of the others has."""
+        """Return the name of a class; one that the set lacks gets a name of its own."""
         if class_id not in self._names:
             taken = {each.casefold() for each in self._names.values()}
-            self._names[class_id] = _free(clean(name), taken)
+            self._names[class_id] = _numbered(clean_name(name), taken)
         return self._names[class_id]
 
 
-def _free(name: str, taken: set[str]) -> str:
-    number, free = 1, name
-    while free.casefold() in taken:
+def _numbered(name: str, taken: set[str]) -> str:
+    """Return `name`, with the first number from 2 that makes it distinct if it is taken."""
+    number, result = 1, name
+    while result.casefold() in taken:
         number += 1
-        free = f"{_cut(name, LONGEST - 4)}_{number}"
-    return free
+        result = f"{truncate(name, LONGEST - 4).rstrip(' .')}_{number}"
+    return result
 
 
-def _cut(name: str, size: int) -> str:
-    return name.encode()[:size].decode(errors="ignore").rstrip(" .")
+def truncate(name: str, size: int) -> str:
+    """Return `name` without the characters beyond `size` bytes of UTF-8."""
+    return name.encode()[:size].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""How many objects of a class raster are right: polygons against polygons."""
+"""Score the objects of a class raster against true polygons."""
 
 from __future__ import annotations
 
@@ -19,25 +19,21 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
-from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
-from geoseg.tiling.grid import Window
-
-BLOCK = 2048
-"""Side of the windows that are polygonized at once, px."""
+from geoseg.geo.vector.blocks import polygonize_raster
+from geoseg.geo.vector.cleanup import Cleanup
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectScore:
-    """One class. Ratios are NaN where there is nothing to divide by."""
+    """Counts and ratios of one class; a ratio is NaN if its denominator is 0."""
 
     name: str
     truth: int
-    """Objects that are there."""
+    """True objects."""
     found: int
-    """Objects that were predicted."""
+    """Predicted objects."""
     matched: int
-    """Pairs of the two that overlap enough; every object is in one pair at most."""
+    """Pairs of a true and a predicted object that overlap enough; each object is in one at most."""
 
     @property
     def precision(self) -> float:
@@ -53,7 +49,7 @@ class ObjectScore:
         return 2 * self.matched / total if total else float("nan")
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN becomes None."""
+        """Return values for JSON; NaN becomes None."""
         ratios = {name: getattr(self, name) for name in ("precision", "recall", "f1")}
         return {
             "truth": self.truth,
@@ -71,11 +67,15 @@ def score_objects(
     layer: str | None = None,
     min_iou: float = 0.5,
 ) -> list[ObjectScore]:
-    """Compare the 4-connected regions of a class raster, but specks, with polygons in `truth`.
+    """Compare the 4-connected regions of a class raster, except specks, with polygons in `truth`.
 
-    Only truth that touches the raster counts, and only the part of it that lies on the raster.
-    Background is no object. Classes are told by their names, of which the raster's are in its
-    tags, as `geoseg predict` writes them.
+    True polygons are clipped at the border of the raster, and background is not scored. Classes
+    match by name; those of the raster are in its tags, where `geoseg predict` writes them.
+
+    Args:
+        field: attribute of `truth` that names the class.
+        layer: layer of `truth`; None = all.
+        min_iou: least intersection over union of a match.
 
     Raises:
         SceneError: the raster cannot be read or names no classes.
@@ -86,9 +86,9 @@ def score_objects(
         labels = read_labels(vector_path(truth), geobox, field=field, layer=layer)
     known = set(names.values())
     if not known & set(labels.names):
-        seen = ", ".join(sorted(set(labels.names))) or "nothing"
+        present = ", ".join(sorted(set(labels.names))) or "nothing"
         raise DataError(
-            f"{truth} has no polygon of a class of {scene} on it; found {seen}, "
+            f"{truth} has no polygon of a class of {scene} on it; found {present}, "
             f"known are {', '.join(sorted(known))}"
         )
     order = [*names.values(), *sorted(set(labels.names) - known)]
@@ -96,54 +96,39 @@ def score_objects(
     scores = []
     for name in order:
         found = shapes[class_ids == id_of.get(name, -1)]
-        there = labels.geometry[labels.names == name]
-        if id_of.get(name) != 0 and (len(found) or len(there)):
-            matched = count_matches(found, there, min_iou)
-            scores.append(ObjectScore(name, len(there), len(found), matched))
+        expected = labels.geometry[labels.names == name]
+        if id_of.get(name) != 0 and (len(found) or len(expected)):
+            matched = count_matches(found, expected, min_iou)
+            scores.append(ObjectScore(name, len(expected), len(found), matched))
     return scores
 
 
 def read_objects(
     path: Path,
 ) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.integer]]:
-    """Class names by id, the grid, and polygons in pixel coordinates with their class ids."""
+    """Return class names by id, the grid, and polygons in pixel coordinates with their classes."""
     raster = ClassRaster.open(path)
     names = {item.id: item.name for item in raster.classes}
-    geobox = raster.geobox
     with closing(raster.source):
         if not names:
             raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
-        windows = [Window(*place) for place in squares(geobox.width, geobox.height)]
-        blocks = [polygonize(raster.read(place), place, skip=raster.skip) for place in windows]
-    polygons = merge(blocks)
-    # No polygon of predict or vectorize is a speck.
-    polygons = polygons.take(np.flatnonzero(polygons.pixels >= raster.speck))
+        polygons = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
+    # Regions that predict and vectorize sieve are no objects.
+    polygons = polygons.select(polygons.pixels >= raster.speck)
     class_ids = raster.values[polygons.class_id]
-    return dict(sorted(names.items())), geobox, polygons.geometry, class_ids
-
-
-def squares(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """(column, row, width, height) of blocks that cover the raster."""
-    return [
-        (column, row, min(BLOCK, width - column), min(BLOCK, height - row))
-        for row in range(0, height, BLOCK)
-        for column in range(0, width, BLOCK)
-    ]
+    return dict(sorted(names.items())), raster.geobox, polygons.geometry, class_ids
 
 
 def count_matches(found: NDArray[np.object_], truth: NDArray[np.object_], min_iou: float) -> int:
-    """Pairs with at least this intersection over union, the best first, each polygon once."""
-    one, other = STRtree(truth).query(found, "intersects")
-    common = shapely.area(shapely.intersection(found[one], truth[other]))
-    union = shapely.area(found)[one] + shapely.area(truth)[other] - common
+    """Count pairs with at least `min_iou`, best first; each polygon is in one pair at most."""
+    i, j = STRtree(truth).query(found, "intersects")
+    common = shapely.area(shapely.intersection(found[i], truth[j]))
+    union = shapely.area(found)[i] + shapely.area(truth)[j] - common
     iou = common / np.maximum(union, np.finfo(float).tiny)
-    free_found, free_truth = np.ones(len(found), bool), np.ones(len(truth), bool)
-    matched = 0
+    found_matched, truth_matched = np.zeros(len(found), bool), np.zeros(len(truth), bool)
     for pair in np.argsort(-iou, kind="stable"):
         if iou[pair] < min_iou:
             break
-        i, j = one[pair], other[pair]
-        if free_found[i] and free_truth[j]:
-            free_found[i] = free_truth[j] = False
-            matched += 1
-    return matched
+        if not (found_matched[i[pair]] or truth_matched[j[pair]]):
+            found_matched[i[pair]] = truth_matched[j[pair]] = True
+    return int(found_matched.sum())

@@ -1,4 +1,4 @@
-"""A picture to look at: the polygons over the scene, with a legend."""
+"""Draw a preview: the polygons over the scene, with a legend."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from geoseg.geo.raster.scene import Scene
 from geoseg.guard import check_outputs
 
 SIDE = 1600
-"""Longest side of the view, px."""
+"""Longer side of the view, px."""
 LINE = 26
-"""Height of a line of the legend, px."""
+"""Height of a legend entry, px."""
 
 
 def write_preview(
     path: Path, scene: Scene, features: GeoDataFrame, classes: Sequence[LabelClass]
 ) -> None:
-    """Draw `features` (in the scene's CRS, with `class_id`) over a reduced view, as PNG.
+    """Write a PNG with `features` (in the scene's CRS, with `class_id`) over a reduced view.
 
-    Raises OutputError where it cannot be written, OptionError where it is the scene.
+    Raises OutputError if it cannot be written, OptionError if it would replace the scene.
     """
     check_outputs([path], [scene.path], overwrite=True)
     pixels = scene.overview(SIDE)
@@ -58,19 +58,19 @@ def write_preview(
         Staging(path.parent, path.name) as staging,
         vector_errors(f"{path} cannot be written", OutputError),
     ):
-        beside_legend(view, entries).save(staging.new / path.name, format="PNG")
+        add_legend(view, entries).save(staging.new / path.name, format="PNG")
 
 
-def beside_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:
-    """`view` with a column of colours and names to its right."""
+def add_legend(view: Image.Image, entries: list[tuple[Color, str]]) -> Image.Image:
+    """Return `view` with a column of colors and names to its right."""
     font = ImageFont.load_default(size=16)
-    across = max((font.getlength(text) for _, text in entries), default=0)
+    text_width = max((font.getlength(text) for _, text in entries), default=0)
     height = max(view.height, LINE * (len(entries) + 1))
-    sheet = Image.new("RGB", (view.width + int(across) + 60, height), "white")
+    sheet = Image.new("RGB", (view.width + int(text_width) + 60, height), "white")
     sheet.paste(view)
     canvas = ImageDraw.Draw(sheet)
-    for number, (color, text) in enumerate(entries):
-        left, top = view.width + 16, LINE // 2 + number * LINE
+    for row, (color, text) in enumerate(entries):
+        left, top = view.width + 16, LINE // 2 + row * LINE
         canvas.rectangle((left, top, left + 18, top + 16), fill=color, outline="black")
         canvas.text((left + 28, top - 2), text, fill="black", font=font)
     return sheet

@@ -1,1 +1,1 @@
-"""Polygons as arrays: traced, merged, sieved, simplified."""
+"""Polygons as arrays: traced, merged, sieved and simplified."""

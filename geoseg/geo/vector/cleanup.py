@@ -1,8 +1,8 @@
-"""The polygons of blocks become those of the scene: united, sieved, simplified.
+"""Clean up polygons that were traced in blocks: merge, sieve and simplify them.
 
-Most are whole and far from others in their block already, and are finished there, by whichever
-thread has the block. The others wait for the neighbouring blocks. So memory holds one corner for
-each that is written, and a few more; and results are those of the whole.
+Most polygons lie within one block, far from its border. They are cleaned by the thread that
+has the block; the others when all blocks are merged. So memory holds little more than the corners
+of the result, which equals that of the uncut raster.
 """
 
 from __future__ import annotations
@@ -14,46 +14,162 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.geo.vector.edges import connected
+from geoseg.geo.vector.edges import connected_components
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corners, segment_sum
 from geoseg.geo.vector.sieve import sieve
-from geoseg.geo.vector.simplify import reach, simplify
+from geoseg.geo.vector.simplify import interaction_distance, simplify
 
-_GROUP = 100_000
-"""Corners that are worth a turn: enough for arrays to pay, few enough for the processor's cache."""
-_PIECE = 64
-"""Corners of an outline that share a box."""
+TOLERANCE = 0.5
+"""Default tolerance of outlines, px."""
+_GROUP_SIZE = 100_000
+"""Corners cleaned at a time: enough for array operations to pay, few enough for the CPU cache."""
+_PIECE_SIZE = 64
+"""Corners of an outline that share a bounding box."""
 
 
-def independent(polygons: Polygons, distance: float) -> list[NDArray[np.int64]]:
-    """Places of polygons in groups whose outlines are more than `distance` px apart.
+@dataclass(frozen=True, slots=True)
+class CleanPolygons:
+    """Polygons in their final form."""
 
-    Each group keeps the order of the polygons.
+    polygons: Polygons
+    first_corners: NDArray[np.int32]
+    """(P, 2) x and y of the upper left corner of the first pixel before simplification: the
+    order of polygons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleanup:
+    """Settings of the cleanup, which is a function of polygons."""
+
+    min_pixels: float = 0
+    """See `sieve`."""
+    fill: bool = True
+    """See `sieve`."""
+    tolerance: float = 0
+    """See `simplify`."""
+    smooth: bool = True
+    """See `simplify`."""
+
+    @classmethod
+    def from_ground_units(
+        cls,
+        gsd: float | None,
+        *,
+        simplify: float | None,
+        min_area: float | None,
+        default_min_pixels: float,
+        fill: bool = True,
+        smooth: bool = True,
+    ) -> Cleanup:
+        """Convert sizes on the ground to pixels.
+
+        Args:
+            gsd: meters per pixel; None = the sizes are pixels already.
+            simplify: tolerance of the outlines, m; None = `TOLERANCE` pixels.
+            min_area: area of the smallest polygon, m²; None = `default_min_pixels` pixels.
+        """
+        pixel = gsd or 1.0
+        return cls(
+            min_pixels=default_min_pixels if min_area is None else min_area / pixel**2,
+            fill=fill,
+            tolerance=TOLERANCE if simplify is None else simplify / pixel,
+            smooth=smooth,
+        )
+
+    @property
+    def is_identity(self) -> bool:
+        """Polygons stay as they are."""
+        return self.min_pixels <= 1 and self.tolerance <= 0
+
+    def __call__(self, polygons: Polygons) -> CleanPolygons:
+        """Clean polygons that come with all of their neighbors."""
+        if self.is_identity:
+            return CleanPolygons(polygons, polygons.first_corners)
+        sieved = sieve(polygons, self.min_pixels, fill=self.fill)
+        simple = simplify(sieved, self.tolerance, smooth=self.smooth)
+        return CleanPolygons(simple, sieved.first_corners)
+
+    def clean_interior(self, block: BlockPolygons) -> tuple[BlockPolygons, CleanPolygons]:
+        """Clean the polygons near neither the block's border nor polygons that may cross it.
+
+        Returns the other polygons, and the clean ones. What a sieve fills in other blocks does not
+        matter here: it only removes polygons that hold nothing but specks, and such specks are
+        removed here, too.
+        """
+        if self.is_identity:
+            return replace(block, closed=Polygons.concatenate([])), self(block.closed)
+        polygons = Polygons.concatenate([block.closed, block.open])
+        is_open = np.arange(len(polygons)) >= len(block.closed)
+        distance, window = interaction_distance(self.tolerance), block.window
+        left, top, right, bottom = polygons.bounds.T
+        deferred = is_open | (left - window.col_off <= distance)
+        deferred |= top - window.row_off <= distance
+        deferred |= window.col_end - right <= distance
+        deferred |= window.row_end - bottom <= distance
+        cluster = clusters(polygons, distance)
+        deferred_clusters = np.zeros(len(polygons), bool)
+        deferred_clusters[cluster[deferred]] = True
+        deferred = deferred_clusters[cluster]
+        remaining = replace(block, closed=polygons.select(deferred & ~is_open))
+        return remaining, self(polygons.select(~deferred))
+
+    def merge_blocks(
+        self,
+        blocks: Iterable[BlockPolygons],
+        interiors: Iterable[CleanPolygons] = (),
+        apply: Callable[..., Iterable[CleanPolygons]] = map,
+    ) -> Polygons:
+        """Merge blocks, clean what was not yet clean, and sort all by their first pixels.
+
+        Args:
+            blocks, interiors: what `clean_interior` returned, or blocks as they were traced.
+            apply: `map`, or that of a thread pool.
+        """
+        polygons = merge(blocks)
+        if self.is_identity:
+            parts = [*interiors, self(polygons)]
+        else:
+            groups = independent_groups(polygons, interaction_distance(self.tolerance))
+            parts = [*interiors, *apply(lambda group: self(polygons.take(group)), groups)]
+        x, y = np.concatenate([part.first_corners for part in parts]).T
+        return Polygons.concatenate(part.polygons for part in parts).take(np.lexsort((x, y)))
+
+
+def independent_groups(polygons: Polygons, distance: float) -> list[NDArray[np.int64]]:
+    """Group polygons so that outlines of different groups are more than `distance` px apart.
+
+    Returns indices of polygons, ascending within each group.
     """
     cluster = clusters(polygons, distance)
     corners = segment_sum(polygons.ring_sizes, polygons.ring_counts)
-    before = np.cumsum(np.bincount(cluster, corners, len(polygons)))
-    group = (before // _GROUP)[cluster]
+    corners_before = np.cumsum(np.bincount(cluster, corners, len(polygons)))
+    group = (corners_before // _GROUP_SIZE)[cluster]
     order = np.argsort(group, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def clusters(polygons: Polygons, distance: float) -> NDArray[np.integer]:
-    """(P,) the first of the polygons that reach each other in steps of at most `distance` px, or
-    little more."""
-    boxes, owner = _boxes(polygons, distance / 2)
+    """Return (P,) the lowest index of each polygon's cluster.
+
+    A chain of polygons with gaps of at most `distance` px is one cluster. Gaps are those between
+    bounding boxes of pieces of outlines, so somewhat wider ones may count, too.
+    """
+    boxes, owner = _piece_boxes(polygons, distance / 2)
     near = shapely.STRtree(boxes).query(boxes)
-    return connected(len(polygons), owner[near])
+    return connected_components(len(polygons), owner[near])
 
 
-def _boxes(polygons: Polygons, margin: float) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
-    """Boxes around pieces of outlines, and the polygons of the pieces."""
+def _piece_boxes(
+    polygons: Polygons, margin: float
+) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """Return the boxes around pieces of outlines, and the polygon of each piece."""
     sizes = polygons.ring_sizes
-    pieces = -(-sizes // _PIECE)
-    first = np.repeat(polygons.ring_starts, pieces) + _PIECE * concat_ranges(0 * pieces, pieces)
-    # A piece goes on to the first corner of the next one.
+    pieces = -(-sizes // _PIECE_SIZE)
+    offsets = _PIECE_SIZE * concat_ranges(np.zeros_like(pieces), pieces)
+    first = np.repeat(polygons.ring_starts, pieces) + offsets
+    # A piece ends at the first corner of the next one.
     last = following_corners(sizes)[np.append(first, len(polygons.corners))[1:] - 1]
     low, high = (
         extreme(extreme.reduceat(polygons.corners, first), polygons.corners[last])
@@ -62,80 +178,3 @@ def _boxes(polygons: Polygons, margin: float) -> tuple[NDArray[np.object_], NDAr
     boxes = shapely.box(*(low - margin).T, *(high + margin).T)
     ring_owner = np.repeat(np.arange(len(polygons)), polygons.ring_counts)
     return boxes, np.repeat(ring_owner, pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class CleanPolygons:
-    """Polygons that are as they will be written."""
-
-    polygons: Polygons
-    first: NDArray[np.int32]
-    """(P, 2) x and y of the upper left corner of their first pixels, by which they are sorted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cleanup:
-    """What is done to polygons once they are whole."""
-
-    min_pixels: float = 0
-    """See `sieve`; so is `fill`."""
-    fill: bool = True
-    tolerance: float = 0
-    """See `simplify`; so is `smooth`."""
-    smooth: bool = True
-
-    @property
-    def is_nothing(self) -> bool:
-        """Polygons stay as they are."""
-        return self.min_pixels <= 1 and self.tolerance <= 0
-
-    def __call__(self, polygons: Polygons) -> CleanPolygons:
-        """Of polygons with all that are near them."""
-        kept = sieve(polygons, self.min_pixels, fill=self.fill)
-        return CleanPolygons(simplify(kept, self.tolerance, smooth=self.smooth), kept.first_corners)
-
-    def clean_interior(self, block: BlockPolygons) -> tuple[BlockPolygons, CleanPolygons]:
-        """Clean what is near neither the block's border nor polygons that go on beyond it.
-
-        What a sieve fills in other blocks makes no difference: that only takes polygons away which
-        hold nothing but specks, and such specks vanish here, too.
-        """
-        if self.is_nothing:
-            done = CleanPolygons(block.closed, block.closed.first_corners)
-            return replace(block, closed=Polygons.concatenate([])), done
-        every = Polygons.concatenate([block.closed, block.open])
-        is_open = np.arange(len(every)) >= len(block.closed)
-        distance, window = reach(self.tolerance), block.window
-        left, top, right, bottom = every.bounds.T
-        waits = is_open | (left - window.col_off <= distance) | (top - window.row_off <= distance)
-        waits |= (window.col_end - right <= distance) | (window.row_end - bottom <= distance)
-        cluster = clusters(every, distance)
-        held = np.zeros(len(every), bool)
-        held[cluster[waits]] = True
-        waits = held[cluster]
-        return (
-            BlockPolygons(window, closed=every.select(waits & ~is_open), open=block.open),
-            self(every.select(~waits)),
-        )
-
-    def merge_blocks(
-        self,
-        blocks: Iterable[BlockPolygons],
-        settled: Iterable[CleanPolygons] = (),
-        apply: Callable[..., Iterable[CleanPolygons]] = map,
-    ) -> Polygons:
-        """Clean the polygons of all blocks, in the order of their first pixels.
-
-        Args:
-            blocks, settled: what `clean_interior` returns, or blocks as they are.
-            apply: the `map` of a pool of threads.
-        """
-        polygons = merge(blocks)
-        parts = [*settled]
-        if self.is_nothing:
-            parts.append(CleanPolygons(polygons, polygons.first_corners))
-        else:
-            groups = independent(polygons, reach(self.tolerance))
-            parts += apply(lambda members: self(polygons.take(members)), groups)
-        x, y = np.concatenate([part.first for part in parts]).T
-        return Polygons.concatenate(part.polygons for part in parts).take(np.lexsort((x, y)))

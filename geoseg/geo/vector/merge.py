@@ -1,8 +1,8 @@
-"""Polygons of neighbouring blocks become those of the whole raster.
+"""Merge polygons of neighboring blocks into those of the whole raster.
 
-Where an outline runs along a seam and the class is the same on both sides, the edge goes and the
-two polygons are one. This costs as much as the polygons at seams have corners, however many blocks
-a region spans.
+Where an outline runs along a seam and the class is the same on both sides, the edge is removed and
+the two polygons become one. The cost grows with the corners of polygons at seams, however many
+blocks a region spans.
 """
 
 from __future__ import annotations
@@ -11,36 +11,42 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from geoseg.geo.vector.edges import NO_POLYGON, Edges, SharedEdges, connected, linked
+from geoseg.geo.vector.edges import (
+    NO_POLYGON,
+    Edges,
+    SharedEdges,
+    connected_components,
+    link_edges,
+)
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 
 
 def merge(blocks: Iterable[BlockPolygons]) -> Polygons:
-    """The polygons of all blocks, united across seams; equal to those of the uncut raster.
+    """Return the polygons of all blocks, equal to those of the uncut raster.
 
-    Blocks must not overlap; their order is of no importance.
+    Blocks must not overlap; they may come in any order.
     """
     blocks = sorted(blocks, key=lambda block: (block.window.row_off, block.window.col_off))
     closed = [block.closed for block in blocks]
-    return Polygons.concatenate([*closed, _united(blocks)]).in_order()
+    return Polygons.concatenate([*closed, _merge_across_seams(blocks)]).sort()
 
 
-def _united(blocks: list[BlockPolygons]) -> Polygons:
+def _merge_across_seams(blocks: list[BlockPolygons]) -> Polygons:
     parts = Polygons.concatenate(block.open for block in blocks)
-    edges = Edges.of(parts)
-    # Left, top, right and bottom of the block that each edge is from.
+    edges = Edges.from_polygons(parts)
+    # Left, top, right and bottom of the block of each edge.
     borders = np.array(
         [(w.col_off, w.row_off, w.col_end, w.row_end) for w in (b.window for b in blocks)]
     ).reshape(-1, 4)
     border = np.repeat(borders, [len(block.open) for block in blocks], axis=0)[edges.polygon]
-    upright = edges.is_upright
-    line = np.where(upright, edges.start[:, 0], edges.start[:, 1])[:, None]
-    on_seam = (line == np.where(upright[:, None], border[:, ::2], border[:, 1::2])).any(axis=1)
+    vertical = edges.is_vertical
+    line = np.where(vertical, edges.start[:, 0], edges.start[:, 1])[:, None]
+    on_seam = (line == np.where(vertical[:, None], border[:, ::2], border[:, 1::2])).any(axis=1)
 
-    seams = SharedEdges.of(edges[on_seam])
+    seams = SharedEdges.from_edges(edges[on_seam])
     joins = (seams.sides != NO_POLYGON).all(axis=0)
     joins &= parts.class_id[seams.sides[0]] == parts.class_id[seams.sides[1]]
-    root = connected(len(parts), seams.sides[:, joins])
+    root = connected_components(len(parts), seams.sides[:, joins])
     remaining = Edges.concatenate(edges[~on_seam], seams.edges(~joins))
-    return linked(remaining.renamed(root), parts.sum_by_group(root))
+    return link_edges(remaining.relabel(root), parts.sum_by_group(root))

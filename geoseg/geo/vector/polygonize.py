@@ -1,16 +1,17 @@
-"""Polygons of class rasters, from blocks to layers.
+"""Polygons of one block of a class raster.
 
-    block = polygonize(class_ids, window, confidence=probs)     # in workers, any thread
-    cleanup = Cleanup(min_pixels, tolerance=0.5)                # geoseg.geo.vector.cleanup
-    polygons = cleanup.merge_blocks(blocks)                     #   by:
-        merge(blocks)                                           #   geoseg.geo.vector.merge
-        sieve(polygons, min_pixels)                             #   geoseg.geo.vector.sieve
-        simplify(polygons, tolerance)                           #   geoseg.geo.vector.simplify
-    for table in tables(polygons, geobox, classes):             # geoseg.geo.layers.features
-        layers.append(table)                                    # geoseg.geo.layers.geopackage
+From blocks to layers:
 
-All but the last two is integer arithmetic on pixel corners, so the result does not depend on how
-the raster was cut into blocks, nor on the order in which these arrive.
+    block = polygonize_block(class_ids, window)       # in any thread or worker
+    polygons = Cleanup(min_pixels).merge_blocks(...)  # geoseg.geo.vector.cleanup
+        merge(blocks)                                 #   geoseg.geo.vector.merge
+        sieve(polygons, min_pixels)                   #   geoseg.geo.vector.sieve
+        simplify(polygons, tolerance)                 #   geoseg.geo.vector.simplify
+    for table in tables(polygons, geobox, classes):   # geoseg.geo.layers.features
+        writer.append(table)                          # geoseg.geo.layers.geopackage
+
+Up to the tables all is integer arithmetic on pixel corners, so the result depends neither on how
+the raster was cut into blocks nor on the order in which they arrive.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.geo.vector.contours import Corners, trace
-from geoseg.geo.vector.edges import connected
+from geoseg.geo.vector.edges import connected_components
 from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons, concat_ranges
 from geoseg.native.library import library
 from geoseg.tiling.grid import Window
@@ -39,13 +40,13 @@ class BlockPolygons:
     window: Window
     """The block."""
     closed: Polygons
-    """Those that touch no border of the block: nothing can be added to them."""
+    """Those that do not touch the border of the block, so they are complete."""
     open: Polygons
-    """Those that may go on in another block."""
+    """Those that touch the border, so they may continue in another block."""
 
 
-def polygonize(
-    class_ids: NDArray[np.uint8],
+def polygonize_block(
+    class_ids: NDArray[np.integer],
     window: Window,
     *,
     skip: Collection[int] = (0,),
@@ -53,59 +54,60 @@ def polygonize(
     min_pixels: float = 0,
     fill: bool = True,
 ) -> BlockPolygons:
-    """The 4-connected regions of equal class in one block.
+    """Return the 4-connected regions of equal class in one block.
 
     Args:
-        class_ids: (H, W) under `window`; IGNORE never becomes a polygon.
-        skip: classes that do not become polygons either.
+        class_ids: (H, W) classes of `window`, 0 or more, usually of dtype uint8; IGNORE never
+            becomes a polygon.
+        skip: classes that do not become polygons, either.
         confidence: (H, W) probability of the class, 0-1.
-        min_pixels, fill: as they will be given to `geoseg.geo.vector.sieve.sieve`. What that
-            would do away with for certain is left out at once; its result is the same.
+        min_pixels, fill: arguments of the `sieve` to come. What it would certainly remove is left
+            out here, which does not change its result.
     """
     lone = np.zeros((2, 0), np.int64)
     if fill and min_pixels > 1:
         class_ids, lone = _without_lone_pixels(class_ids)
-    found = trace(class_ids, skip)
-    lone = lone[:, found.has_class(*lone)]
-    rings = _Rings.of(found)
-    x, y = found.x, found.y
+    corners = trace(class_ids, skip)
+    lone = lone[:, corners.has_class(*lone)]
+    rings = _Rings.from_corners(corners)
+    x, y = corners.x, corners.y
 
-    # What is inside each polygon, but for pixels that were filled.
+    # Sums over the pixels of each polygon, without those that were filled.
     host = rings.polygon_at(*lone)
-    pixels = _sums(rings.polygon, rings.area, len(rings.shells))
+    pixels = _sum_by_index(rings.polygon, rings.area, len(rings.shells))
     pixels -= np.bincount(host, minlength=len(pixels))
     probability = None
     if confidence is not None:
-        accumulated = found.sign * _accumulate(confidence)[y, x]
-        probability = _sums(rings.polygon[rings.ring], accumulated, len(pixels))
+        integral = corners.sign * _integrate(confidence)[y, x]
+        probability = _sum_by_index(rings.polygon[rings.ring], integral, len(pixels))
         np.subtract.at(probability, host, _units(confidence[lone[0], lone[1]]))
 
     border = (x == 0) | (y == 0) | (x == class_ids.shape[1]) | (y == class_ids.shape[0])
     is_open = np.bincount(rings.polygon[rings.ring], border, len(pixels)) > 0
-    alive = is_open | (pixels >= min_pixels)
-    kept = np.ones(len(rings.heads), bool)
+    kept = is_open | (pixels >= min_pixels)
+    kept_rings = np.ones(len(rings.heads), bool)
     if fill:
-        filled = rings.inside_filled(min_pixels)
-        alive |= ~(filled | rings.isolated_specks(~alive & ~filled))
-        kept = (rings.area > 0) | (rings.area <= -min_pixels)
-    corners, ring_sizes, ring_counts = rings.to_arrays(kept & alive[rings.polygon])
-    every = Polygons(
-        corners=corners + np.array([window.col_off, window.row_off], np.int32),
+        filled = rings.inside_filled_holes(min_pixels)
+        kept |= ~(filled | rings.isolated_specks(~kept & ~filled))
+        kept_rings = (rings.area > 0) | (rings.area <= -min_pixels)
+    coordinates, ring_sizes, ring_counts = rings.to_arrays(kept_rings & kept[rings.polygon])
+    polygons = Polygons(
+        corners=coordinates + np.array([window.col_off, window.row_off], np.int32),
         ring_sizes=ring_sizes,
-        ring_counts=ring_counts[alive],
-        class_id=class_ids[y[rings.shells], x[rings.shells]][alive],
-        pixels=pixels[alive],
-        probability=None if probability is None else probability[alive],
+        ring_counts=ring_counts[kept],
+        class_id=class_ids[y[rings.shells], x[rings.shells]][kept],
+        pixels=pixels[kept],
+        probability=None if probability is None else probability[kept],
     )
-    is_open = is_open[alive]
-    return BlockPolygons(window, closed=every.select(~is_open), open=every.select(is_open))
+    is_open = is_open[kept]
+    return BlockPolygons(window, closed=polygons.select(~is_open), open=polygons.select(is_open))
 
 
 @dataclass(frozen=True, slots=True)
 class _Rings:
-    """The corners of a block by ring (R of them) and polygon (P)."""
+    """The N corners of a block, by ring (R of them) and polygon (P)."""
 
-    found: Corners
+    corners: Corners
     heads: Ints
     """(R,) first corner of each ring, ascending."""
     ring: Ints
@@ -115,26 +117,26 @@ class _Rings:
     polygon: Ints
     """(R,) polygon of each ring."""
     area: Ints
-    """(R,) pixels inside; those of holes negative."""
+    """(R,) pixels inside; negative for holes."""
 
     @classmethod
-    def of(cls, found: Corners) -> _Rings:
-        heads, ring = _numbered(found.head, found.head)
-        shells, polygon = _numbered(found.component, found.component[heads])
-        area = _sums(ring, found.sign * found.x * found.y, len(heads))
-        return cls(found, heads, ring, shells, polygon, area)
+    def from_corners(cls, corners: Corners) -> _Rings:
+        heads, ring = _number(corners.head, corners.head)
+        shells, polygon = _number(corners.component, corners.component[heads])
+        area = _sum_by_index(ring, corners.sign * corners.x * corners.y, len(heads))
+        return cls(corners, heads, ring, shells, polygon, area)
 
     def polygon_at(self, y: Ints, x: Ints) -> Ints:
-        """(n,) polygons of pixels that have one."""
-        return _numbered(self.found.component, self.found.component_at(y, x))[1]
+        """Return (n,) the polygons of pixels, all of which must have a class."""
+        return _number(self.corners.component, self.corners.component_at(y, x))[1]
 
-    def inside_filled(self, min_pixels: float) -> Bools:
-        """(P,) those in holes which a sieve fills, whatever else is there."""
-        y, x = self.found.y[self.shells], self.found.x[self.shells] - 1
-        inner = np.flatnonzero(self.found.has_class(y, x))
-        ring = self.ring[self.found.edges.ending(y[inner], x[inner])]
-        # Left of the first pixel is the rim of the hole, or a neighbour in it whose first pixel
-        # came earlier; so following these comes to an end.
+    def inside_filled_holes(self, min_pixels: float) -> Bools:
+        """Return (P,) whether each polygon lies in a hole that a sieve fills in any case."""
+        y, x = self.corners.y[self.shells], self.corners.x[self.shells] - 1
+        inner = np.flatnonzero(self.corners.has_class(y, x))
+        ring = self.ring[self.corners.edges.right_side(y[inner], x[inner])]
+        # Left of the first pixel is the rim of the hole, or a neighbor in it whose first pixel
+        # comes earlier; so the chain ends at the rim.
         owner, filled = np.arange(len(self.shells)), np.zeros(len(self.shells), bool)
         owner[inner] = np.where(self.area[ring] > 0, self.polygon[ring], inner)
         filled[inner] = (self.area[ring] < 0) & (self.area[ring] > -min_pixels)
@@ -142,94 +144,96 @@ class _Rings:
             owner = owner[owner]
         return filled[owner]
 
-    def isolated_specks(self, asked: Bools) -> Bools:
-        """(P,) those of (P,) polygons asked for that touch no others, even through each other."""
-        p, y, x = self.neighbours(asked)
-        touched = self.found.has_class(y, x)
-        p, q = p[touched], self.polygon_at(y[touched], x[touched])
-        group = connected(len(asked), np.stack([p, q])[:, asked[q]])
-        saved = np.zeros(len(asked), bool)
-        saved[group[p[~asked[q]]]] = True
-        return asked & ~saved[group]
+    def isolated_specks(self, specks: Bools) -> Bools:
+        """Return (P,) the specks whose connected groups touch no other polygon."""
+        p, y, x = self.neighboring_pixels(specks)
+        has_class = self.corners.has_class(y, x)
+        p, q = p[has_class], self.polygon_at(y[has_class], x[has_class])
+        group = connected_components(len(specks), np.stack([p, q])[:, specks[q]])
+        touches_others = np.zeros(len(specks), bool)
+        touches_others[group[p[~specks[q]]]] = True
+        return specks & ~touches_others[group]
 
-    def neighbours(self, asked: Bools) -> tuple[Ints, Ints, Ints]:
-        """Polygon, row and column for every pixel that borders on one of the polygons asked for."""
-        found = self.found
-        start = np.flatnonzero(asked[self.polygon[self.ring]])
-        end = found.following[start]
-        (x0, y0), (x1, y1) = ((found.x[corner], found.y[corner]) for corner in (start, end))
+    def neighboring_pixels(self, which: Bools) -> tuple[Ints, Ints, Ints]:
+        """Return polygon, row and column of every pixel beside the outlines of (P,) polygons."""
+        corners = self.corners
+        start = np.flatnonzero(which[self.polygon[self.ring]])
+        end = corners.following[start]
+        (x0, y0), (x1, y1) = ((corners.x[corner], corners.y[corner]) for corner in (start, end))
         # The polygon is on the right: below an edge to the right, and right of an edge upwards.
         top, left = np.minimum(y0, y1) - (x1 > x0), np.minimum(x0, x1) - (y1 < y0)
         length = abs(x1 - x0) + abs(y1 - y0)
-        edge, step = (
-            np.repeat(np.arange(len(start)), length),
-            concat_ranges(np.zeros_like(length), length),
-        )
-        upright = (x0 == x1)[edge]
+        edge = np.repeat(np.arange(len(start)), length)
+        step = concat_ranges(np.zeros_like(length), length)
+        vertical = (x0 == x1)[edge]
         polygon = self.polygon[self.ring[start]][edge]
-        return polygon, top[edge] + step * upright, left[edge] + step * ~upright
+        return polygon, top[edge] + step * vertical, left[edge] + step * ~vertical
 
     def to_arrays(
         self, kept: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-        """Corners, ring_sizes and (P,) ring_counts as in `Polygons`, of (R,) `kept` rings."""
-        # Rings of one polygon go next to each other, its shell first.
+        """Return corners, ring_sizes and (P,) ring_counts as in `Polygons`, of (R,) kept rings."""
+        # The rings of a polygon are consecutive, its shell first.
         order = np.lexsort((self.area < 0, self.polygon))
         order = order[kept[order]]
         sizes = np.bincount(self.ring, minlength=len(self.heads))
         start = np.full(len(self.heads), -1)
         start[order] = np.cumsum(sizes[order]) - sizes[order]
-        mine = start[self.ring] >= 0
-        place = start[self.ring[mine]] + self.found.rank[mine]
-        corners = np.empty((len(place), 2), np.int32)
-        corners[place, 0], corners[place, 1] = self.found.x[mine], self.found.y[mine]
-        return corners, sizes[order], np.bincount(self.polygon[order], minlength=len(self.shells))
+        used = start[self.ring] >= 0
+        index = start[self.ring[used]] + self.corners.rank[used]
+        coordinates = np.empty((len(index), 2), np.int32)
+        coordinates[index, 0] = self.corners.x[used]
+        coordinates[index, 1] = self.corners.y[used]
+        return (
+            coordinates,
+            sizes[order],
+            np.bincount(self.polygon[order], minlength=len(self.shells)),
+        )
 
 
 def _without_lone_pixels(
-    class_ids: NDArray[np.uint8],
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels in the midst of one other region take its class.
+    class_ids: NDArray[np.integer],
+) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Give single pixels in the midst of another region its class.
 
-    Their four sides have one class, and so have three corners at least, which connect the sides.
-    Returns the result and (2, n) the pixels' rows and columns.
+    The pixels on their four sides have one class, and so have at least three of those at their
+    corners, which connect the four. Returns the result, and (2, n) rows and columns of the pixels.
     """
     inner, left, above = class_ids[1:-1, 1:-1], class_ids[1:-1, :-2], class_ids[:-2, 1:-1]
-    places = np.flatnonzero((inner != left) & (inner != above))
-    y, x = np.divmod(places, max(inner.shape[1], 1))
+    candidates = np.flatnonzero((inner != left) & (inner != above))
+    y, x = np.divmod(candidates, max(inner.shape[1], 1))
     around = class_ids[y, x + 1]
     sides = [class_ids[y + down, x + right] == around for down, right in ((1, 0), (1, 2), (2, 1))]
     corners = [class_ids[y + down, x + right] == around for down in (0, 2) for right in (0, 2)]
-    alike = np.all(sides, axis=0) & (np.sum(corners, axis=0) >= 3)
-    if not alike.any():
+    lone = np.all(sides, axis=0) & (np.sum(corners, axis=0) >= 3)
+    if not lone.any():
         return class_ids, np.zeros((2, 0), np.int64)
-    y, x = y[alike] + 1, x[alike] + 1
+    y, x = y[lone] + 1, x[lone] + 1
     filled = class_ids.copy()
-    filled[y, x] = around[alike]
+    filled[y, x] = around[lone]
     return filled, np.stack([y, x])
 
 
-def _numbered(
-    first: NDArray[np.integer], members: NDArray[np.integer]
-) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Elements that are their own `first`, and for each member the place of its first in them."""
-    own = first == np.arange(len(first))
-    return np.flatnonzero(own), (np.cumsum(own) - 1)[members]
+def _number(first: Ints, members: Ints) -> tuple[Ints, Ints]:
+    """Return the elements that are their own `first`, and the index among them of each member."""
+    is_first = first == np.arange(len(first))
+    return np.flatnonzero(is_first), (np.cumsum(is_first) - 1)[members]
 
 
-def _sums(index: Ints, values: Ints, count: int) -> NDArray[np.int64]:
-    """(count,) sums of the values of each index; exact, as those of bincount are not."""
+def _sum_by_index(index: Ints, values: Ints, count: int) -> NDArray[np.int64]:
+    """Return (count,) the sum of the values of each index; exact, unlike those of bincount."""
     sums = np.zeros(count, np.int64)
     np.add.at(sums, index, values)
     return sums
 
 
 def _units(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return probabilities in units of 1 / PROBABILITY_UNIT."""
     return np.rint(confidence * np.float32(PROBABILITY_UNIT)).astype(np.int64)
 
 
-def _accumulate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
-    """(H + 1, W + 1) sums of all pixels above and to the left, in units of probability."""
+def _integrate(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return (H + 1, W + 1) the sums of all pixels above and to the left, as `_units`."""
     height, width = confidence.shape
     if lib := library():
         sums = np.empty((height + 1, width + 1), np.int64)

@@ -1,7 +1,8 @@
-"""Polygons as flat arrays of integer corners: compact, quick to pickle, and exact.
+"""Polygons as ragged arrays of integer corners: compact, quick to pickle, and exact.
 
-Shells run so that their shoelace sum in (x = column, y = row) is positive. A ring starts at its
-first corner in row-major order and a polygon with its shell. So equal polygons are equal arrays.
+The layout is that of GeoArrow: coordinates, and the sizes of rings and polygons. Shells run so
+that their shoelace sum in (x = column, y = row) is positive. A ring begins at its first corner in
+row-major order, a polygon with its shell. So equal polygons are equal arrays.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 PROBABILITY_UNIT = 2**16
-"""Probabilities are added as integers, so that no order of adding changes the sum."""
+"""Probabilities are summed as integers, so that the order of summands does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class Polygons:
     class_id: NDArray[np.integer]
     """(P,)"""
     pixels: NDArray[np.int64]
-    """(P,) pixels of the class; specks that were filled do not count."""
+    """(P,) pixels of the class, without specks that were filled."""
     probability: NDArray[np.int64] | None
-    """(P,) sum of the probability over those pixels, in units of 1 / PROBABILITY_UNIT."""
+    """(P,) sum of the class's probability over these pixels, in units of 1 / PROBABILITY_UNIT."""
     steps: int = 1
-    """Steps of the corners' grid in a pixel: 2 once outlines are smooth."""
+    """Grid steps per pixel in which corners are counted: 2 once outlines are smooth."""
 
     def __len__(self) -> int:
         return len(self.class_id)
@@ -65,8 +66,8 @@ class Polygons:
     def ring_areas(self) -> NDArray[np.int64]:
         """(R,) pixels inside each ring, those of holes negative."""
         x, y = self.corners.astype(np.int64).T
-        onward = following_corners(self.ring_sizes)
-        return segment_sum(x * (y[onward] - y), self.ring_sizes)
+        following = following_corners(self.ring_sizes)
+        return segment_sum(x * (y[following] - y), self.ring_sizes)
 
     @property
     def geometry(self) -> NDArray[np.object_]:
@@ -81,7 +82,7 @@ class Polygons:
 
     @property
     def bounds(self) -> NDArray[np.int32]:
-        """(P, 4) left, top, right and bottom."""
+        """(P, 4) left, top, right and bottom, in grid steps."""
         low, high = (
             extreme.reduceat(self.corners, self.ring_starts)[self.shells]
             for extreme in (np.minimum, np.maximum)
@@ -89,7 +90,7 @@ class Polygons:
         return np.concatenate([low, high], axis=1)
 
     def select(self, which: NDArray[np.bool_], rings: NDArray[np.bool_] | None = None) -> Polygons:
-        """The polygons of a (P,) mask, of their rings only those of an (R,) mask."""
+        """Return the polygons of a (P,) mask, with their rings of an (R,) mask."""
         kept = np.repeat(which, self.ring_counts)
         if rings is not None:
             kept &= rings
@@ -104,7 +105,7 @@ class Polygons:
         )
 
     def take(self, order: NDArray[np.integer]) -> Polygons:
-        """The polygons at the places of `order`, in that order."""
+        """Return the polygons of these indices, in their order."""
         rings = concat_ranges(self.shells[order], self.ring_counts[order])
         return replace(
             self,
@@ -116,29 +117,30 @@ class Polygons:
             probability=None if self.probability is None else self.probability[order],
         )
 
-    def in_order(self) -> Polygons:
-        """Sorted by their first pixels."""
+    def sort(self) -> Polygons:
+        """Return the polygons in the order of their first pixels."""
         x, y = self.first_corners.T
         return self.take(np.lexsort((x, y)))
 
     def sum_by_group(self, group: NDArray[np.integer]) -> Polygons:
-        """With the sums over all polygons of a group at the place that is its number."""
+        """Replace pixels and probability by the sums of (P,) groups, at the index of each group."""
 
-        def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        def group_sum(values: NDArray[np.int64]) -> NDArray[np.int64]:
             sums = np.zeros_like(values)
             np.add.at(sums, group, values)
             return sums
 
-        probability = None if self.probability is None else added(self.probability)
-        return replace(self, pixels=added(self.pixels), probability=probability)
+        probability = None if self.probability is None else group_sum(self.probability)
+        return replace(self, pixels=group_sum(self.pixels), probability=probability)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Polygons]) -> Polygons:
-        """One after the other."""
+        """Join polygons. Raises ValueError unless all have the same grid, and all or none a
+        probability."""
         parts = [part for part in parts if len(part)] or [_NONE]
-        sums = [part.probability for part in parts if part.probability is not None]
-        if sums and len(sums) < len(parts):
-            raise ValueError("some of the polygons have a confidence, others have none")
+        probabilities = [part.probability for part in parts if part.probability is not None]
+        if probabilities and len(probabilities) < len(parts):
+            raise ValueError("some of the polygons have a probability, others have none")
         if len({part.steps for part in parts}) > 1:
             raise ValueError("the polygons lie on different grids")
         return cls(
@@ -147,7 +149,7 @@ class Polygons:
             ring_counts=np.concatenate([part.ring_counts for part in parts]),
             class_id=np.concatenate([part.class_id for part in parts]),
             pixels=np.concatenate([part.pixels for part in parts]),
-            probability=np.concatenate(sums) if sums else None,
+            probability=np.concatenate(probabilities) if probabilities else None,
             steps=parts[0].steps,
         )
 
@@ -163,20 +165,20 @@ _NONE = Polygons(
 
 
 def following_corners(ring_sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) index of the corner after each one, around its ring."""
+    """Return (N,) the index of the next corner around the ring."""
     ends = np.cumsum(ring_sizes)
-    onward = np.arange(1, (ends[-1] if len(ends) else 0) + 1)
-    onward[ends - 1] = ends - ring_sizes
-    return onward
+    following = np.arange(1, (ends[-1] if len(ends) else 0) + 1)
+    following[ends - 1] = ends - ring_sizes
+    return following
 
 
 def segment_sum(values: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum of each of consecutive runs, none of which is empty."""
+    """Return the sum of each of consecutive segments, none of which is empty."""
     return np.add.reduceat(values, np.cumsum(sizes) - sizes) if len(sizes) else values[:0]
 
 
 def concat_ranges(starts: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
-    """start, start + 1, … for `size` numbers, of every pair."""
+    """Return start, start + 1, …, start + size - 1 of every pair, joined."""
     ends = np.cumsum(sizes)
     first = np.repeat(starts - (ends - sizes), sizes)
     return np.arange(ends[-1] if len(ends) else 0, dtype=np.int64) + first

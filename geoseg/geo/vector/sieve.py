@@ -1,4 +1,4 @@
-"""Specks: regions too small to be kept."""
+"""Remove specks: regions that are too small to be kept."""
 
 from __future__ import annotations
 
@@ -7,76 +7,86 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.geo.vector.edges import NO_POLYGON, Edges, SharedEdges, connected, linked
+from geoseg.geo.vector.edges import (
+    NO_POLYGON,
+    Edges,
+    SharedEdges,
+    connected_components,
+    link_edges,
+)
 from geoseg.geo.vector.polygons import Polygons
 
 Ints = NDArray[np.integer]
 
+_OUTSIDE = np.iinfo(np.int32).max
+"""Class of what has none; the largest, so that it loses against a class of equal border length."""
+
 
 def sieve(polygons: Polygons, min_pixels: float, *, fill: bool = True) -> Polygons:
-    """Without regions of fewer than `min_pixels` pixels.
+    """Remove regions of fewer than `min_pixels` pixels.
 
-    With `fill` they take the class around them. First holes of fewer pixels are closed, whatever
-    they hold. Then each speck that is left takes the class that borders on most of its outline
-    (of equals the lower id), but vanishes where the outline borders on no polygon for longer.
-    Specks among specks wait until their neighbours have a class. Without `fill` all specks vanish
-    and leave holes.
+    With `fill` they take the class around them. First, holes of fewer pixels are closed, whatever
+    they contain. Then each remaining speck takes the class that borders on most of its outline (of
+    equals the lower id), or is removed where more of the outline borders on no polygon. Specks
+    among specks wait until their neighbors have a class. Without `fill` all specks are removed and
+    leave holes.
 
-    Because it looks at whole regions only, the result does not depend on how the raster was cut.
+    Only whole regions count, so the result does not depend on how the raster was cut into blocks.
     `pixels` and `confidence` remain those of the pixels that had the class before.
     """
     small = polygons.pixels < min_pixels
     if not fill:
         return polygons.select(~small)
     areas = polygons.ring_areas
-    everybody = np.ones(len(polygons), bool)
-    polygons = polygons.select(everybody, (areas > 0) | (areas <= -min_pixels))
+    all_polygons = np.ones(len(polygons), bool)
+    polygons = polygons.select(all_polygons, (areas > 0) | (areas <= -min_pixels))
     if not small.any():
         return polygons
-    edges = Edges.of(polygons)
-    beside = edges.beside(edges[small[edges.polygon]])
-    near = small.copy()
-    near[edges.polygon[beside]] = True
-    stretches = SharedEdges.of(edges[beside])
-    class_id = _classes(stretches, polygons.class_id, small)
+    edges = Edges.from_polygons(polygons)
+    at_specks = edges.overlaps(edges[small[edges.polygon]])
+    affected = small.copy()
+    affected[edges.polygon[at_specks]] = True
+    shared = SharedEdges.from_edges(edges[at_specks])
+    class_id = _new_classes(shared, polygons.class_id, small)
 
-    settled = np.append(class_id != NO_POLYGON, False)  # the place -1 is NO_POLYGON's
-    left, right = stretches.sides
-    joins = settled[left] & settled[right] & (class_id[left] == class_id[right])
-    root = connected(len(polygons), stretches.sides[:, joins])
-    remaining = Edges.concatenate(edges[near[edges.polygon] & ~beside], stretches.edges(~joins))
-    remaining = remaining[settled[remaining.polygon]].renamed(root)
-    united = linked(remaining, _reclassified(polygons, class_id, small).sum_by_group(root))
-    return Polygons.concatenate([polygons.select(~near), united]).in_order()
+    has_class = np.append(class_id != NO_POLYGON, False)  # the last one is that of NO_POLYGON
+    left, right = shared.sides
+    joins = has_class[left] & has_class[right] & (class_id[left] == class_id[right])
+    root = connected_components(len(polygons), shared.sides[:, joins])
+    unshared = edges[affected[edges.polygon] & ~at_specks]
+    remaining = Edges.concatenate(unshared, shared.edges(~joins))
+    remaining = remaining[has_class[remaining.polygon]].relabel(root)
+    merged = link_edges(remaining, _reclassify(polygons, class_id, small).sum_by_group(root))
+    return Polygons.concatenate([polygons.select(~affected), merged]).sort()
 
 
-def _classes(stretches: SharedEdges, class_id: Ints, speck: NDArray[np.bool_]) -> Ints:
-    """(P,) classes after the sieve; NO_POLYGON for specks that vanish."""
-    nothing = np.iinfo(np.int32).max  # loses against a class that borders for as long
-    result = np.append(
-        np.where(speck, NO_POLYGON, class_id.astype(np.int64)), nothing
-    )  # the place -1 is NO_POLYGON's
-    mine, other = np.concatenate([stretches.sides, stretches.sides[::-1]], axis=1)
-    mine_is_speck = np.append(speck, False)[mine]
-    mine, other = mine[mine_is_speck], other[mine_is_speck]
-    length = np.tile(stretches.lengths, 2)[mine_is_speck]
+def _new_classes(shared: SharedEdges, class_id: Ints, is_speck: NDArray[np.bool_]) -> Ints:
+    """Return (P,) classes after the sieve; NO_POLYGON for specks that are removed."""
+    # The last element is that of NO_POLYGON, which indexes it as -1.
+    result = np.append(np.where(is_speck, NO_POLYGON, class_id.astype(np.int64)), _OUTSIDE)
+    own, other = np.concatenate([shared.sides, shared.sides[::-1]], axis=1)
+    own_is_speck = np.append(is_speck, False)[own]
+    own, other = own[own_is_speck], other[own_is_speck]
+    length = np.tile(shared.lengths, 2)[own_is_speck]
     while True:
-        asks = (result[mine] == NO_POLYGON) & (result[other] != NO_POLYGON)
-        key, place = np.unique((mine[asks] << 32) + result[other[asks]], return_inverse=True)
-        total = np.bincount(place, length[asks])
-        who, what = key >> 32, key & 0xFFFFFFFF
-        order = np.lexsort((what, -total, who))
-        best = order[np.diff(who[order], prepend=-1) != 0]
-        best = best[what[best] != nothing]
+        undecided = (result[own] == NO_POLYGON) & (result[other] != NO_POLYGON)
+        keys = (own[undecided] << 32) + result[other[undecided]]
+        key, index = np.unique(keys, return_inverse=True)
+        border = np.bincount(index, length[undecided])
+        speck, neighbor = key >> 32, key & 0xFFFFFFFF
+        order = np.lexsort((neighbor, -border, speck))
+        best = order[np.diff(speck[order], prepend=-1) != 0]
+        best = best[neighbor[best] != _OUTSIDE]
         if len(best) == 0:
             return result[:-1]
-        result[who[best]] = what[best]
+        result[speck[best]] = neighbor[best]
 
 
-def _reclassified(parts: Polygons, class_id: Ints, speck: NDArray[np.bool_]) -> Polygons:
+def _reclassify(polygons: Polygons, class_id: Ints, is_speck: NDArray[np.bool_]) -> Polygons:
+    probability = polygons.probability
     return replace(
-        parts,
-        class_id=class_id.astype(parts.class_id.dtype),
-        pixels=np.where(speck, 0, parts.pixels),
-        probability=None if parts.probability is None else np.where(speck, 0, parts.probability),
+        polygons,
+        class_id=class_id.astype(polygons.class_id.dtype),
+        pixels=np.where(is_speck, 0, polygons.pixels),
+        probability=None if probability is None else np.where(is_speck, 0, probability),
     )

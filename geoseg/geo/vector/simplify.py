@@ -1,7 +1,7 @@
-"""Outlines with fewer corners and without steps; neighbours still share their boundary.
+"""Simplify outlines; neighbors still share their boundary.
 
-Corners are cut off first, so that steps of one pixel become slopes; then those that are hardly
-any are removed. Both happens on a grid of half pixels, without rounding.
+First corners are cut off, so that steps of one pixel become slopes; then those within the
+tolerance are removed. Both happen on a grid of half pixels, without rounding.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corner
 
 
 def simplify(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Polygons:
-    """Outlines that follow the original ones with fewer corners.
+    """Return outlines that follow the original ones with fewer corners.
 
-    Corners where three outlines meet stay. No outline is moved across a corner of another one, so
-    polygons that do not overlap still do not, and there are no gaps where there were none.
+    Corners where three outlines meet stay. No outline moves across a corner of another one, so
+    polygons that did not overlap still do not, and no gaps appear between them.
 
     Args:
-        tolerance: how far a corner may lie from the outline that it no longer is part of, px;
-            0 leaves the outlines as they are.
+        tolerance: greatest distance of a removed corner from the new outline, px; 0 = leave the
+            outlines as they are.
         smooth: cut corners first, by half of their edges and at most a pixel.
     """
     if tolerance <= 0 or len(polygons) == 0:
         return polygons
-    polygons = noded(polygons)
-    outlines = Outlines.of(polygons)
+    polygons = insert_nodes(polygons)
+    outlines = Outlines.from_polygons(polygons)
     if smooth:
         polygons = _cut_corners(polygons, outlines)
-        outlines = Outlines.of(polygons)
-    outlines.thin(tolerance * polygons.steps)
+        outlines = Outlines.from_polygons(polygons)
+    outlines.simplify(tolerance * polygons.steps)
     kept = outlines.alive
     return replace(
         polygons,
@@ -41,38 +41,38 @@ def simplify(polygons: Polygons, tolerance: float, *, smooth: bool = True) -> Po
     )
 
 
-def reach(tolerance: float) -> float:
-    """Pixels between outlines beyond which they do not see each other in `simplify`.
+def interaction_distance(tolerance: float) -> float:
+    """Return the distance, px, beyond which outlines do not affect each other in `simplify`.
 
-    Smoothing moves an outline by at most a pixel. What lies between a corner that goes and the
-    new edge is within the tolerance of that edge, and this within it of the outline.
+    Smoothing moves an outline by at most a pixel. All points between a removed corner and the new
+    edge are within the tolerance of that edge, which is within the tolerance of the outline.
     """
     return 2 * tolerance + 2
 
 
 def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
-    """Corners give way to two points on their edges: at a pixel from them, or halfway.
+    """Replace each corner by two points on its edges: a pixel away from it, or halfway.
 
-    The triangles that are cut off cover half a pixel each at most, and hold no other corner.
+    The triangles that are cut off cover half a pixel each at most, and contain no other corner.
     """
     corners = polygons.corners.astype(np.int64)
     cut = np.zeros((len(corners), 2, 2), np.int64)
-    for point, neighbour in enumerate((outlines.before, outlines.after)):
-        edge = corners[neighbour] - corners
+    for point, neighbor in enumerate((outlines.before, outlines.after)):
+        edge = corners[neighbor] - corners
         leg = np.sign(edge) * np.minimum(abs(edge), 2)
         cut[:, point] = 2 * corners + np.where(outlines.fixed[:, None], 0, leg)
     points = cut.reshape(-1, 2).astype(np.int32)
     # Two cuts that meet halfway are one corner, and so are the two of a corner that stays.
     sizes = 2 * polygons.ring_sizes
-    ahead = points[following_corners(sizes)]
-    kept = (points[:, 0] != ahead[:, 0]) | (points[:, 1] != ahead[:, 1])
+    following = points[following_corners(sizes)]
+    kept = (points[:, 0] != following[:, 0]) | (points[:, 1] != following[:, 1])
     points, fixed = points[kept], np.repeat(outlines.fixed, 2)[kept]
     sizes = segment_sum(kept.astype(np.int64), sizes)
-    # Cuts along one slope are none.
-    onward = points[following_corners(sizes)] - points
-    arriving = np.empty_like(onward)
-    arriving[following_corners(sizes)] = onward
-    kept = fixed | (arriving[:, 0] * onward[:, 1] != arriving[:, 1] * onward[:, 0])
+    # Points between two edges of one direction are no corners.
+    leaving = points[following_corners(sizes)] - points
+    arriving = np.empty_like(leaving)
+    arriving[following_corners(sizes)] = leaving
+    kept = fixed | (arriving[:, 0] * leaving[:, 1] != arriving[:, 1] * leaving[:, 0])
     return replace(
         polygons,
         corners=points[kept],
@@ -81,24 +81,24 @@ def _cut_corners(polygons: Polygons, outlines: Outlines) -> Polygons:
     )
 
 
-def noded(polygons: Polygons) -> Polygons:
-    """With a corner wherever another polygon's corner lies on an edge, as coverages need it."""
+def insert_nodes(polygons: Polygons) -> Polygons:
+    """Insert a corner wherever a corner of another polygon lies on an edge, as in a coverage."""
     start = polygons.corners.astype(np.int64)
-    onward = following_corners(polygons.ring_sizes)
-    upright = start[:, 0] == start[onward, 0]
+    following = following_corners(polygons.ring_sizes)
+    vertical = start[:, 0] == start[following, 0]
     sizes = np.empty(len(start), np.int64)
     # Keys sort corners along rows, or along columns; an edge passes those between its two ends.
     passed = []
-    for edges, across, along in ((~upright, 1, 0), (upright, 0, 1)):
-        keys, _, place = np.unique((start[:, across] << 32) + start[:, along], True, True)
-        first, last = place[edges], place[onward[edges]]
+    for edges, across, along in ((~vertical, 1, 0), (vertical, 0, 1)):
+        keys, _, index = np.unique((start[:, across] << 32) + start[:, along], True, True)
+        first, last = index[edges], index[following[edges]]
         sizes[edges] = steps = abs(last - first)
-        ahead = np.repeat(np.sign(last - first), steps)
-        found = keys[np.repeat(first, steps) + ahead * concat_ranges(np.zeros_like(first), steps)]
-        places = np.empty((len(found), 2), np.int32)
-        places[:, across], places[:, along] = found >> 32, found & 0xFFFFFFFF
-        passed.append(places)
+        forward = np.repeat(np.sign(last - first), steps)
+        found = keys[np.repeat(first, steps) + forward * concat_ranges(np.zeros_like(first), steps)]
+        nodes = np.empty((len(found), 2), np.int32)
+        nodes[:, across], nodes[:, along] = found >> 32, found & 0xFFFFFFFF
+        passed.append(nodes)
     corners = np.empty((sizes.sum(), 2), np.int32)
-    of_upright = np.repeat(upright, sizes)
-    corners[~of_upright], corners[of_upright] = passed
+    is_vertical = np.repeat(vertical, sizes)
+    corners[~is_vertical], corners[is_vertical] = passed
     return replace(polygons, corners=corners, ring_sizes=segment_sum(sizes, polygons.ring_sizes))

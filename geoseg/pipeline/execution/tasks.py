@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
 from geoseg.geo.raster.resampled import ResampledScene
-from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
@@ -137,7 +137,9 @@ def decode_block(
             valid &= plan.aoi.mask(window)
         class_ids[~valid] = IGNORE
     with timer.stage("polygonize"):
-        polygons = polygonize(class_ids, window, confidence=probability, min_pixels=plan.min_pixels)
+        polygons = polygonize_block(
+            class_ids, window, confidence=probability, min_pixels=plan.min_pixels
+        )
     return BlockResult(
         number=number,
         block=block,

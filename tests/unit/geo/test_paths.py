@@ -20,7 +20,7 @@ from geoseg.cli.main import main
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.formats import export, planned_files
-from geoseg.geo.layers.names import LONGEST, LayerNames, clean, distinct
+from geoseg.geo.layers.names import LONGEST, LayerNames, clean_name, distinct_names
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import raster_path, vector_path
 from geoseg.geo.raster.address import scene_stem
@@ -79,19 +79,19 @@ def test_any_name(folder: str, stem: str, kind: str, names: list[str]) -> None:
         assert scene_stem(scene) == Scene.open(str(scene), bands=(1,)).stem == scene.stem
         layers = home / f"{stem}.gpkg"
         done = vectorize(scene, layers, classes=labels(names), simplify=0, min_area=0)
-        assert sorted(done.features) == sorted(distinct(names))
+        assert sorted(done.features) == sorted(distinct_names(names))
         assert {each.name for each in home.iterdir()} == {scene.name, layers.name}
         (home / "out").mkdir()
         for each in ("shapefile", kind):
             paths = export(layers, home / "out", each)
-            expected = planned_files(home / "out", layers.stem, each, distinct(names))
+            expected = planned_files(home / "out", layers.stem, each, distinct_names(names))
             assert sorted(paths) == sorted(expected)
             assert all(path.is_file() and not path.is_symlink() for path in paths)
             found = read_back(each, paths)
             if each in ("flatgeobuf", "geojson", "geoparquet"):
                 assert sorted(found) == sorted(
-                    name if name.strip() else clean(name) or name
-                    for name in map(shown, names, distinct(names))
+                    name if name.strip() else clean_name(name) or name
+                    for name in map(shown, names, distinct_names(names))
                 )
             else:  # DBF has 254 bytes, XML no control characters
                 assert len(found) == 3
@@ -112,14 +112,16 @@ def shown(name: str, layer: str) -> str:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(class_names, max_size=8))
 def test_layer_names_are_clean_distinct_and_stable(names: list[str]) -> None:
-    found = distinct(names)
+    found = distinct_names(names)
     assert len({name.casefold() for name in found}) == len(names)
     for name, layer in zip(names, found, strict=True):
-        assert clean(layer) == layer
+        assert clean_name(layer) == layer
         assert 0 < len(layer.encode()) <= LONGEST
-        assert layer == name or clean(name) != name or layer.startswith(name[: LONGEST - 20])
-    assert distinct(found) == found
-    assert distinct([*names, "a class more"])[: len(names)] == found or "a class more" in found
+        assert layer == name or clean_name(name) != name or layer.startswith(name[: LONGEST - 20])
+    assert distinct_names(found) == found
+    assert (
+        distinct_names([*names, "a class more"])[: len(names)] == found or "a class more" in found
+    )
     layers = LayerNames(labels(names))
     asked = [*enumerate(names, 1)]
     assert [layers.of(i, name) for i, name in asked] == found
@@ -130,9 +132,9 @@ def test_layer_names_are_clean_distinct_and_stable(names: list[str]) -> None:
 
 def test_names_that_are_clean_stay() -> None:
     for name in ("ship", "Open Water", "Developed, Open Space", "水体", "a.b.c", "O'Brien", "7"):
-        assert clean(name) == name
-    assert distinct(["Ship", "ship", "ship_2"]) == ["Ship", "ship_3", "ship_2"]
-    assert distinct(["Grassland/Herbaceous", "gpkg_contents", "..", "CON"]) == [
+        assert clean_name(name) == name
+    assert distinct_names(["Ship", "ship", "ship_2"]) == ["Ship", "ship_3", "ship_2"]
+    assert distinct_names(["Grassland/Herbaceous", "gpkg_contents", "..", "CON"]) == [
         "Grassland_Herbaceous",
         "class_gpkg_contents",
         "unnamed",

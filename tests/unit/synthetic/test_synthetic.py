@@ -1,4 +1,4 @@
-"""Rendered scenes: what the mask says is what was painted, where and how large it was said."""
+"""Rendered scenes: the mask shows what was painted, at the right position and size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from geoseg.synthetic.vehicles import car, plane, ship, truck
 
 Painter = Callable[[Canvas, Frame], bool]
 CASES = [(0.12, 11), (0.3, 4), (0.5, 6), (1.1, 3)]
-"""Pixel sizes in metres, and seeds."""
+"""Pixel sizes in meters, and seeds."""
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[f"{gsd} m" for gsd, _ in CASES])
@@ -41,7 +41,7 @@ def test_shapes_and_types(scene: RenderedScene) -> None:
 def test_the_mask_is_what_gdal_makes_of_the_polygons(scene: RenderedScene) -> None:
     shapes = [(shapely.Polygon(thing.polygon), thing.class_id) for thing in scene.objects]
     assert len(shapes) >= 5
-    # GDAL, too, takes the pixels whose centres lie inside.
+    # GDAL, too, takes the pixels whose centers lie inside.
     expected = gdal_rasterize(shapes, out_shape=scene.class_ids.shape, fill=0, dtype="uint8")
     np.testing.assert_array_equal(scene.class_ids, expected)
 
@@ -79,7 +79,7 @@ def test_every_class_but_two_occurs() -> None:
     "paint",
     [
         pytest.param(car, id="car"),
-        pytest.param(lambda c, f: truck(c, f, bus=False), id="lorry"),
+        pytest.param(lambda c, f: truck(c, f, bus=False), id="truck"),
         pytest.param(lambda c, f: plane(c, f, 38), id="plane"),
         pytest.param(lambda c, f: plane(c, f, 60), id="airliner"),
         pytest.param(lambda c, f: plane(c, f, 10), id="light aircraft"),
@@ -100,7 +100,7 @@ def test_the_picture_is_painted_where_the_mask_says(paint: Painter, seed: int) -
     samples = (np.asarray(canvas.image) != bare).any(axis=2)
     painted = samples.reshape(400, SUPERSAMPLING, 400, SUPERSAMPLING).mean(axis=(1, 3))
     mask = canvas.class_ids > 0
-    # The centre decides about a pixel; one that is nearly full or nearly empty leaves no doubt.
+    # A pixel belongs to the object that covers its center; nearly full or empty ones are certain.
     assert mask[painted > 0.97].mean() > 0.99
     assert (painted[mask] > 0.1).mean() > 0.97
     assert abs(painted.sum() - mask.sum()) < 0.3 * shapely.Polygon(canvas.objects[0][1]).length
@@ -137,7 +137,7 @@ def test_sizes_are_true_to_the_ground(
     area = shapely.Polygon(outline).area
     for size, (least, most) in zip(measured, (length, width), strict=True):
         assert least - 1e-6 <= size <= most + 1e-6
-    # Half a pixel along the whole border would be a mask drawn too large.
+    # A mask half a pixel too large would exceed this.
     border = shapely.Polygon(outline).length
     assert abs(np.count_nonzero(canvas.class_ids) - area) < 0.1 * border + 2
 
@@ -155,7 +155,7 @@ def test_a_claim_is_refused_where_something_stands() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_rasterize_equals_gdal(seed: int) -> None:
-    """Also for stars that cross themselves and reach beyond the picture."""
+    """Also for stars that cross themselves and extend beyond the image."""
     rng = np.random.default_rng(seed)
     polygon = rng.uniform(-15, 60, (int(rng.integers(3, 9)), 2))
     rows, columns, inside = rasterize(polygon, 40, 50)

@@ -1,9 +1,9 @@
-"""Opens a GeoPackage with QGIS's own libraries, as QGIS's Python runs it: not a test by itself.
+"""Open a GeoPackage with QGIS's own libraries; run by test_qgis with the system's Python.
 
     python3 qgis_layers.py LAYERS.gpkg PICTURE.png
 
-Prints a JSON list of the layers, in the file's order, as QGIS sees them with their default styles,
-and draws them over each other, the first at the bottom.
+Prints a JSON list of the layers, in the file's order, with their default styles, and draws them
+over each other, the first at the bottom.
 """
 
 import json
@@ -30,7 +30,7 @@ from qgis.PyQt.QtCore import QSize
 
 
 def shown(layer):
-    """The first feature as the table of attributes shows it."""
+    """Return the first feature as the attribute table shows it."""
     feature = next(layer.getFeatures())
     texts = {}
     for index, field in enumerate(layer.fields()):
@@ -42,7 +42,7 @@ def shown(layer):
 
 
 def tip(layer):
-    """What QGIS says when the mouse rests on the first feature, and what it calls it."""
+    """Return the display name and the map tip of the first feature."""
     context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
     feature = next(layer.getFeatures())
     context.setFeature(feature)

@@ -1,8 +1,8 @@
-"""Opens a raster as QGIS does when it is dropped on a map: not a test by itself.
+"""Open a raster as QGIS does when it is dropped on a map; run by test_qgis.
 
     python3 qgis_raster.py RASTER PICTURE.png
 
-Prints how it is drawn, as JSON, and draws it over magenta.
+Prints its renderer as JSON, and draws it over magenta.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""GeoPackages that people worked on, and those of others, exported."""
+"""Export of GeoPackages that people edited, and of those from other programs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 import shapely
 from click.testing import CliRunner
 from geopandas import GeoDataFrame
-from layers import BOTTOM, CLASSES, LEFT, box, made_by_geoseg
+from layers import BOTTOM, CLASSES, LEFT, box, made_by_geoseg, write_layers
 
 from geoseg.cli.main import main
 from geoseg.errors import DataError, GeosegError, OutputError
 from geoseg.geo.layers.edited import FIELDS, read_edited
 from geoseg.geo.layers.formats import export
-from geoseg.geo.layers.geopackage import write_layers
 
 _SCALE = 1e-3
-"""More than what a UTM zone is off: 0.9996 along its middle, so areas by 0.0007."""
+"""Greater than the error of a UTM zone: its scale is 0.9996 along the meridian, so areas are off
+by 0.0008."""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_sizes_follow_the_outline(layers: Path) -> None:
     assert read_edited(layers).features["area_m2"].tolist() == [200, 900, 50]
 
 
-def test_copies_of_an_object_are_told_apart(layers: Path) -> None:
+def test_copies_of_an_object_get_their_own_ids(layers: Path) -> None:
     """QGIS keeps the attributes of a feature on both parts when it is split."""
     add(layers, "ship", [box(30, 0, 5, 5)], object_id=[1], class_id=[1], **{"class": ["ship"]})
     assert exported(layers)["object_id"].tolist() == [1, 2, 3, 4]
@@ -134,7 +134,7 @@ def test_geometry_of_every_kind(tmp_path: Path, caplog) -> None:
 
 
 def test_layers_of_other_people(layers: Path, caplog) -> None:
-    """In another CRS, without geoseg's fields, or without polygons."""
+    """Layers in another CRS, without geoseg's fields, or without polygons."""
     place = geopandas.GeoSeries([box(0, 0, 60, 80)], crs=32633).to_crs(4326)
     add(layers, "my area", [place[0]], crs=4326, name=["area 1"])
     add(layers, "notes", [shapely.Point(LEFT, BOTTOM)], name=["here"])

@@ -1,4 +1,4 @@
-"""Files of a run take their places together, with what belongs to them and nothing else."""
+"""Files of a run appear together, with their sidecars, and replace nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner
-from layers import made_by_geoseg
+from layers import made_by_geoseg, write_layers
 from maps import labels, write_map
 from PIL import Image
 
@@ -18,7 +18,7 @@ from geoseg.cli.main import main
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.geo.layers import formats as engine
 from geoseg.geo.layers.formats import FORMATS, earlier_files, export, write_format
-from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.scene import Scene
@@ -42,17 +42,17 @@ def layers(tmp_path: Path) -> Path:
     return made_by_geoseg(tmp_path / "town.gpkg")
 
 
-def without(layers: Path, name: str) -> None:
-    """A later run in which a class is not found any more."""
+def remove_class(layers: Path, name: str) -> None:
+    """Write the layers of a later run that no longer finds a class."""
     frame = read_layers(layers)
     write_layers(layers, frame[frame["class"] != name], labels(["ship"]))
 
 
-def test_files_of_classes_that_are_gone_go(layers: Path, tmp_path: Path) -> None:
+def test_files_of_missing_classes_are_removed(layers: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(layers, out, "shapefile")
     (out / "town_Grassland_Herbaceous.qix").touch()
-    without(layers, "Grassland/Herbaceous")
+    remove_class(layers, "Grassland/Herbaceous")
     before = contents(out)
     with pytest.raises(OutputError, match="exists; give --overwrite"):
         export(layers, out, "shapefile")
@@ -63,7 +63,7 @@ def test_files_of_classes_that_are_gone_go(layers: Path, tmp_path: Path) -> None
 
 
 def test_files_of_others_stay(layers: Path, tmp_path: Path) -> None:
-    """Of a scene whose name begins alike, of the user, of a part that was asked for."""
+    """Files of a scene with a similar name, of the user, and of a partial export."""
     out = tmp_path / "out"
     export(layers, out, "shapefile")
     export(layers.rename(tmp_path / "town_2.gpkg"), out, "shapefile")
@@ -78,7 +78,7 @@ def test_files_of_others_stay(layers: Path, tmp_path: Path) -> None:
     kept = {name: content for name, content in contents(out).items()
             if not name.startswith(("town_ship.", "town_Grassland_Herbaceous."))}  # fmt: skip
     assert len(kept) > 20
-    without(layers, "Grassland/Herbaceous")
+    remove_class(layers, "Grassland/Herbaceous")
     export(layers, out, "shapefile", overwrite=True)
     after = contents(out)
     assert {name: after[name] for name in kept} == kept
@@ -122,7 +122,7 @@ def test_an_export_that_fails_leaves_everything(
         if len(calls) == (2 if style.per_class else 1):
             raise OSError(28, "No space left on device")
 
-    broken = {field: getattr(style, field) for field in ("suffix", "per_class", "wgs84", "misfits")}
+    broken = {field: getattr(style, field) for field in ("suffix", "per_class", "wgs84", "losses")}
     monkeypatch.setitem(engine.FORMATS, kind, engine.Format(write=half, **broken))
     with pytest.raises(OutputError, match="No space left"):
         export(layers, out, kind, overwrite=True)
@@ -133,7 +133,7 @@ def test_an_export_that_fails_leaves_everything(
     assert not (tmp_path / "new").exists()
 
 
-def test_results_take_the_place_of_no_folder(layers: Path, tmp_path: Path) -> None:
+def test_results_never_replace_a_folder(layers: Path, tmp_path: Path) -> None:
     (tmp_path / "town.csv").mkdir()
     (tmp_path / "town.csv" / "thesis.doc").write_text("precious")
     (tmp_path / "town_ship.shp").mkdir()
@@ -156,7 +156,7 @@ def test_an_existing_result_is_refused_before_reading(
 
 
 def same_files(path: Path) -> list[Path]:
-    """Other names of a file."""
+    """Return other paths of a file."""
     hard, soft = path.with_name(f"hard_{path.name}"), path.with_name(f"soft_{path.name}")
     hard.hardlink_to(path)
     soft.symlink_to(path.name)
@@ -204,9 +204,7 @@ def test_an_export_never_replaces_its_source(layers: Path, tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
-def test_vectorize_goes_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectorize_writes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, output = write_map(tmp_path / "map.tif"), tmp_path / "map.gpkg"
     vectorize(scene, output)
     for name in ("map.gpkg-wal", "map.gpkg-shm", "map.gpkg-journal", "map_2.gpkg-wal"):
@@ -227,7 +225,7 @@ def test_vectorize_goes_whole_or_not_at_all(
     assert len(read_layers(tmp_path / "new" / "folder" / "map.gpkg")) == 3
 
 
-def test_a_preview_goes_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+def test_a_preview_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
     layers = made_by_geoseg(tmp_path / "town.gpkg")
     scene = Scene.open(str(write_map(tmp_path / "map.tif")), bands=(1,))
     write_preview(tmp_path / "p.png", scene, read_layers(layers), ())

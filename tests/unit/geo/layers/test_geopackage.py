@@ -1,4 +1,4 @@
-"""What a map shows of our files: colors, names of fields, order, and results without an object."""
+"""How files look on a map: colors, names of fields, order, and results without an object."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ import rasterio
 from affine import Affine
 from click.testing import CliRunner
 from fakes import Colors, write_discs
+from layers import write_layers
 from rasterio.crs import CRS
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.edited import read_edited
-from geoseg.geo.layers.features import drawing_order, features, no_features
+from geoseg.geo.layers.features import drawing_order, empty_features, features
 from geoseg.geo.layers.formats import FORMATS, export, write_format
-from geoseg.geo.layers.geopackage import read_layers, write_layers
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, TilingOptions
@@ -45,7 +46,7 @@ OWN = (
 
 
 def class_ids(*ids: int) -> np.ndarray:
-    """A square of each class beside the other, larger ones first."""
+    """A row of squares, one for each class, larger ones first."""
     values = np.zeros(GEOBOX.shape, np.uint8)
     for number, class_id in enumerate(ids):
         side = 18 - 4 * number
@@ -54,8 +55,8 @@ def class_ids(*ids: int) -> np.ndarray:
 
 
 def table(classes=ISAID, *ids: int, geobox: GeoBox = GEOBOX) -> geopandas.GeoDataFrame:
-    polygons = merge([polygonize(class_ids(*ids), Window(0, 0, 80, 60))])
-    return features(polygons, polygons.geometry, geobox, classes)
+    polygons = merge([polygonize_block(class_ids(*ids), Window(0, 0, 80, 60))])
+    return features(polygons, geobox, classes)
 
 
 def test_a_style_names_every_field_and_its_unit():
@@ -71,7 +72,7 @@ def test_a_style_names_every_field_and_its_unit():
         assert {name for name in frame.columns if f'"{name}"' in tip} >= {"class", "area_m2"}
 
 
-def test_layers_know_whether_they_lie_on_the_ground(tmp_path):
+def test_units_of_layers_follow_the_crs(tmp_path):
     bare = table(ISAID, 15, geobox=GeoBox(60, 80, Affine.identity(), None))
     for name, frame, unit in (("a", table(ISAID, 15), "m²"), ("b", bare, "px²")):
         write_layers(tmp_path / f"{name}.gpkg", frame, ISAID)
@@ -173,7 +174,7 @@ def test_a_result_without_an_object_keeps_fields_and_crs(tmp_path):
     path = tmp_path / "a.gpkg"
     write_layers(path, table(), ISAID)
     assert pyogrio.list_layers(path)[:, 0].tolist()[0] == "objects"
-    found, expected = read_layers(path), no_features(GEOBOX)
+    found, expected = read_layers(path), empty_features(GEOBOX)
     assert list(found.columns) == list(expected.columns)
     assert found.crs == expected.crs == UTM.to_wkt()
     assert len(found) == 0
@@ -192,7 +193,7 @@ def test_nothing_is_exported_as_an_empty_file(tmp_path, kind, caplog):
     if kind in ("shapefile", "flatgeobuf"):
         found = pyogrio.read_dataframe(path)
         assert len(found) == 0
-        assert list(found.columns) == list(no_features(GEOBOX).columns)
+        assert list(found.columns) == list(empty_features(GEOBOX).columns)
         assert found.crs.to_epsg() == 32633
     if kind == "shapefile":
         assert path.name == "a_objects.shp"
@@ -209,7 +210,7 @@ def test_predict_and_vectorize_without_an_object_keep_fields_and_crs(tmp_path):
     assert "shapefile:objects" in summary.outputs
     vectorize(summary.outputs["classes"], tmp_path / "v.gpkg")
     for path in (summary.outputs["gpkg"], tmp_path / "v.gpkg"):
-        assert list(read_layers(Path(path)).columns) == list(no_features(GEOBOX).columns)
+        assert list(read_layers(Path(path)).columns) == list(empty_features(GEOBOX).columns)
         assert read_layers(Path(path)).crs.to_epsg() == 32633
 
 
@@ -238,7 +239,7 @@ def test_specks_are_as_large_for_predict_as_for_vectorize(tmp_path, gsd):
     assert len(kept) < len(all_of_them)
 
 
-def test_both_commands_tell_the_rule_in_the_same_words():
+def test_both_commands_explain_min_area_in_the_same_words():
     texts = []
     for command in ("predict", "vectorize"):
         text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())

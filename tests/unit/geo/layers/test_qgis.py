@@ -1,4 +1,4 @@
-"""GDAL and QGIS themselves on our layers. Skipped where their Python is not installed."""
+"""GDAL and QGIS themselves read our layers; skipped unless their Python modules are installed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affine import Affine
+from layers import write_layers
 from PIL import Image
 from rasterio.crs import CRS
 
 from geoseg.classes import IGNORE, ISAID
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import features
-from geoseg.geo.layers.geopackage import write_layers
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.vector.merge import merge
-from geoseg.geo.vector.polygonize import polygonize
+from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.tiling.grid import Window
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
@@ -30,7 +30,7 @@ VALIDATE = (
 
 
 def system_python(module: str, package: str, *arguments: str) -> str:
-    """Run a Python that sees the distribution's packages; skip where `module` is not there."""
+    """Run the system's Python; skip if it lacks `module`."""
     if SYSTEM_PYTHON is None:
         pytest.skip("no system Python")
     probe = [SYSTEM_PYTHON, "-c", f"import {module}"]
@@ -49,10 +49,10 @@ def layers_file(tmp_path) -> Path:
     class_ids[20:180, 20:180] = 15  # a harbor
     class_ids[60:100, 50:110] = 1  # with a ship
     class_ids[120:130, 140:145] = 9  # and a car
-    polygons = merge([polygonize(class_ids, Window(0, 0, 200, 200))])
+    polygons = merge([polygonize_block(class_ids, Window(0, 0, 200, 200))])
     geobox = GeoBox(200, 200, Affine(0.1, 0, 4e5, 0, -0.1, 5.5e6), CRS.from_epsg(32633))
     path = tmp_path / "scene.gpkg"
-    table = features(polygons, polygons.geometry, geobox, ISAID)
+    table = features(polygons, geobox, ISAID)
     write_layers(path, table, ISAID, {"model": "none"})
     return path
 
@@ -64,7 +64,7 @@ def test_gdal_finds_the_geopackage_valid(layers_file):
     assert found.strip() == "[]"
 
 
-def test_qgis_shows_layers_in_the_colours_of_the_classes(layers_file, tmp_path):
+def test_qgis_shows_layers_in_the_colors_of_the_classes(layers_file, tmp_path):
     picture = tmp_path / "scene.png"
     output = system_python("qgis.core", "python3-qgis", str(SCRIPT), str(layers_file), str(picture))
     described = json.loads(output)

@@ -1,4 +1,4 @@
-"""Laws of polygons: chunked equals whole, polygons equal the raster, coverages stay coverages."""
+"""Laws of polygons: blocks do not matter, polygons equal the raster, coverages stay coverages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
 from geoseg.geo.vector import cleanup
-from geoseg.geo.vector import polygonize as polygons_module
-from geoseg.geo.vector.cleanup import Cleanup, independent
+from geoseg.geo.vector import polygonize as polygonize_module
+from geoseg.geo.vector.cleanup import Cleanup, independent_groups
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.outlines import Outlines
-from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
+from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons
 from geoseg.geo.vector.sieve import sieve
-from geoseg.geo.vector.simplify import noded, simplify
+from geoseg.geo.vector.simplify import insert_nodes, simplify
 from geoseg.tiling.grid import Window
 
 ClassMap = NDArray[np.uint8]
@@ -36,7 +36,7 @@ HAND_MADE = {
     "pinched corners": np.array([[1, 0, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 1]]),
     "hole touching its shell": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]]),
     "two holes touching": np.pad(np.array([[0, 1], [1, 0]]), 1, constant_values=1),
-    "united far away, pinched here": np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]]),
+    "connected far away, pinched here": np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]]),
     "lines": np.arange(64).reshape(8, 8) // 8 % 2,
     "spiral": np.array(
         [
@@ -80,17 +80,14 @@ sides = st.tuples(st.integers(3, 17), st.integers(3, 17)) | st.sampled_from([(1,
 
 
 def whole(class_ids: ClassMap, skip: tuple[int, ...]) -> Polygons:
-    return chunked(class_ids, class_ids.shape, skip)
+    return polygons_of(class_ids, class_ids.shape, skip)
 
 
-def chunked(
-    class_ids: ClassMap,
-    block: tuple[int, int],
-    skip: tuple[int, ...],
-    confidence: NDArray[np.float32] | None = None,
-    **specks: float,
+def polygons_of(
+    class_ids: ClassMap, block: tuple[int, int], *how: object, **specks: float
 ) -> Polygons:
-    return merge(blocks_of(class_ids, block, skip, confidence, **specks))
+    """Return the polygons of a map that is cut into blocks; arguments of `blocks_of`."""
+    return merge(blocks_of(class_ids, block, *how, **specks))
 
 
 def blocks_of(
@@ -100,13 +97,14 @@ def blocks_of(
     confidence: NDArray[np.float32] | None = None,
     **specks: float,
 ) -> list[BlockPolygons]:
+    """Return the polygons of each block, the last block first."""
     blocks = []
     for top in range(0, class_ids.shape[0], block[0]):
         for left in range(0, class_ids.shape[1], block[1]):
             part = slice(top, top + block[0]), slice(left, left + block[1])
             height, width = class_ids[part].shape
             blocks.append(
-                polygonize(
+                polygonize_block(
                     class_ids[part],
                     Window(left, top, width, height),
                     skip=skip,
@@ -123,7 +121,7 @@ def assert_same(one: Polygons, other: Polygons) -> None:
 
 
 def reference(class_ids: ClassMap, skip: tuple[int, ...]) -> list[tuple[int, bytes]]:
-    """GDAL's polygons, as sorted pairs of class and normalised WKB."""
+    """GDAL's polygons, as sorted pairs of class and normalized WKB."""
     wanted = ~np.isin(class_ids, [*skip, IGNORE])
     found = list(rasterio.features.shapes(class_ids, mask=wanted, connectivity=4))
     geometry = np.array([shape(item) for item, _ in found], object)
@@ -134,7 +132,7 @@ def pairs(class_id: NDArray, geometry: NDArray) -> list[tuple[int, bytes]]:
     return sorted(zip(class_id.tolist(), shapely.to_wkb(shapely.normalize(geometry)), strict=True))
 
 
-def burnt(class_id: NDArray, geometry: NDArray, shape: tuple[int, int]) -> ClassMap:
+def burn(class_id: NDArray, geometry: NDArray, shape: tuple[int, int]) -> ClassMap:
     if len(geometry) == 0:
         return np.full(shape, IGNORE, np.uint8)
     items = zip(geometry, class_id.tolist(), strict=True)
@@ -143,8 +141,8 @@ def burnt(class_id: NDArray, geometry: NDArray, shape: tuple[int, int]) -> Class
 
 @settings(max_examples=150, deadline=None)
 @given(class_maps(), sides, skips)
-def test_chunked_is_what_gdal_makes_of_the_whole(class_ids, block, skip):
-    found = chunked(class_ids, block, skip)
+def test_polygons_of_blocks_are_those_of_gdal(class_ids, block, skip):
+    found = polygons_of(class_ids, block, skip)
     assert_same(found, whole(class_ids, skip))
     assert shapely.is_valid(found.geometry).all()
     assert pairs(found.class_id, found.geometry) == reference(class_ids, skip)
@@ -155,25 +153,25 @@ def test_chunked_is_what_gdal_makes_of_the_whole(class_ids, block, skip):
 @pytest.mark.parametrize("block", [(1, 1), (1, 99), (99, 1), (2, 3), (4, 4), (99, 99)])
 def test_hand_made_maps(name, block):
     class_ids = np.asarray(HAND_MADE[name], np.uint8)
-    found = chunked(class_ids, block, ())
+    found = polygons_of(class_ids, block, ())
     assert shapely.is_valid(found.geometry).all()
     assert pairs(found.class_id, found.geometry) == reference(class_ids, ())
 
 
 @settings(max_examples=40, deadline=None)
 @given(class_maps(), sides, skips)
-def test_rasterized_again_they_are_the_raster(class_ids, block, skip):
-    found = chunked(class_ids, block, skip)
+def test_rasterized_polygons_are_the_raster(class_ids, block, skip):
+    found = polygons_of(class_ids, block, skip)
     wanted = np.where(np.isin(class_ids, skip), IGNORE, class_ids)
-    np.testing.assert_array_equal(burnt(found.class_id, found.geometry, class_ids.shape), wanted)
+    np.testing.assert_array_equal(burn(found.class_id, found.geometry, class_ids.shape), wanted)
 
 
 @settings(max_examples=40, deadline=None)
 @given(class_maps(), sides, st.integers(0, 2**32 - 1))
 def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
     confidence = np.random.default_rng(seed).random(class_ids.shape, np.float32)
-    found = chunked(class_ids, block, (), confidence)
-    assert_same(found, chunked(class_ids, class_ids.shape, (), confidence))
+    found = polygons_of(class_ids, block, (), confidence)
+    assert_same(found, polygons_of(class_ids, class_ids.shape, (), confidence))
     if len(found) == 0:
         return  # a map of nothing but ignored pixels
     for polygon, mean in zip(found.geometry, found.confidence, strict=True):
@@ -181,11 +179,11 @@ def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
         assert mean == pytest.approx(confidence[inside].mean(), abs=2e-5)
 
 
-def test_confidence_is_added_up_alike_with_and_without_c_code(monkeypatch):
+def test_confidence_is_the_same_with_and_without_c_code(monkeypatch):
     confidence = np.random.default_rng(0).random((61, 47), np.float32)
-    found = polygons_module._accumulate(confidence)
-    monkeypatch.setattr(polygons_module, "library", lambda: None)
-    assert (found == polygons_module._accumulate(confidence)).all()
+    found = polygonize_module._integrate(confidence)
+    monkeypatch.setattr(polygonize_module, "library", lambda: None)
+    assert (found == polygonize_module._integrate(confidence)).all()
     assert found[-1, -1] == np.rint(confidence * np.float32(PROBABILITY_UNIT)).sum(dtype=np.int64)
 
 
@@ -194,8 +192,8 @@ def test_confidence_is_added_up_alike_with_and_without_c_code(monkeypatch):
 def test_simplified_coverages_have_neither_overlaps_nor_gaps(
     class_ids, block, skip, tolerance, smooth
 ):
-    exact = chunked(class_ids, block, skip)
-    assert shapely.equals(noded(exact).geometry, exact.geometry).all()
+    exact = polygons_of(class_ids, block, skip)
+    assert shapely.equals(insert_nodes(exact).geometry, exact.geometry).all()
     simple = simplify(exact, tolerance, smooth=smooth)
     geometry = simple.geometry
     assert shapely.is_valid(geometry).all()
@@ -222,8 +220,8 @@ def test_outlines_stay_within_the_tolerance(class_ids, skip, tolerance):
 
 
 @pytest.mark.parametrize("slope", [(1, 1), (3, 1), (1, 3), (2, 3), (-3, 2), (5, 2), (-7, 3)])
-def test_long_slopes_are_thinned_in_few_rounds(slope, monkeypatch):
-    """All steps of a slope are alike; if they went one after the other, each would be a round."""
+def test_long_slopes_are_simplified_in_few_rounds(slope, monkeypatch):
+    """All steps of a slope tie; if one was removed at a time, each would take a round."""
     rise, run = slope
     y, x = np.mgrid[:600, :600]
     stripes = (x * rise - y * run) // (40 * (abs(rise) + run)) % 2
@@ -240,29 +238,29 @@ def test_long_slopes_are_thinned_in_few_rounds(slope, monkeypatch):
     assert len(rounds) < 50
 
 
-def test_smooth_outlines_are_nearer_to_the_truth_than_those_of_pixels():
-    """Ellipses and turned rectangles, drawn as pixels and found again."""
+def test_smooth_outlines_are_closer_to_the_truth_than_those_of_pixels():
+    """Ellipses and rotated rectangles, drawn as pixels and traced."""
     rng = np.random.default_rng(0)
     shapes = []
     for index in range(64):
         plain = shapely.box(-1, -1, 1, 1) if index % 2 else shapely.Point(0, 0).buffer(1, 64)
         plain = scale(plain, rng.uniform(5, 40), rng.uniform(3, 20), origin=(0, 0))
-        turned = rotate(plain, rng.uniform(0, 180), origin=(0, 0))
-        middle = 50 + 100 * (index % 8) + rng.random(), 50 + 100 * (index // 8) + rng.random()
-        shapes.append(translate(turned, *middle))
+        rotated = rotate(plain, rng.uniform(0, 180), origin=(0, 0))
+        center = 50 + 100 * (index % 8) + rng.random(), 50 + 100 * (index // 8) + rng.random()
+        shapes.append(translate(rotated, *center))
     truth = np.array(shapes)
     items = [(item, 1) for item in shapes]
     exact = whole(rasterio.features.rasterize(items, (800, 800), dtype="uint8"), (0,))
-    mine, true = shapely.STRtree(truth).query(exact.geometry, predicate="intersects")
+    found, true = shapely.STRtree(truth).query(exact.geometry, predicate="intersects")
 
     def error(geometry: NDArray) -> float:
         """Mean distance between outlines, px."""
-        missed = shapely.area(shapely.symmetric_difference(geometry[mine], truth[true]))
+        missed = shapely.area(shapely.symmetric_difference(geometry[found], truth[true]))
         return float((missed / shapely.length(truth[true])).mean())
 
     smooth = simplify(exact, 0.5)
-    geos = shapely.coverage_simplify(noded(exact).geometry, 1)
-    assert len(truth) == len(exact) == len(mine)
+    geos = shapely.coverage_simplify(insert_nodes(exact).geometry, 1)
+    assert len(truth) == len(exact) == len(found)
     assert error(smooth.geometry) < 0.7 * error(exact.geometry)
     assert error(smooth.geometry) < 0.6 * error(geos)
     assert len(smooth.corners) < 0.25 * len(exact.corners)
@@ -271,13 +269,13 @@ def test_smooth_outlines_are_nearer_to_the_truth_than_those_of_pixels():
 
 @settings(max_examples=100, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 12), st.booleans())
-def test_sieve_does_not_see_blocks(class_ids, block, skip, min_pixels, fill):
+def test_sieve_does_not_depend_on_blocks(class_ids, block, skip, min_pixels, fill):
     expected = sieve(whole(class_ids, skip), min_pixels, fill=fill)
-    found = chunked(class_ids, block, skip, min_pixels=min_pixels, fill=fill)
+    found = polygons_of(class_ids, block, skip, min_pixels=min_pixels, fill=fill)
     assert_same(sieve(found, min_pixels, fill=fill), expected)
     assert shapely.is_valid(expected.geometry).all()
-    # What comes out are whole regions of a raster again.
-    raster = burnt(expected.class_id, expected.geometry, class_ids.shape)
+    # The result is again the regions of a raster.
+    raster = burn(expected.class_id, expected.geometry, class_ids.shape)
     again = whole(raster, ())
     if fill:
         np.testing.assert_array_equal(again.corners, expected.corners)
@@ -294,24 +292,24 @@ def test_sieve_keeps_large_regions_and_leaves_no_gaps(class_ids, min_pixels):
     class_ids = np.pad(class_ids, 3, constant_values=7)
     before = whole(class_ids, ())
     after = sieve(before, min_pixels)
-    raster = burnt(after.class_id, after.geometry, class_ids.shape)
+    raster = burn(after.class_id, after.geometry, class_ids.shape)
     assert (raster != IGNORE).all()
     large = before.pixels >= min_pixels
-    kept = burnt(before.class_id[large], before.geometry[large], class_ids.shape)
+    kept = burn(before.class_id[large], before.geometry[large], class_ids.shape)
     np.testing.assert_array_equal(raster[kept != IGNORE], kept[kept != IGNORE])
 
 
 def test_sieve_gives_specks_to_the_class_along_most_of_their_outline():
     class_ids = np.array([[1, 1, 1, 2, 2], [1, 1, 3, 2, 2], [1, 1, 3, 2, 2], [1, 1, 1, 1, 2]])
     sieved = sieve(whole(class_ids.astype(np.uint8), ()), 3)
-    raster = burnt(sieved.class_id, sieved.geometry, class_ids.shape)
+    raster = burn(sieved.class_id, sieved.geometry, class_ids.shape)
     np.testing.assert_array_equal(raster, np.where(class_ids == 3, 1, class_ids))
 
 
-def test_specks_at_the_edge_of_nothing_vanish():
+def test_specks_that_border_on_no_polygon_are_removed():
     class_ids = np.zeros((6, 8), np.uint8)
     class_ids[1:5, 1:5] = 1
-    class_ids[2, 5] = 2  # three of its sides border on nothing
+    class_ids[2, 5] = 2  # three of its sides border on no polygon
     sieved = sieve(whole(class_ids, (0,)), 4)
     np.testing.assert_array_equal(sieved.class_id, [1])
     np.testing.assert_array_equal(sieved.pixels, [16])
@@ -319,34 +317,32 @@ def test_specks_at_the_edge_of_nothing_vanish():
 
 @settings(max_examples=100, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 2]))
-def test_finished_in_parts_is_finished_as_a_whole(
+def test_cleaned_in_blocks_is_cleaned_as_a_whole(
     class_ids, block, skip, min_pixels, fill, tolerance
 ):
     specks = {"min_pixels": min_pixels, "fill": fill}
     expected = simplify(sieve(whole(class_ids, skip), **specks), tolerance)
-    finish = Cleanup(**specks, tolerance=tolerance)
+    clean = Cleanup(**specks, tolerance=tolerance)
     blocks = blocks_of(class_ids, block, skip, **specks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleanup, "_GROUP", 1)
-        patch.setattr(cleanup, "_PIECE", 3)
-        assert_same(finish.merge_blocks(blocks), expected)
-        assert_same(
-            finish.merge_blocks(*zip(*map(finish.clean_interior, blocks), strict=True)), expected
-        )
+        patch.setattr(cleanup, "_GROUP_SIZE", 1)
+        patch.setattr(cleanup, "_PIECE_SIZE", 3)
+        assert_same(clean.merge_blocks(blocks), expected)
+        remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
+        assert_same(clean.merge_blocks(remaining, interiors), expected)
 
 
-def test_most_is_finished_before_the_blocks_meet():
+def test_most_polygons_are_cleaned_before_the_blocks_meet():
     class_ids = np.zeros((120, 160), np.uint8)
     for top in range(5, 110, 12):
         for left in range(4, 150, 11):
             class_ids[top : top + 7, left : left + 6] = 1 + (top + left) % 3
-    finish = Cleanup(tolerance=0.5)
-    blocks, settled = zip(
-        *map(finish.clean_interior, blocks_of(class_ids, (60, 80), (0,))), strict=True
-    )
-    found = finish.merge_blocks(blocks, settled)
+    clean = Cleanup(tolerance=0.5)
+    blocks = blocks_of(class_ids, (60, 80), (0,))
+    remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
+    found = clean.merge_blocks(remaining, interiors)
     assert_same(found, simplify(whole(class_ids, (0,)), 0.5))
-    assert sum(len(part.polygons) for part in settled) > 0.6 * len(found)
+    assert sum(len(part.polygons) for part in interiors) > 0.6 * len(found)
 
 
 @settings(max_examples=40, deadline=None)
@@ -356,9 +352,9 @@ def test_groups_lie_apart(class_ids, distance):
     class_ids[:3, :3] = 1
     polygons = whole(class_ids, (0,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleanup, "_GROUP", 1)
-        patch.setattr(cleanup, "_PIECE", 2)
-        parts = independent(polygons, distance)
+        patch.setattr(cleanup, "_GROUP_SIZE", 1)
+        patch.setattr(cleanup, "_PIECE_SIZE", 2)
+        parts = independent_groups(polygons, distance)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(polygons)))
     assert len(parts) > 1 or len(polygons) == 1
     outlines = [shapely.union_all(shapely.boundary(polygons.geometry[part])) for part in parts]
