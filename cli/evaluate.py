@@ -12,7 +12,7 @@ from . import options
 
 if TYPE_CHECKING:
     from geoseg.geo.layers.object_scores import ObjectScore
-    from geoseg.train.dataset import LabelledFolder
+    from geoseg.train.dataset import LabeledFolder
     from geoseg.train.metrics import Evaluation
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -50,7 +50,7 @@ def command(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Score WEIGHTS (a file, a registry name or `default`) on the labelled images in DATA.
+    """Score WEIGHTS (a file, a registry name or `default`) on the labeled images in DATA.
 
     Classes are told by name; DATA may list only some of those that the weights know. Where DATA
     has a boxes.csv (`geoseg prepare boxes`), objects are counted by bounding boxes, too.
@@ -91,19 +91,19 @@ def score_pixels(
     from geoseg.model.load import load_model, locate_weights
     from geoseg.model.tile_model import TileModel
     from geoseg.train.crops import hidden_by_group
-    from geoseg.train.dataset import IDS, LabelledFolder
+    from geoseg.train.dataset import ID_HINT, LabeledFolder
     from geoseg.train.evaluate import evaluate, ids_by_name
     from geoseg.train.figures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
 
-    folder = LabelledFolder.open(data)
+    folder = LabeledFolder.open(data)
     for warning in folder.warnings:
         click.echo(f"Warning: {warning}", err=True)
     items = folder.split(split)
     path = locate_weights(None if weights == "default" else weights)
     if recipe is None and (own := path.with_name("recipe.yaml")).is_file():
         recipe = str(own)
-        click.echo(f"Groups are labelled as {own} says (--recipe overrules)", err=True)
+        click.echo(f"Groups are labeled as {own} says (--recipe overrules)", err=True)
     if confusion is not None:
         check_picture(confusion, path, folder)
     rules = None if recipe is None else load_recipe(recipe)
@@ -124,8 +124,8 @@ def score_pixels(
     present = [row.name for row in evaluation.scores.classes if row.pixels]
     if len(present) == 1:
         click.echo(
-            f"Warning: every labelled pixel is {present[0]}: the scores say nothing about the "
-            f"other classes; {IDS}",
+            f"Warning: every labeled pixel is {present[0]}: the scores say nothing about the "
+            f"other classes; {ID_HINT}",
             err=True,
         )
     if confusion is not None:
@@ -133,7 +133,7 @@ def score_pixels(
     return evaluation
 
 
-def check_picture(picture: Path, weights: Path, folder: LabelledFolder) -> None:
+def check_picture(picture: Path, weights: Path, folder: LabeledFolder) -> None:
     """Raises OptionError where the picture would not be one, or replace what is scored."""
     from geoseg.errors import OptionError
     from geoseg.guard import refuse_inputs

@@ -42,7 +42,7 @@ def command() -> None:
 @click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", metavar="DST", type=FOLDER)
 @click.option("--patch", default=896, show_default=True, help="Side of a patch, px.")
-@click.option("--overlap", default=384, show_default=True, help="Of neighbouring patches, px.")
+@click.option("--overlap", default=384, show_default=True, help="Of neighboring patches, px.")
 @SKIP_BAD
 @options.workers
 def isaid(
@@ -77,14 +77,14 @@ def isaid(
 @click.option(
     "--area",
     type=FILE,
-    help="Polygons within which everything was labelled: the rest of them is background. Without "
+    help="Polygons within which everything was labeled: the rest of them is background. Without "
     "them, pixels outside all polygons are ignored, and the model never sees background unless "
     "you draw polygons of class background.",
 )
 @click.option("--patch", default=512, show_default=True, help="Side of a patch, px.")
-@click.option("--overlap", default=0, show_default=True, help="Of neighbouring patches, px.")
+@click.option("--overlap", default=0, show_default=True, help="Of neighboring patches, px.")
 @click.option(
-    "--val-share", default=0.2, show_default=True, help="Share of the labelled squares for val."
+    "--val-share", default=0.2, show_default=True, help="Share of the labeled squares for val."
 )
 @SKIP_BAD
 def labels(
@@ -208,7 +208,7 @@ def report(prepared: Prepared, target: Path) -> str:
         lines.append(
             f"Warning: no pixel is {background}. From such patches alone a model learns to see an "
             "object in every pixel, so geoseg train refuses them: give --area (polygons within "
-            "which everything was labelled), or draw polygons of class background"
+            "which everything was labeled), or draw polygons of class background"
         )
     made = " and ".join(f"{count} {split}" for split, count in prepared.patches.items())
     lines.append(f"{made} patches, {len(prepared.skipped)} skipped: {target / 'split.csv'}")

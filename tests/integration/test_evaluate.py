@@ -35,7 +35,7 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Window
-from geoseg.train.dataset import LabelledFolder
+from geoseg.train.dataset import LabeledFolder
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.metrics import Confusion, Scores, ignore_hidden
 
@@ -140,7 +140,7 @@ def data(tmp_path_factory, network):
 
 
 def test_whole_images_are_scored_by_the_tiling_of_predict(network, data, tmp_path):
-    folder = LabelledFolder.open(data)
+    folder = LabeledFolder.open(data)
     items = folder.split("val")
     seen = []
     evaluation = evaluate(

@@ -13,8 +13,8 @@ from geoseg.datasets.layout import Patch, write_classes, write_patch, write_spli
 from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
-from geoseg.train.box_scores import BoxCounts, count_pairs, overlaps, region_boxes
-from geoseg.train.dataset import LabelledFolder
+from geoseg.train.box_scores import BoxCounts, box_iou, count_pairs, region_boxes
+from geoseg.train.dataset import LabeledFolder
 from geoseg.train.evaluate import evaluate
 
 SHIP, PLANE = ISAID[1], ISAID[14]
@@ -79,7 +79,7 @@ boxes = st.lists(
 @given(boxes, boxes)
 def test_pairs_are_those_of_a_plain_loop(one, other):
     a, b = (np.array(each, float).reshape(-1, 4) for each in (one, other))
-    iou = overlaps(a, b)
+    iou = box_iou(a, b)
     for i, p in enumerate(one):
         for j, q in enumerate(other):
             width = max(0, min(p[2], q[2]) - max(p[0], q[0]))
@@ -90,7 +90,7 @@ def test_pairs_are_those_of_a_plain_loop(one, other):
     pairs = count_pairs(iou, 0.3)
     assert pairs <= min(len(one), len(other))
     assert (pairs > 0) == bool((iou >= 0.3).any())
-    assert count_pairs(overlaps(a, a), 1.0) == len(one)
+    assert count_pairs(box_iou(a, a), 1.0) == len(one)
 
 
 def test_evaluate_counts_objects_where_the_data_has_boxes(tmp_path):
@@ -109,7 +109,7 @@ def test_evaluate_counts_objects_where_the_data_has_boxes(tmp_path):
     ]
     write_table(tmp_path / "boxes.csv", columns, rows)
     model = TileModel(Bright(), device="cpu", precision="float32")
-    data = LabelledFolder.open(tmp_path)
+    data = LabeledFolder.open(tmp_path)
     found = evaluate(model, data, data.split("val")).objects
     (score,) = found.scores(0.3)
     assert (score.name, score.truth, score.found, score.matched) == ("ship", 2, 2, 1)

@@ -27,9 +27,10 @@ from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.synthetic import render_scene
-from geoseg.train.fit import fit, resolve_precision
+from geoseg.train.fit import fit
 from geoseg.train.initialization import initial_model
 from geoseg.train.recipe import load_recipe
+from geoseg.train.trainer import resolve_precision
 
 OWN = tuple(
     LabelClass(i, name, (i, i, i)) for i, name in enumerate(["background", "red", "blue", "yellow"])
@@ -135,7 +136,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
             {"steps": 12, "batch": 2, "crop": 64, "scale": [0.5, 1.0]},
             {"steps": 8, "batch": 1, "crop": 96, "scale": [1.0, 1.0]},
         ],
-        augment={"rotate": "any", "grey": 0.2, "blur": 0.2},
+        augment={"rotate": "any", "gray": 0.2, "blur": 0.2},
         optimizer={"lr": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, "clip_norm": 1.0},
         val_every=7,
         log_every=1,
@@ -174,7 +175,10 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
 def test_auto_precision_is_what_the_device_computes_in(recipe, monkeypatch, device, native, wanted):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert resolve_precision(replace(recipe, precision="auto"), torch.device(device)).precision == wanted
+    assert (
+        resolve_precision(replace(recipe, precision="auto"), torch.device(device)).precision
+        == wanted
+    )
     for precision in ("32-true", "bf16-mixed", "16-mixed"):
         chosen = replace(recipe, precision=precision)
         assert resolve_precision(chosen, torch.device(device)) is chosen
@@ -221,7 +225,7 @@ def test_a_checkpoint_of_other_classes_keeps_the_rows_of_those_it_shares(recipe,
     path = tmp_path / "isaid.safetensors"
     save_checkpoint(path, model, metadata, dtype=torch.float32)
     start, sentence = initial_model(recipe, OWN, str(path))
-    assert "kept: background; starting at random: red, blue, yellow" in sentence
+    assert "kept: background; random: red, blue, yellow" in sentence
     equal = same_parts(model.state_dict(), start.state_dict())
     assert {"backbone.block4", "decode_head.squeeze", "decode_head.align"} <= equal
     assert "decode_head.conv_seg" not in equal
@@ -252,7 +256,7 @@ def test_a_backbone_is_taken_from_public_files(recipe, tmp_path, spelling):
     path = tmp_path / "mscan_t.pth"
     torch.save({"state_dict": state}, path)
     start, sentence = initial_model(recipe, OWN, str(path))
-    assert "head starts at random" in sentence
+    assert "head is random" in sentence
     loaded, expected = start.backbone.state_dict(), model.backbone.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
