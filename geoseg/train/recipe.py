@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from geoseg.errors import RecipeError
 from geoseg.model.metadata import TEACHERS
 from geoseg.model.segnext import NmfGradient
 from geoseg.model.variants import VARIANTS
+from geoseg.recipes import find_recipe
 from geoseg.train.schema import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Rule, build, set_value
 
 FACTOR = Rule("from 1/16 to 16", lambda value: 1 / 16 <= value <= 16)
@@ -283,27 +283,6 @@ class Recipe:
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the files of the recipes that come with geoseg, by name."""
-    folder = Path(str(files("geoseg.configs")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def find_recipe(name: str) -> Path:
-    """Return the file `name`, or the shipped recipe of that name.
-
-    Raises:
-        RecipeError: neither exists.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    shipped = shipped_recipes()
-    if name not in shipped:
-        known = ", ".join(shipped)
-        raise RecipeError(f"{name} is neither a recipe file nor a recipe of geoseg: {known}")
-    return shipped[name]
-
-
 def load_recipe(path: str | Path, /, **changes: Any) -> Recipe:
     """Read and check a recipe: a file, or the name of a shipped one.
 
@@ -327,6 +306,15 @@ def load_recipe(path: str | Path, /, **changes: Any) -> Recipe:
         set_value(content, key.split("."), value)
     recipe: Recipe = build(Recipe, content)
     return recipe
+
+
+def parse_setting(key: str, text: str) -> Any:
+    """Parse the YAML value of `--set KEY=VALUE`; RecipeError if it is not YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"--set {key}={text} is not YAML: {reason}") from error
 
 
 def rename_keys(content: dict[str, Any]) -> None:
