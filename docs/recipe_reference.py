@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import json
 import types
 import typing
@@ -73,7 +74,7 @@ def field_docstrings(kind: Any) -> dict[str, str]:
     (body,) = (node.body for node in ast.parse(inspect.getsource(kind)).body)  # type: ignore[attr-defined]
     found = {
         field.target.id: " ".join(text.value.value.split())
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(text, ast.Expr)
         and isinstance(text.value, ast.Constant)

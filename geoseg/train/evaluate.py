@@ -71,7 +71,7 @@ def evaluate(
         raise DataError(f"no pixel of these {len(items)} images in {data.root} is labeled")
     return Evaluation(
         scores=Scores.of(total, classes),
-        groups={group: Scores.of(part, classes).miou for group, part in counts.items()},
+        groups={group: Scores.of(part, classes) for group, part in counts.items()},
         objects=objects if boxed else None,
         unlisted=tuple(c.name for c in classes if c.id not in ids[: len(data.classes)]),
     )

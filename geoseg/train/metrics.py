@@ -89,7 +89,7 @@ class Scores:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN becomes None."""
+        """Return all scores as JSON types; NaN becomes None."""
         return {
             "miou": none_if_nan(self.miou),
             "accuracy": none_if_nan(self.accuracy),
@@ -112,19 +112,20 @@ class Evaluation:
     """Scores of weights on labeled images."""
 
     scores: Scores
-    groups: dict[str, float]
-    """Mean IoU by group of images; NaN where nothing is labeled."""
+    groups: dict[str, Scores]
+    """Pixel scores by group of images."""
     unlisted: tuple[str, ...]
     """Classes of the weights that the data does not list: background does not refute them."""
     objects: BoxCounts | None = None
     """Object counts by bounding boxes; None without boxes."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN becomes None."""
-        groups = {group: none_if_nan(miou) for group, miou in self.groups.items()}
+        """Return all scores as JSON types; NaN becomes None."""
+        groups = {group: scores.as_dict() for group, scores in self.groups.items()}
         result = {**self.scores.as_dict(), "groups": groups, "unlisted": self.unlisted}
         return result | ({} if self.objects is None else {"objects": self.objects.as_dict()})
 
 
 def none_if_nan(value: float) -> float | None:
+    """Return None for NaN, which JSON lacks."""
     return None if math.isnan(value) else value

@@ -35,7 +35,7 @@ STATE_EVERY = 250
 LOGGER_PACKAGES = {
     "tensorboard": ("tensorboard", "tensorboardX"),
     "csv": (),
-    "mlflow": ("mlflow", "mlflow_skinny"),
+    "mlflow": ("mlflow",),
     "wandb": ("wandb",),
 }
 """Packages by logger, of which one must be installed."""
