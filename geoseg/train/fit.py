@@ -45,6 +45,7 @@ from geoseg.train.trainer import (
     Validation,
     check_device,
     check_loggers,
+    logger_errors,
     make_trainer,
     quiet_lightning,
     resolve_precision,
@@ -151,7 +152,12 @@ def fit(
         report(f"{family}-{recipe.model.variant} starts from {start}")
         write_start(folder, recipe, model.metadata)
     scored = Validation(recipe, folder, most_informative(validation, val_counts), report)
-    with quiet_lightning(), interruptible(folder), device_errors(device, devices):
+    with (
+        quiet_lightning(),
+        interruptible(folder),
+        device_errors(device, devices),
+        logger_errors(recipe),
+    ):
         trainer = make_trainer(recipe, folder, accelerator, devices, scored)
         loaders = RunData(recipe, crops, validation)
         trainer.fit(module, loaders, ckpt_path=folder / STATE if resume else None)

@@ -237,8 +237,8 @@ class Recipe:
     log_every: Annotated[int, AT_LEAST_1] = 10
     """Steps between entries of the log."""
     logger: tuple[Literal["tensorboard", "csv", "mlflow", "wandb"], ...] = ("csv", "tensorboard")
-    """Where losses and scores are logged. mlflow and wandb are separate packages, configured by
-    their own environment variables."""
+    """Where losses and scores are logged. mlflow and wandb are separate packages with environment
+    variables of their own, such as MLFLOW_TRACKING_URI and WANDB_MODE."""
     provenance: str = ""
     """Free text for the checkpoint: data and author."""
     license: str = ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ LOGGER_PACKAGES = {
     "wandb": ("wandb",),
 }
 """Packages by logger, of which one must be installed."""
+MLFLOW_URI = "MLFLOW_TRACKING_URI"
+"""Environment variable of MLflow; without it, MLflow 3 refuses to log."""
 
 
 def make_trainer(
@@ -77,7 +81,7 @@ def make_trainer(
 
 
 def check_loggers(recipe: Recipe) -> None:
-    """Raise OptionError if the package of a logger is not installed."""
+    """Raise OptionError if a logger lacks its package or MLflow its server."""
     for name in recipe.logger:
         packages = LOGGER_PACKAGES[name]
         if packages and not any(map(find_spec, packages)):
@@ -86,16 +90,39 @@ def check_loggers(recipe: Recipe) -> None:
                 f"pip install {packages[0]}, or choose other loggers (--set 'logger=[csv]')"
             )
 
+    if "mlflow" in recipe.logger and not os.environ.get(MLFLOW_URI):
+        raise OptionError(
+            f"logger has mlflow, but {MLFLOW_URI} is not set: give it a server, or "
+            "sqlite:///mlflow.db"
+        )
+
+
+@contextmanager
+def logger_errors(recipe: Recipe) -> Iterator[None]:
+    """Turn errors of MLflow and W&B, such as a missing login, into OptionError."""
+    modules = {
+        "mlflow": ("mlflow.exceptions", "MlflowException"),
+        "wandb": ("wandb.errors", "Error"),
+    }
+    kinds: list[type[Exception]] = [
+        getattr(import_module(module), kind)
+        for name, (module, kind) in modules.items()
+        if name in recipe.logger
+    ]
+    try:
+        yield
+    except tuple(kinds) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(f"logger {type(error).__module__.partition('.')[0]}: {reason}") from error
+
 
 def make_loggers(recipe: Recipe, folder: Path) -> list[loggers.Logger]:
-    """Return the loggers of a recipe, which write into `folder` unless configured otherwise."""
+    """Return the loggers of a recipe; those with files of their own write into `folder`."""
     makers: dict[str, Callable[[], loggers.Logger]] = {
         # A resumed run gets another version: it logs beside the first part, not over it.
         "csv": lambda: loggers.CSVLogger(folder, name="logs"),
         "tensorboard": lambda: loggers.TensorBoardLogger(folder, name="", version=""),
-        "mlflow": lambda: loggers.MLFlowLogger(
-            experiment_name="geoseg", run_name=folder.name, save_dir=str(folder / "mlruns")
-        ),
+        "mlflow": lambda: loggers.MLFlowLogger(experiment_name="geoseg", run_name=folder.name),
         "wandb": lambda: loggers.WandbLogger(
             project="geoseg", name=folder.name, save_dir=folder, config={"recipe": recipe.to_yaml()}
         ),

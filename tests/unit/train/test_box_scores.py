@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.classes import ISAID
+from geoseg.cli.evaluate import table
 from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split, write_table
 from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
@@ -110,12 +111,18 @@ def test_evaluate_counts_objects_where_the_data_has_boxes(tmp_path):
     write_table(tmp_path / "boxes.csv", columns, rows)
     model = TileModel(Bright(), device="cpu", precision="float32")
     data = LabeledFolder.open(tmp_path)
-    found = evaluate(model, data, data.split("val")).objects
+    evaluation = evaluate(model, data, data.split("val"))
+    found = evaluation.objects
+    assert found is not None
     (score,) = found.scores(0.3)
     assert (score.name, score.truth, score.found, score.matched) == ("ship", 2, 2, 1)
     told = found.as_dict()["0.5"]
     assert told["all"] == told["groups"]["port"]
     assert told["all"]["ship"]["precision"] == 0.5
+    assert evaluation.as_dict()["objects"] == found.as_dict()
+    row = "ship                     0.500   0.500  0.500       2       2       1"
+    assert table(evaluation, by_group=False).count(row) == 2  # a table for each IoU
+    assert table(evaluation, by_group=True).split("group port\n")[1].count(row) == 2
     write_table(
         tmp_path / "boxes.csv",
         columns,

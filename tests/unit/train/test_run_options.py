@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.metrics import Scores
 from geoseg.train.module import SegmentationModule, loss_weights
 from geoseg.train.recipe import LossOptions, Recipe, Stage, load_recipe
-from geoseg.train.trainer import Validation
+from geoseg.train.trainer import Validation, logger_errors
 
 SIDE = 64
 
@@ -217,6 +218,27 @@ def test_a_missing_logger_is_named_before_anything_is_written(
     with pytest.raises(OptionError, match=rf"{name} is not installed: pip install {name}"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_mlflow_needs_a_server(small_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "find_spec", lambda package: package)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(OptionError, match="MLFLOW_TRACKING_URI is not set"):
+        run(small_recipe(1, logger=["mlflow"]), tmp_path / "run")
+
+
+def test_errors_of_a_logger_are_one_line(small_recipe, monkeypatch):
+    class Error(Exception):
+        __module__ = "wandb.errors"
+
+    monkeypatch.setitem(sys.modules, "wandb.errors", SimpleNamespace(Error=Error))
+    with (
+        pytest.raises(OptionError, match=r"^logger wandb: no API key; log in$"),
+        logger_errors(small_recipe(1, logger=["wandb"])),
+    ):
+        raise Error("no API key;\n  log in")
+    with pytest.raises(Error), logger_errors(small_recipe(1)):
+        raise Error
 
 
 # -- class weights -----------------------------------------------------------------------------
