@@ -21,7 +21,7 @@ from geoseg.train.recipe import GroupOptions
 SIDE = 96
 """Side of the window that an object must fit into, px."""
 MAX_CUTOUTS = 300
-"""Objects kept of each class."""
+"""Most objects of each class."""
 ATTEMPTS = 4 * MAX_CUTOUTS
 """Pixels drawn of each class, over all images: many hit an object that does not fit."""
 MAX_PASTED = 12

@@ -238,13 +238,21 @@ def check_training(
 
 
 def check_validation(
-    counts: NDArray[np.int64], classes: Sequence[LabelClass], report: Callable[[str], None]
+    counts: NDArray[np.int64],
+    classes: Sequence[LabelClass],
+    report: Callable[[str], None],
+    devices: int = 1,
 ) -> None:
     """Refuse validation images without a labeled pixel; report where scores mean little.
 
     Raises:
-        DataError: no pixel is labeled.
+        DataError: no pixel is labeled, or there are fewer images than devices.
     """
+    if len(counts) < devices:
+        raise DataError(
+            f"{len(counts)} val images are too few for {devices} devices; give --devices "
+            f"{len(counts)}, or more val images"
+        )
     present = [item.name for item in classes if counts[:, item.id].any()]
     if not present:
         raise DataError(

@@ -115,11 +115,9 @@ def fit(
         progress: called with images read and in all while the data is checked.
 
     Raises:
-        OutputError: the folder has a run and `resume` is not set, or has none to resume, or one
-            of another recipe.
-        DataError: the data cannot be used.
-        CheckpointError: the pretrained weights cannot be used.
-        OptionError: the device cannot train the recipe, or the package of a logger is missing.
+        OutputError: the folder has a run to resume, or none, or one of another recipe.
+        DataError, CheckpointError: the data or the pretrained weights cannot be used.
+        OptionError: the device cannot train the recipe, or a logger fails.
         KeyboardInterrupt: the run was stopped; a note says how to continue.
     """
     report = rank_zero_only(report)
@@ -131,37 +129,31 @@ def fit(
     check_folder(folder, recipe, resume)
     data = LabeledFolder.open(recipe.data.root)
     check_classes_file(data, recipe, report)
-    (items, counts), (validation, val_counts) = (
+    (items, counts), (val_items, val_counts) = (
         read_split(data, name, skip_bad, report, progress) for name in ("train", "val")
     )
     check_training(recipe, items, counts, data.classes, without_background=without_background)
-    check_validation(val_counts, data.classes, report)
+    check_validation(val_counts, data.classes, report, devices)
     pl.seed_everything(recipe.seed, verbose=False)
     if resume:
-        model, start = stored_model(folder, data, recipe), None
+        model, start = stored_model(folder, data, recipe), ""
     else:
         model, start = initial_model(recipe, data.classes, pretrained)
         origin = f"{recipe.provenance}\nstarted from {start}".strip()
         model.metadata = replace(model.metadata, provenance=origin)
     boxes = read_box_table(data.root, data.classes) if recipe.loss.projection else None
-    crops = Crops(recipe, items, counts, model.metadata, boxes)
-    hidden = hidden_by_group(recipe, validation, len(data.classes))
+    loaders = RunData(recipe, Crops(recipe, items, counts, model.metadata, boxes), val_items)
+    hidden = hidden_by_group(recipe, val_items, len(data.classes))
     module = SegmentationModule(recipe, model, hidden, load_teacher(recipe, model.metadata))
     if start:
+        write_start(folder, recipe, model.metadata)
         family = "SegNeXt" if isinstance(model, SegNeXt) else "EfficientNet"
         report(f"{family}-{recipe.model.variant} starts from {start}")
-        write_start(folder, recipe, model.metadata)
-    scored = Validation(recipe, folder, most_informative(validation, val_counts), report)
-    with (
-        quiet_lightning(),
-        interruptible(folder),
-        device_errors(device, devices),
-        logger_errors(recipe),
-    ):
-        trainer = make_trainer(recipe, folder, accelerator, devices, scored)
-        loaders = RunData(recipe, crops, validation)
+    validation = Validation(recipe, folder, most_informative(val_items, val_counts), report)
+    with quiet_lightning(), interruptible(folder), option_errors(recipe, device, devices):
+        trainer = make_trainer(recipe, folder, accelerator, devices, validation)
         trainer.fit(module, loaders, ckpt_path=folder / STATE if resume else None)
-        if scored.step != trainer.global_step:
+        if validation.step != trainer.global_step:
             trainer.validate(module, loaders, verbose=False)
     best = folder / "best.safetensors"
     report(f"best checkpoint: {best}")
@@ -196,10 +188,11 @@ def read_split(
 
 
 @contextmanager
-def device_errors(device: str, devices: int) -> Iterator[None]:
-    """Turn errors of an unfit or too small device into OptionError."""
+def option_errors(recipe: Recipe, device: str, devices: int) -> Iterator[None]:
+    """Turn errors of loggers, and of an unfit or too small device, into OptionError."""
     try:
-        yield
+        with logger_errors(recipe):
+            yield
     except MisconfigurationException as error:
         raise OptionError(f"--device {device} --devices {devices}: {error}") from error
     except torch.OutOfMemoryError as error:
@@ -223,7 +216,7 @@ def interruptible(folder: Path) -> Iterator[None]:
         if isinstance(error, SystemExit) and not (stopped or isinstance(error, SIGTERMException)):
             raise
         interrupt = KeyboardInterrupt()
-        kept = f"the run is kept in {folder}: the same command with --resume goes on"
+        kept = f"the run is kept in {folder}: the same command with --resume continues it"
         nothing = f"{folder} has no state yet: the same command starts the run anew"
         interrupt.add_note(kept if (folder / STATE).is_file() else nothing)
         raise interrupt from None

@@ -218,6 +218,8 @@ def test_one_class_in_val_tiny_images_and_missing_names_are_told(tmp_path):
     assert "every labeled val pixel is background" in lines[0]
     check_validation(np.array([[9, 0], [0, 5]]), TWO, lines.append)
     assert len(lines) == 1
+    with pytest.raises(DataError, match="2 val images are too few for 3 devices"):
+        check_validation(np.array([[9, 0], [0, 5]]), TWO, lines.append, devices=3)
     small = png(tmp_path / "small.png", RGB[:, :20, :20].transpose(1, 2, 0))
     root = folder_of(tmp_path, small, [mask_of(0, 1)[:20, :20]])
     recipe = load_recipe(recipe_of(root, tmp_path / "r.yaml"))
