@@ -89,7 +89,7 @@ class SegmentationModule(pl.LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.confusion = Confusion(len(self.metadata.classes))
         self.val_loss = MeanMetric()
-        if recipe.frozen_steps == recipe.steps:  # before DDP registers what is trained
+        if recipe.frozen_steps >= recipe.steps:  # before DDP registers what is trained
             model.backbone.requires_grad_(False)
 
     def forward(self, image: Tensor, stride: int = 1) -> Tensor:
