@@ -89,7 +89,6 @@ def check_loggers(recipe: Recipe) -> None:
                 f"logger is {', '.join(recipe.logger)}, but {packages[0]} is not installed: "
                 f"pip install {packages[0]}, or choose other loggers (--set 'logger=[csv]')"
             )
-
     if "mlflow" in recipe.logger and not os.environ.get(MLFLOW_URI):
         raise OptionError(
             f"logger has mlflow, but {MLFLOW_URI} is not set: give it a server, or "
