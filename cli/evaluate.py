@@ -12,8 +12,8 @@ from . import options
 
 if TYPE_CHECKING:
     from geoseg.geo.layers.object_scores import ObjectScore
-    from geoseg.train.dataset import LabelledFolder
-    from geoseg.train.metrics import Evaluation
+    from geoseg.train.dataset import LabeledFolder
+    from geoseg.train.metrics import Evaluation, Scores
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -24,11 +24,14 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--split", default="val", show_default=True, help="Which split of DATA to score.")
 @click.option(
     "--recipe",
-    help="Recipe (file or name) that says which classes each group of images labels completely.  "
+    help="Recipe (file or name) with the classes that each group of images labels completely.  "
     "[default: recipe.yaml beside WEIGHTS]",
 )
+@click.option("--groups", "by_group", is_flag=True, help="Print the scores of each group as well.")
 @click.option(
-    "--confusion", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG."
+    "--confusion",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the confusion matrix into this PNG.",
 )
 @click.option("--scene", type=FILE, help="Instead of WEIGHTS and DATA: a class raster of predict …")
 @click.option("--truth", type=FILE, help="… and polygons of the true objects.")
@@ -47,29 +50,34 @@ def command(
     truth: Path | None,
     field: str,
     layer: str | None,
+    by_group: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Score WEIGHTS (a file, a registry name or `default`) on the labelled images in DATA.
+    """Score WEIGHTS (a file, a registry name or `default`) on the labeled images in DATA.
 
-    Classes are told by name; DATA may list only some of those that the weights know. Where DATA
-    has a boxes.csv (`geoseg prepare boxes`), objects are counted by bounding boxes, too.
+    Classes are matched by name; DATA may list only some of those of the weights. If DATA has a
+    boxes.csv (`geoseg prepare boxes`), objects are scored by bounding boxes as well. --json has
+    the scores of each group, too.
 
-    Or, with --scene and --truth, count the objects of a finished prediction that are right: those
-    whose intersection with a true object is at least half of their union.
+    Or, with --scene and --truth, score the objects of a finished prediction: an object matches a
+    true one if their intersection is at least half of their union.
     """
     if scene is not None and truth is not None and weights is None:
         from geoseg.geo.layers.object_scores import score_objects
 
-        if how["confusion"] is not None:
-            raise click.UsageError("--confusion goes with WEIGHTS and DATA")
+        if (drawn := how["confusion"] is not None) or by_group:
+            flag = "--confusion" if drawn else "--groups"
+            raise click.UsageError(f"{flag} goes with WEIGHTS and DATA")
 
         found = score_objects(scene, truth, field=field, layer=layer)
         results = {score.name: score.as_dict() for score in found}
         click.echo(json.dumps({"objects": results}) if as_json else object_table(found))
     elif scene is None and truth is None and weights is not None and data is not None:
         evaluation = score_pixels(weights, data, **how)
-        click.echo(json.dumps(evaluation.as_dict()) if as_json else table(evaluation))
+        click.echo(
+            json.dumps(evaluation.as_dict()) if as_json else table(evaluation, by_group=by_group)
+        )
     else:
         raise click.UsageError("give WEIGHTS and DATA, or --scene and --truth")
 
@@ -88,22 +96,23 @@ def score_pixels(
     overlap: int,
     tta: bool,
 ) -> Evaluation:
+    """Score weights on labeled images, with warnings on stderr."""
     from geoseg.model.load import load_model, locate_weights
     from geoseg.model.tile_model import TileModel
     from geoseg.train.crops import hidden_by_group
-    from geoseg.train.dataset import IDS, LabelledFolder
+    from geoseg.train.dataset import ID_HINT, LabeledFolder
     from geoseg.train.evaluate import evaluate, ids_by_name
     from geoseg.train.figures import confusion_picture, write_picture
     from geoseg.train.recipe import load_recipe
 
-    folder = LabelledFolder.open(data)
+    folder = LabeledFolder.open(data)
     for warning in folder.warnings:
         click.echo(f"Warning: {warning}", err=True)
     items = folder.split(split)
     path = locate_weights(None if weights == "default" else weights)
     if recipe is None and (own := path.with_name("recipe.yaml")).is_file():
         recipe = str(own)
-        click.echo(f"Groups are labelled as {own} says (--recipe overrules)", err=True)
+        click.echo(f"Labeled classes of each group: as in {own} (or give --recipe)", err=True)
     if confusion is not None:
         check_picture(confusion, path, folder)
     rules = None if recipe is None else load_recipe(recipe)
@@ -124,8 +133,8 @@ def score_pixels(
     present = [row.name for row in evaluation.scores.classes if row.pixels]
     if len(present) == 1:
         click.echo(
-            f"Warning: every labelled pixel is {present[0]}: the scores say nothing about the "
-            f"other classes; {IDS}",
+            f"Warning: every labeled pixel is {present[0]}: the scores say nothing about the "
+            f"other classes; {ID_HINT}",
             err=True,
         )
     if confusion is not None:
@@ -133,52 +142,70 @@ def score_pixels(
     return evaluation
 
 
-def check_picture(picture: Path, weights: Path, folder: LabelledFolder) -> None:
-    """Raises OptionError where the picture would not be one, or replace what is scored."""
+def check_picture(picture: Path, weights: Path, folder: LabeledFolder) -> None:
+    """Raise OptionError if the picture is not a PNG or would replace an input."""
     from geoseg.errors import OptionError
     from geoseg.guard import refuse_inputs
 
     if picture.suffix.lower() != ".png":
-        raise OptionError(f"--confusion {picture}: a PNG is drawn; give a name that ends in .png")
+        raise OptionError(f"--confusion {picture} is not a PNG; give a name that ends in .png")
     items = [item for split in folder.splits.values() for item in split]
     refuse_inputs([picture], [weights, *(f for item in items for f in (item.image, item.mask))])
 
 
-def table(evaluation: Evaluation) -> str:
-    """For the terminal."""
-    from geoseg.train.box_scores import MIN_IOUS
+def table(evaluation: Evaluation, *, by_group: bool) -> str:
+    """Return all scores for the terminal; `by_group`, those of each group as well."""
+    parts = [pixel_table(evaluation.scores), *object_tables(evaluation, None)]
+    if by_group:
+        for group, scores in evaluation.groups.items():
+            parts += [f"group {group}\n{pixel_table(scores)}", *object_tables(evaluation, group)]
+    elif len(evaluation.groups) > 1:
+        lines = [f"{'group':<20} {'mIoU':>6} {'accuracy':>9}"]
+        lines += [
+            f"{group:<20} {scores.miou:6.3f} {scores.accuracy:9.3f}"
+            for group, scores in evaluation.groups.items()
+        ]
+        parts.append("\n".join(lines))
+    if evaluation.unlisted:
+        parts.append(
+            "classes that the data does not list, so its background does not refute them: "
+            + ", ".join(evaluation.unlisted)
+        )
+    return "\n\n".join(parts)
 
-    scores = evaluation.scores
+
+def pixel_table(scores: Scores) -> str:
+    """Return scores by class, of classes with true pixels, and their means."""
+    present = [row for row in scores.classes if row.pixels]
     lines = [f"{'class':<20} {'IoU':>6} {'precision':>9} {'recall':>7} {'F1':>6} {'pixels':>11}"]
     lines += [
         f"{row.name:<20} {row.iou:6.3f} {row.precision:9.3f} {row.recall:7.3f} {row.f1:6.3f} "
         f"{row.pixels:>11,}"
-        for row in scores.classes
-        if row.pixels
+        for row in present
     ]
-    if len(evaluation.groups) > 1:
-        lines += ["", f"{'group':<20} {'mIoU':>6}"]
-        lines += [f"{name:<20} {miou:6.3f}" for name, miou in evaluation.groups.items()]
-        lines.append("")
-    present = sum(row.pixels > 0 for row in scores.classes)
-    lines.append(f"mIoU {scores.miou:.4f} over {present} classes, accuracy {scores.accuracy:.4f}")
-    if evaluation.objects is not None:
-        for min_iou in MIN_IOUS:
-            lines += ["", f"objects, by bounding boxes that overlap by {min_iou:g}:"]
-            lines.append(object_table(evaluation.objects.scores(min_iou)))
-    if evaluation.unlisted:
-        lines.append(
-            "not among the classes of the data, so not held against its background: "
-            + ", ".join(evaluation.unlisted)
-        )
-    return "\n".join(lines)
+    means = f"mIoU {scores.miou:.4f} over {len(present)} classes, accuracy {scores.accuracy:.4f}"
+    return "\n".join([*lines, means])
+
+
+def object_tables(evaluation: Evaluation, group: str | None) -> list[str]:
+    """Return a table for each IoU threshold, of a group or of all images with boxes."""
+    from geoseg.train.box_scores import MIN_IOUS
+
+    objects = evaluation.objects
+    if objects is None or group not in (None, *objects.groups):
+        return []
+    return [
+        f"objects whose bounding boxes have an IoU of {min_iou:g} or more\n"
+        + object_table(objects.scores(min_iou, group))
+        for min_iou in MIN_IOUS
+    ]
 
 
 def object_table(scores: list[ObjectScore]) -> str:
-    """For the terminal."""
+    """Return object scores by class."""
     lines = [
-        f"{'class':<20} {'precision':>9} {'recall':>7} {'F1':>6} {'there':>7} {'found':>7} "
-        f"{'right':>7}"
+        f"{'class':<20} {'precision':>9} {'recall':>7} {'F1':>6} {'true':>7} {'found':>7} "
+        f"{'matched':>7}"
     ]
     lines += [
         f"{row.name:<20} {row.precision:9.3f} {row.recall:7.3f} {row.f1:6.3f} {row.truth:>7} "

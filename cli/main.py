@@ -15,7 +15,7 @@ from geoseg.errors import GeosegError
 from geoseg.native.malloc import refused_memory
 from geoseg.version import VERSION
 
-from . import bench, demo, evaluate, export, predict, prepare, train, vectorize, weights
+from . import bench, demo, evaluate, export, predict, prepare, recipes, train, vectorize, weights
 from .streams import Stopped, forgive_output, stop_on_signals
 
 GRACE = 2.0
@@ -62,6 +62,7 @@ def main() -> None:
 main.add_command(demo.command, "demo")
 main.add_command(predict.command, "predict")
 main.add_command(prepare.command, "prepare")
+main.add_command(recipes.command)
 main.add_command(train.command, "train")
 main.add_command(evaluate.command, "evaluate")
 main.add_command(vectorize.command, "vectorize")

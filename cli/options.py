@@ -116,6 +116,21 @@ class Numbers(click.ParamType):
         self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
 
 
+class Pair(click.ParamType):
+    """Two texts joined by the first "="."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        left, equals, right = value.partition("=")
+        if not (left and equals and right):
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return left, right
+
+
 batch_size = click.option(
     "--batch-size", type=BatchSize(), default="auto", help="Tiles at once.  [default: auto]"
 )

@@ -15,34 +15,20 @@ if TYPE_CHECKING:
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SKIP_BAD = click.option(
-    "--skip-bad", is_flag=True, help="Leave out what cannot be used, instead of refusing it all."
+    "--skip-bad", is_flag=True, help="Leave out what cannot be used instead of refusing all."
 )
-
-
-class Renaming(click.ParamType):
-    """`old=new`."""
-
-    name = "OLD=NEW"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        old, equals, new = value.partition("=")
-        if not (old and equals and new):
-            self.fail(f"{value!r} is not of the form OLD=NEW", param, ctx)
-        return old, new
 
 
 @click.group("prepare")
 def command() -> None:
-    """Make training data: a folder that `geoseg train --data` reads."""
+    """Prepare training data: a folder for `geoseg train --data`."""
 
 
 @command.command()
 @click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", metavar="DST", type=FOLDER)
 @click.option("--patch", default=896, show_default=True, help="Side of a patch, px.")
-@click.option("--overlap", default=384, show_default=True, help="Of neighbouring patches, px.")
+@click.option("--overlap", default=384, show_default=True, help="Overlap of patches, px.")
 @SKIP_BAD
 @options.workers
 def isaid(
@@ -50,8 +36,8 @@ def isaid(
 ) -> None:
     """Cut the iSAID data set SRC (folders train and val) into patches.
 
-    Images are NAME.png, masks NAME_instance_color_RGB.png, in one folder or two. Interrupted, the
-    same command goes on where it stopped. JSeg's patches are --patch 800 --overlap 200.
+    Images are NAME.png, masks NAME_instance_color_RGB.png, in one folder or two. After an
+    interruption, the same command continues. JSeg's patches are --patch 800 --overlap 200.
     """
     from geoseg.datasets.isaid import prepare_isaid
     from geoseg.datasets.layout import Patching
@@ -77,14 +63,17 @@ def isaid(
 @click.option(
     "--area",
     type=FILE,
-    help="Polygons within which everything was labelled: the rest of them is background. Without "
-    "them, pixels outside all polygons are ignored, and the model never sees background unless "
-    "you draw polygons of class background.",
+    help="Polygons of the area in which everything is labeled: the rest of it is background. "
+    "Without them, pixels outside of all polygons are ignored, and the model learns no background "
+    "unless there are polygons of class background.",
 )
 @click.option("--patch", default=512, show_default=True, help="Side of a patch, px.")
-@click.option("--overlap", default=0, show_default=True, help="Of neighbouring patches, px.")
+@click.option("--overlap", default=0, show_default=True, help="Overlap of patches, px.")
 @click.option(
-    "--val-share", default=0.2, show_default=True, help="Share of the labelled squares for val."
+    "--val-share",
+    default=0.2,
+    show_default=True,
+    help="Share of the labeled squares for validation.",
 )
 @SKIP_BAD
 def labels(
@@ -101,8 +90,8 @@ def labels(
 ) -> None:
     """Cut SCENE, and the polygons drawn over it in LABELS, into patches.
 
-    Several scenes can be prepared into one DST, one after the other; those of one name are kept
-    apart. A scene that is prepared again replaces its own patches.
+    Several scenes can be prepared into one DST, one after the other. A scene that is prepared
+    again replaces its own patches.
     """
     from geoseg.datasets.from_labels import prepare_labels
     from geoseg.datasets.layout import Patching
@@ -137,15 +126,15 @@ def labels(
 @click.option(
     "--map",
     "renamed",
-    type=Renaming(),
+    type=options.Pair("OLD=NEW"),
     multiple=True,
-    help="Class of the masks for a class of the boxes, or `ignore`; may be repeated.",
+    help="Rename a class of the boxes, or exclude it with OLD=ignore; may be repeated.",
 )
 @click.option(
     "--classes",
     "classes_file",
     type=FILE,
-    help="CSV with id, name and color.  [default: iSAID's if they suffice, else those found]",
+    help="CSV with id, name and color.  [default: iSAID's if it has all, else those found]",
 )
 @click.option("--group", help="Name of these images in recipes.  [default: SRC's]")
 @click.option("--patch", default=896, show_default=True, help="Side of a patch, px.")
@@ -154,7 +143,7 @@ def labels(
     "--val-share",
     default=0.1,
     show_default=True,
-    help="Share of the images for validation, where SRC has no folders train and val.",
+    help="Share of the images for validation, if SRC has no folders train and val.",
 )
 @SKIP_BAD
 def boxes(
@@ -171,10 +160,10 @@ def boxes(
 ) -> None:
     """Cut images with boxes in SRC into patches with masks.
 
-    The mask holds the class where a box is sure of it (the ellipse of a tank, the rectangle of a
-    turned car, the middle of a plane), background outside of all boxes, and 255, undecided,
-    between. DST also gets boxes.csv, by which `geoseg evaluate` counts objects. Several sources
-    can be prepared into one DST, one after the other.
+    Masks hold the class where it is certain (the ellipse of a tank, the rectangle of a car, the
+    middle of a plane), background outside of all boxes, and 255, unlabeled, between. DST also
+    gets boxes.csv, by which `geoseg evaluate` counts objects. Several sources can be prepared
+    into one DST, one after the other.
     """
     from geoseg.datasets.from_boxes import prepare_boxes
     from geoseg.datasets.layout import Patching
@@ -197,7 +186,7 @@ def boxes(
 
 
 def report(prepared: Prepared, target: Path) -> str:
-    """For the terminal."""
+    """Return the summary for the terminal."""
     lines = [f"skipped: {sentence}" for sentence in prepared.skipped]
     lines += [f"Note: {sentence}" for sentence in prepared.notes]
     lines += [f"{name:<20} {pixels:>13,} px" for name, pixels in prepared.pixels.items() if pixels]
@@ -206,9 +195,9 @@ def report(prepared: Prepared, target: Path) -> str:
         lines.append(f"without a pixel: {', '.join(absent)}")
     if background in prepared.absent:
         lines.append(
-            f"Warning: no pixel is {background}. From such patches alone a model learns to see an "
+            f"Warning: no pixel is {background}. A model trained on such patches alone finds an "
             "object in every pixel, so geoseg train refuses them: give --area (polygons within "
-            "which everything was labelled), or draw polygons of class background"
+            "which everything is labeled), or draw polygons of class background"
         )
     made = " and ".join(f"{count} {split}" for split, count in prepared.patches.items())
     lines.append(f"{made} patches, {len(prepared.skipped)} skipped: {target / 'split.csv'}")

@@ -247,12 +247,12 @@ def evaluate(
         GeosegError: as `geoseg.train.evaluate.evaluate` does.
     """
     from geoseg.train.crops import hidden_by_group
-    from geoseg.train.dataset import LabelledFolder
+    from geoseg.train.dataset import LabeledFolder
     from geoseg.train.evaluate import evaluate as score
     from geoseg.train.evaluate import ids_by_name
     from geoseg.train.recipe import load_recipe
 
-    folder = LabelledFolder.open(Path(data))
+    folder = LabeledFolder.open(Path(data))
     for warning in folder.warnings:
         _LOG.warning("%s", warning)
     items = folder.split(split)

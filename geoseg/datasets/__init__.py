@@ -1,1 +1,1 @@
-"""Public and own labels, to folders that `geoseg train` reads."""
+"""Conversion of public data sets and own labels to folders that `geoseg train` reads."""

@@ -1,8 +1,7 @@
-"""Masks from boxes: the class where geometry is sure of it, undecided in the rest of the box.
+"""Masks from boxes: the class where geometry is certain, IGNORE in the rest of the box.
 
-A box says that its object touches its sides and lies nowhere outside. What it says of a pixel
-inside depends on the object: a tank fills the ellipse, a turned car its rectangle, of a plane
-only the middle is sure. The rest is IGNORE, for a teacher or the network itself to decide.
+An object touches the sides of its box and lies inside. Which pixels inside belong to it depends
+on the class: a tank fills the ellipse, a car its oriented box, a plane only the middle.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Shape(Enum):
     HULL = "hull"
     """Pointed at one end, like a ship."""
     MIDDLE = "middle"
-    """Only the middle of the box is sure to belong to it, as of a plane."""
+    """Only the middle of the box certainly belongs to it, as for a plane."""
 
 
 SHAPES: dict[str, Shape] = {
@@ -42,18 +41,18 @@ SHAPES: dict[str, Shape] = {
     "large_vehicle": Shape.RECTANGLE,
     "small_vehicle": Shape.RECTANGLE,
 }
-"""By class name; MIDDLE for all others."""
+"""Shapes by class name; MIDDLE for all others."""
 
 RING = 1.06
-"""Boxes are drawn by hand: a little more than the box is undecided."""
+"""Enlargement of the undecided zone: boxes drawn by hand miss the rim of the object."""
 NEAR = 1.0
-"""Neighbors whose rims are closer than twice this, px, are kept apart by background."""
+"""Neighbors whose rims are closer than twice this, px, are separated by background."""
 ELONGATED = 1.7
-"""An upright box whose sides differ by more holds an object along its longer side."""
+"""Ratio of sides from which an axis-aligned box holds an object parallel to its longer side."""
 SLENDER, PLUMP = 3.0, 2.2
-"""The same for hulls, which are longer: almost along the side, and roughly along it."""
+"""The same for hulls, which are longer: nearly parallel, and roughly parallel."""
 CORNERS = 32
-"""Of the polygon that stands for an ellipse."""
+"""Corners of the polygon that approximates an ellipse."""
 
 
 def paint_boxes(
@@ -62,10 +61,10 @@ def paint_boxes(
     shape: tuple[int, int],
     shapes: Mapping[str, Shape] = SHAPES,
 ) -> NDArray[np.uint8]:
-    """(H,W) class ids: 0 outside of all boxes, IGNORE where it cannot be known.
+    """Return class ids (H,W): 0 outside of all boxes, IGNORE where the class is uncertain.
 
-    Smaller objects lie on larger ones. Between two neighbors whose shape is known, where their
-    undecided rims meet, is background: parked cars stay apart.
+    Smaller objects cover larger ones. Where the rims of two neighbors of known shape meet is
+    background, which separates parked cars.
 
     Args:
         boxes: in pixels of the mask.
@@ -99,7 +98,7 @@ def paint_boxes(
 
 
 def rim(box: Box, form: Shape) -> shapely.Geometry:
-    """All that may belong to the object."""
+    """Return the outline of all that may belong to the object."""
     if box.exact:
         return polygon(box.outline)
     if form is Shape.ELLIPSE:
@@ -108,7 +107,7 @@ def rim(box: Box, form: Shape) -> shapely.Geometry:
 
 
 def core(box: Box, form: Shape) -> shapely.Geometry:
-    """All that surely belongs to it."""
+    """Return the outline of what certainly belongs to the object."""
     if box.exact:
         return polygon(box.outline)
     sides = np.hypot(*(box.outline[[1, 3]] - box.outline[0]).T)
@@ -125,13 +124,13 @@ def core(box: Box, form: Shape) -> shapely.Geometry:
 
 
 def scaled(outline: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """The outline, shrunk towards its center."""
+    """Scale an outline about its center."""
     center = outline.mean(axis=0)
     return center + (outline - center) * share
 
 
 def ellipse(outline: NDArray[np.float64], share: float) -> shapely.Geometry:
-    """The one that touches the sides of a box of four corners, shrunk."""
+    """Return the inscribed ellipse of a box of four corners, scaled by `share`."""
     center = outline.mean(axis=0)
     half_width, half_height = (outline[[1, 3]] - outline[0]) * (share / 2)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)[:, None]
@@ -139,6 +138,6 @@ def ellipse(outline: NDArray[np.float64], share: float) -> shapely.Geometry:
 
 
 def polygon(outline: NDArray[np.float64]) -> shapely.Geometry:
-    """A valid polygon; outlines that cross themselves are repaired."""
+    """Return a valid polygon; self-intersections are repaired."""
     drawn = shapely.polygons(outline)
     return drawn if drawn.is_valid else shapely.buffer(drawn, 0)

@@ -30,13 +30,13 @@ class Box:
     name: str
     """Its class, as the source spells it."""
     outline: NDArray[np.float64]
-    """(K,2) column and row, px. Four corners in order of a box; more of an exact outline."""
+    """(K,2) column and row, px: four corners in order, or more for an exact outline."""
     oriented: bool = False
-    """The box is turned with the object; else its sides are those of the image."""
+    """Whether the box is rotated with the object; else its sides are parallel to the image's."""
     exact: bool = False
-    """`outline` is that of the object itself."""
+    """Whether `outline` is that of the object itself."""
     ignored: bool = False
-    """The source does not want it to count: a crowd, or too difficult."""
+    """Whether the source excludes it from scores: a crowd, or too difficult."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +45,21 @@ class BoxedImage:
 
     path: Path
     split: str | None
-    """train or val, where the source's folders say so."""
+    """train or val, if the folders of the source tell."""
     boxes: tuple[Box, ...]
     relative: bool = False
-    """Outlines are in shares of the image's width and height, not in pixels."""
+    """Whether outlines are in fractions of width and height instead of pixels."""
 
 
 def read_boxes(source: Path, form: str) -> tuple[list[BoxedImage], list[str]]:
-    """All images of a data set with their boxes, and a sentence for each that cannot be used.
+    """Read all images of a data set with their boxes, and a sentence for each unusable one.
 
     Args:
         source: a folder, or the JSON or CSV file in the folder of the images.
         form: a key of `FORMATS`.
 
-    Raises DataError where nothing can be read.
+    Raises:
+        DataError: nothing can be read.
     """
     images, problems = FORMATS[form](source)
     if not images:
@@ -70,13 +71,13 @@ def read_boxes(source: Path, form: str) -> tuple[list[BoxedImage], list[str]]:
 
 
 def read_dota(source: Path) -> tuple[list[BoxedImage], list[str]]:
-    """`images/P0001.png` and `labelTxt/P0001.txt`: eight coordinates, class, difficult.
+    """Read `images/P0001.png` and `labelTxt/P0001.txt`: eight coordinates, class, difficult.
 
     Xia et al., "DOTA" (CVPR 2018). Files may begin with lines `imagesource:` and `gsd:`.
     """
 
     def boxes_of(path: Path) -> Iterator[Box]:
-        for where, words in lines_of(path):
+        for where, words in numbered_lines(path):
             if words[0].startswith(("imagesource:", "gsd:")):
                 continue
             if len(words) < 9:
@@ -84,28 +85,28 @@ def read_dota(source: Path) -> tuple[list[BoxedImage], list[str]]:
             difficult = len(words) > 9 and words[9] not in ("0", "0.0")
             yield Box(words[8], corners(words[:8], where), oriented=True, ignored=difficult)
 
-    images, labels = partners(source, lambda part: part.lower().startswith("label"))
-    return joined(images, labels, boxes_of, source)
+    images, labels = pair_files(source, lambda part: part.lower().startswith("label"))
+    return join_labels(images, labels, boxes_of, source)
 
 
 def read_yolo(source: Path) -> tuple[list[BoxedImage], list[str]]:
-    """`images/a.jpg` and `labels/a.txt`: class number, then relative coordinates.
+    """Read `images/a.jpg` and `labels/a.txt`: class number, then relative coordinates.
 
     Four numbers are center and size, eight the corners of an oriented box, more an outline. An
-    image without a file has no object. Names come from `data.yaml` or `classes.txt`.
+    image without a label file has no object. Names come from `data.yaml` or `classes.txt`.
     """
     names = yolo_names(source)
 
     def boxes_of(path: Path) -> Iterator[Box]:
-        for where, words in lines_of(path):
+        for where, words in numbered_lines(path):
             if not words[0].isdecimal() or len(words) < 5 or len(words) % 2 == 0:
                 raise DataError(
-                    f"{where} is none of class x y width height, class x1 y1 … x4 y4 and "
-                    "class with an outline"
+                    f"{where} is neither class x y width height, nor class x1 y1 … x4 y4, nor "
+                    "class and an outline"
                 )
             number = int(words[0])
             if names and number not in names:
-                raise DataError(f"{where} has class {number}; named are 0-{max(names)}")
+                raise DataError(f"{where} has class {number}; the named ones are 0-{max(names)}")
             name = names.get(number, str(number))
             values = corners(words[1:], where)
             if len(words) == 5:
@@ -115,12 +116,12 @@ def read_yolo(source: Path) -> tuple[list[BoxedImage], list[str]]:
                 four = len(values) == 4
                 yield Box(name, values, oriented=four, exact=not four)
 
-    images, labels = partners(source, lambda part: part.lower() == "labels")
-    return joined(images, labels, boxes_of, source, relative=True, empty=True)
+    images, labels = pair_files(source, lambda part: part.lower() == "labels")
+    return join_labels(images, labels, boxes_of, source, relative=True, empty=True)
 
 
 def yolo_names(source: Path) -> dict[int, str]:
-    """Class names by number; empty where no file tells them."""
+    """Return class names by number; empty if no file has them."""
     for path in sorted([*source.glob("*.yaml"), *source.glob("*.yml")]):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -139,10 +140,10 @@ def yolo_names(source: Path) -> dict[int, str]:
 
 
 def read_coco(source: Path) -> tuple[list[BoxedImage], list[str]]:
-    """COCO's JSON: boxes, and outlines or masks where there are any.
+    """Read COCO's JSON: boxes, and outlines or masks where there are any.
 
-    Images are looked for beside the file and in all folders below; a file whose name holds
-    "val" makes up the validation split.
+    Images are searched beside the file and in all folders below; a file with "val" in its name
+    is the validation split.
     """
     files = [source] if source.is_file() else sorted(source.rglob("*.json"))
     root = source.parent if source.is_file() else source
@@ -157,7 +158,7 @@ def read_coco(source: Path) -> tuple[list[BoxedImage], list[str]]:
             for item in content["annotations"]:
                 boxes[item["image_id"]] += coco_boxes(item, names[item["category_id"]])
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise DataError(f"{file} is no COCO file: {type(error).__name__} {error}") from error
+            raise DataError(f"{file} is not a COCO file: {type(error).__name__} {error}") from error
         split = "val" if "val" in file.stem.lower() else "train" if len(files) > 1 else None
         for number, name in listed.items():
             if name in there:
@@ -168,11 +169,11 @@ def read_coco(source: Path) -> tuple[list[BoxedImage], list[str]]:
 
 
 def coco_boxes(item: dict[str, Any], name: str) -> list[Box]:
-    """One annotation; of several outlines, one box each."""
+    """Return the boxes of one annotation: one for each of its outlines."""
     crowd, shape = bool(item.get("iscrowd")), item.get("segmentation")
     if isinstance(shape, dict):
         mask = decode_runs(shape["counts"], *shape["size"])
-        return [Box(name, ring, exact=True, ignored=crowd) for ring in rings_of(mask)]
+        return [Box(name, ring, exact=True, ignored=crowd) for ring in outer_rings(mask)]
     if shape:
         rings = [np.array(ring, float).reshape(-1, 2) for ring in shape]
         return [Box(name, ring, exact=True, ignored=crowd) for ring in rings if len(ring) >= 3]
@@ -181,10 +182,10 @@ def coco_boxes(item: dict[str, Any], name: str) -> list[Box]:
 
 
 def decode_runs(counts: str | Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
-    """(H,W) mask from COCO's run lengths, which go down the columns and begin with zeros.
+    """Decode COCO's column-major run lengths, zeros first, to a mask (H,W).
 
-    A string holds five bits a character, the lowest first, and from the third length on the
-    difference to the one before the last (`maskApi.c` of cocoapi).
+    A string holds five bits a character, lowest first, and from the third length on the
+    difference to the last but one (`maskApi.c` of cocoapi).
     """
     if isinstance(counts, str):
         lengths: list[int] = []
@@ -206,8 +207,8 @@ def decode_runs(counts: str | Sequence[int], height: int, width: int) -> NDArray
     return np.repeat(values, lengths).astype(np.uint8).reshape(width, height).T
 
 
-def rings_of(mask: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    """Outer rings of a mask's regions. Holes are filled, as COCO's outlines have none."""
+def outer_rings(mask: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    """Return the outer rings of the regions of a mask; COCO's outlines have no holes either."""
     import rasterio.features
 
     shapes = rasterio.features.shapes(mask, mask=mask.astype(bool))
@@ -215,10 +216,10 @@ def rings_of(mask: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
 
 
 def read_csv(source: Path) -> tuple[list[BoxedImage], list[str]]:
-    """`boxes.csv` with the columns of `CSV_COLUMNS`; `kind` H marks boxes that are not turned.
+    """Read `boxes.csv` with the columns of `CSV_COLUMNS`; `kind` H marks axis-aligned boxes.
 
-    A column `isaid_id`, where there is one, overrules the class; 255, or a class called `ignore`,
-    marks what does not count. Images of the folder without a row have no object.
+    A column `isaid_id` overrides the class; 255 and the class `ignore` mark boxes that do not
+    count. Images of the folder without a row have no object.
     """
     path = source if source.is_file() else source / "boxes.csv"
     by_number = {str(c.id): c.name for c in ISAID} | {str(IGNORE): "ignore"}
@@ -249,17 +250,17 @@ FORMATS: dict[str, Callable[[Path], tuple[list[BoxedImage], list[str]]]] = {
     "coco": read_coco,
     "csv": read_csv,
 }
-"""Readers by name."""
+"""Readers by format."""
 
 
 def images_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def partners(
+def pair_files(
     source: Path, is_label_folder: Callable[[str], bool]
 ) -> tuple[dict[tuple[str, ...], Path], dict[tuple[str, ...], Path]]:
-    """Images and label files by what their paths share: split and name, whichever comes first."""
+    """Return images and label files by what their paths share: split and name, in any order."""
 
     def key(path: Path) -> tuple[str, ...]:
         parts = path.relative_to(source).with_suffix("").parts
@@ -276,7 +277,7 @@ def partners(
     return {key(p): p for p in images_below(source)}, {key(p): p for p in labels}
 
 
-def joined(
+def join_labels(
     images: dict[tuple[str, ...], Path],
     labels: dict[tuple[str, ...], Path],
     boxes_of: Callable[[Path], Iterator[Box]],
@@ -285,11 +286,11 @@ def joined(
     relative: bool = False,
     empty: bool = False,
 ) -> tuple[list[BoxedImage], list[str]]:
-    """Images with what their label files say.
+    """Combine images with the boxes of their label files.
 
     Args:
         relative: see `BoxedImage`.
-        empty: an image without a file has no object, and is not a problem.
+        empty: an image without a label file has no object; else it is a problem.
     """
     found = []
     problems = [f"{labels[key]} has no image" for key in sorted(labels.keys() - images.keys())]
@@ -308,8 +309,8 @@ def joined(
     return found, problems
 
 
-def lines_of(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The words of each line that has any, and where it stands, for messages."""
+def numbered_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the words of every line that is not blank, after its file and number for messages."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -320,7 +321,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def corners(words: Sequence[str], where: str) -> NDArray[np.float64]:
-    """(K,2) from 2·K numbers."""
+    """Parse 2·K numbers to (K,2)."""
     try:
         values = [float(word) for word in words]
     except ValueError as error:
@@ -333,12 +334,12 @@ def corners(words: Sequence[str], where: str) -> NDArray[np.float64]:
 def rectangle(
     x: float, y: float, width: float, height: float, anchor: float
 ) -> NDArray[np.float64]:
-    """(4,2) corners; `anchor` 0: (x, y) is the top left one, 0.5: the center."""
+    """Return corners (4,2); (x, y) is the top left one for `anchor` 0, the center for 0.5."""
     left, top = x - anchor * width, y - anchor * height
     right, bottom = left + width, top + height
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
-def moved(box: Box, left: float, top: float) -> Box:
-    """The same box in coordinates that begin at (left, top)."""
+def translate(box: Box, left: float, top: float) -> Box:
+    """Return the box in coordinates with the origin (left, top)."""
     return replace(box, outline=box.outline - (left, top))

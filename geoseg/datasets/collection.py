@@ -1,4 +1,4 @@
-"""A folder of patches to which scene after scene is added, each of which can be prepared anew."""
+"""Folders of patches from several scenes, each of which can be added or replaced."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from geoseg.errors import DataError
 
 SCENE_COLUMNS = ("group", "scene")
 _NAME = "patches"
-"""Of the working folder in a folder of patches."""
+"""Name of the working folder in a folder of patches."""
 
 
 @contextmanager
 def adding(folder: Path, scene: str, stem: str) -> Iterator[Addition]:
-    """One scene's patches on their way into a folder: all of them, or nothing changes.
+    """Add the patches of a scene to a folder: all of them, or nothing changes.
 
-    A context: what its `Addition` completed takes its place when the context is left without an
-    error. Where an earlier preparation was killed while its patches took theirs, that is completed
-    first; so ask what the folder holds within the context.
+    A context that yields an `Addition`; its patches are moved into the folder when the context is
+    left without an error. If an earlier preparation was killed while it moved its patches, that
+    is completed first; read the folder within the context only.
 
     Args:
-        stem: of the scene's name.
+        stem: name of the group, unless another scene has it.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -37,19 +37,19 @@ def adding(folder: Path, scene: str, stem: str) -> Iterator[Addition]:
 
 
 def check_complete(folder: Path) -> None:
-    """Raise DataError for a folder in which patches change places, or stopped doing so."""
+    """Raise DataError for a folder into which patches are being moved, or were when killed."""
     if is_under_way(folder, _NAME):
         raise DataError(
-            f"{folder} holds patches old and new: a preparation is putting them in place, or was "
+            f"{folder} holds patches old and new: a preparation is moving them into it, or was "
             f"killed while it did ({_NAME}{SUFFIX}); run it again, which completes the folder"
         )
 
 
 class Addition:
-    """One scene's patches, which are written into `staging` and listed by `complete`.
+    """Patches of one scene, written into `staging` and listed by `complete`.
 
-    `scenes.csv` knows which group is which scene's: scenes of one name are kept apart, and a scene
-    keeps its group.
+    `scenes.csv` maps groups to scenes: scenes of the same name get separate groups, and a scene
+    that is prepared again keeps its group.
     """
 
     def __init__(self, staging: Staging, scene: str, stem: str) -> None:
@@ -60,7 +60,7 @@ class Addition:
         own = [group for group, known in self.known.items() if known == self.scene]
         self.group = own[0] if own else self.free_name(stem)
         self.note = ""
-        """What the user should know about the group, if anything."""
+        """Notice on the name of the group for the user; may be empty."""
         if self.group != stem and not own:
             self.note = (
                 f"{self.folder} has patches of another scene called {stem} "
@@ -69,7 +69,7 @@ class Addition:
             )
 
     def groups(self) -> dict[str, str]:
-        """Scene by group; empty where it is not recorded."""
+        """Return the scene of each group; empty if it is not recorded."""
         known: dict[str, str] = {}
         if (table := self.folder / "split.csv").is_file():
             known |= {row["group"]: "" for row in read_table(table, SPLIT_COLUMNS)}
@@ -79,7 +79,7 @@ class Addition:
         return known
 
     def free_name(self, stem: str) -> str:
-        """The stem, with its folder or a hash before it where another scene has that name."""
+        """Return the stem, extended by its folder or a hash if another scene has that name."""
         parent = Path(self.scene).parent.name
         digest = hashlib.sha256(self.scene.encode()).hexdigest()[:8]
         taken = {group.casefold() for group in self.known}
@@ -87,9 +87,11 @@ class Addition:
         return next((name for name in names if name.casefold() not in taken), names[-1])
 
     def complete(self, classes: Sequence[LabelClass], patches: Sequence[Patch]) -> None:
-        """List the patches in place of those that the scene had before, which are to go.
+        """List the patches in place of earlier ones of the scene, which will be removed.
 
-        Raises DataError for lists that cannot be read, OutputError.
+        Raises:
+            DataError: a table cannot be read.
+            OutputError: a table cannot be written.
         """
         rows: list[tuple[str, ...]] = []
         if (table := self.folder / "split.csv").is_file():
@@ -107,6 +109,6 @@ class Addition:
 
 
 def _is_below(name: str) -> bool:
-    """A path that stays within the folder it is relative to: others are not the folder's."""
+    """Whether a relative path stays within its folder; others are not ours to remove."""
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts

@@ -1,4 +1,4 @@
-"""Images with boxes, to patches with masks."""
+"""Patches with masks from images with boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name, hue, read_class_list
 from geoseg.datasets.box_masks import paint_boxes, polygon
-from geoseg.datasets.boxes import Box, BoxedImage, moved, read_boxes
+from geoseg.datasets.boxes import Box, BoxedImage, read_boxes, translate
 from geoseg.datasets.collection import Addition, adding
 from geoseg.datasets.images import read_image
 from geoseg.datasets.layout import (
@@ -22,6 +22,7 @@ from geoseg.datasets.layout import (
     Patch,
     Patching,
     Prepared,
+    patch_name,
     read_table,
     refuse,
     write_patch,
@@ -31,10 +32,10 @@ from geoseg.errors import DataError
 from geoseg.tiling.grid import Window
 
 RUNS = 10
-"""Images that follow each other by name often show one place: the validation split takes whole
-runs of them, one for each of so many parts of the list."""
+"""Images with consecutive names often overlap, so the validation split takes runs of consecutive
+images: one from each of this many parts of the list."""
 VISIBLE = 0.5
-"""A box counts in a patch that shows this share of its area."""
+"""A box belongs to the patches that show this share of its area."""
 
 
 def prepare_boxes(
@@ -50,33 +51,33 @@ def prepare_boxes(
     skip_bad: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
-    """Cut images with boxes into patches with masks; see `paint_boxes` for what a box says.
+    """Cut images with boxes into patches with masks, which `paint_boxes` draws.
 
-    Several sources can be prepared into one `target`, one after the other; one that is prepared
-    again takes the place of its patches from before.
+    Several sources can be prepared into one `target`, one after the other; a source that is
+    prepared again replaces its own patches.
 
     Args:
         form: a key of `geoseg.datasets.boxes.FORMATS`.
         group: name of the images in `split.csv`; None = that of the source.
-        renamed: class of the masks by class of the source; `ignore` for none.
-        classes: None = those of `target`; else iSAID's where all names are, else those found.
-        val_share: share of the images for validation, where the source's folders have no split.
-        skip_bad: leave out images that cannot be used, instead of refusing all.
+        renamed: class of the masks by class of the source; `ignore` excludes a class.
+        classes: None = those of `target`, else iSAID's if it has all names, else those found.
+        val_share: share of the images for validation, if the source has no split of its own.
+        skip_bad: leave out images that cannot be used.
         progress: called with images done and in all.
 
     Raises:
-        DataError: nothing to read, a class that is not known, images that cannot be used.
+        DataError: nothing to read, an unknown class, or images that cannot be used.
         OutputError: `target` cannot be written.
         InUseError: another preparation adds to it.
     """
     images, problems = read_boxes(source, form)
     names = sorted({box.name for image in images for box in image.boxes if not box.ignored})
-    called = patch_names([image.path for image in images], source)
+    stems = patch_stems([image.path for image in images], source)
     splits = choose_splits(images, val_share)
     with adding(target, str(source), group or re.sub(r"\W+", "_", source.resolve().stem)) as new:
-        spelled, classes = name_classes(names, renamed or {}, classes_of(target, classes))
-        cutter = Cutter(new, patching, classes, spelled)
-        for done, (image, split, name) in enumerate(zip(images, splits, called, strict=True), 1):
+        class_names, classes = name_classes(names, renamed or {}, classes_of(target, classes))
+        cutter = Cutter(new, patching, classes, class_names)
+        for done, (image, split, name) in enumerate(zip(images, splits, stems, strict=True), 1):
             try:
                 cutter.cut(image, split, name)
             except DataError as error:
@@ -99,9 +100,10 @@ def prepare_boxes(
 def classes_of(
     target: Path, wanted: tuple[LabelClass, ...] | None
 ) -> tuple[LabelClass, ...] | None:
-    """Those of a folder that has patches already, else `wanted`.
+    """Return the classes of a folder that has patches already, else `wanted`.
 
-    Raises DataError where both are there and differ: the masks in the folder hold its ids.
+    Raises:
+        DataError: both exist and differ.
     """
     if not (listed := target / "classes.csv").is_file():
         return wanted
@@ -115,47 +117,49 @@ def classes_of(
 
 
 class Cutter:
-    """Cuts one image after the other, and keeps what was made of them."""
+    """Cuts images into patches and collects what was written.
+
+    Args:
+        class_names: class by name in the source.
+    """
 
     def __init__(
         self,
         target: Addition,
         patching: Patching,
         classes: Sequence[LabelClass],
-        spelled: Mapping[str, str],
+        class_names: Mapping[str, str],
     ) -> None:
-        """`spelled` has the class of each name that boxes have."""
-        self.target, self.patching, self.spelled = target, patching, spelled
+        self.target, self.patching, self.class_names = target, patching, class_names
         self.ids = {c.name: c.id for c in classes}
         self.counts = np.zeros(len(classes), np.int64)
-        """(C,) labelled pixels by class."""
+        """(C,) labeled pixels by class."""
         self.patches: list[Patch] = []
         self.rows: list[tuple[str, ...]] = []
-        """Of the table of boxes."""
+        """Rows of `boxes.csv`."""
         self.notes: dict[str, None] = {}
 
     def cut(self, image: BoxedImage, split: str, name: str) -> None:
-        """Raises DataError where the image cannot be read."""
+        """Cut one image; DataError if it cannot be read."""
         picture = read_image(image.path)
         self.notes.update(dict.fromkeys(picture.notes))
         pixels = picture.image
         size = np.array(pixels.shape[1::-1] if image.relative else (1, 1))
-        boxes = [as_class(box, self.spelled, size) for box in image.boxes]
+        boxes = [as_class(box, self.class_names, size) for box in image.boxes]
         mask = paint_boxes(boxes, self.ids, pixels.shape[:2])
         mask[~picture.valid] = IGNORE
         for window in self.patching.windows(*pixels.shape[1::-1]):
-            place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
             group, part = self.target.group, mask[window.slices]
-            patch = Patch(group, f"{group}_{name}_{place}", split)
-            shown = np.ascontiguousarray(pixels[window.slices])
-            write_patch(self.target.staging, patch, shown, part)
+            patch = Patch(group, patch_name(f"{group}_{name}", window), split)
+            image_part = np.ascontiguousarray(pixels[window.slices])
+            write_patch(self.target.staging, patch, image_part, part)
             self.counts += np.bincount(part[part != IGNORE], minlength=len(self.counts))
             self.rows += [box_row(patch, box) for box in boxes_in(boxes, window)]
             self.patches.append(patch)
 
 
 def other_boxes(target: Path, addition: Addition) -> list[tuple[str, ...]]:
-    """Rows of the table of boxes that are of other groups."""
+    """Return the rows of `boxes.csv` in `target` that belong to other groups."""
     if not (table := target / "boxes.csv").is_file():
         return []
     rows = read_table(table, BOX_COLUMNS)
@@ -167,9 +171,13 @@ def name_classes(
     renamed: Mapping[str, str],
     classes: tuple[LabelClass, ...] | None,
 ) -> tuple[dict[str, str], tuple[LabelClass, ...]]:
-    """Class name by the source's, or `ignore`; and the classes. Raises DataError."""
+    """Map names of the source to class names or `ignore`; also return the classes.
+
+    Raises:
+        DataError: a name that no class has, or that no class can have.
+    """
     if unknown := sorted(renamed.keys() - set(names)):
-        raise DataError(f"no box is of class {unknown[0]!r}; found {', '.join(names) or 'none'}")
+        raise DataError(f"no box has the class {unknown[0]!r}; found {', '.join(names) or 'none'}")
     wanted = {name: renamed.get(name, plain(name)) for name in names}
     known = {c.name for c in classes or ISAID}
     missing = sorted(name for name, new in wanted.items() if new not in known | {IGNORED})
@@ -177,7 +185,7 @@ def name_classes(
         return wanted, classes or ISAID
     if classes is not None:
         raise DataError(
-            f"class {missing[0]!r} is none of {', '.join(sorted(known))}; "
+            f"class {missing[0]!r} is not among {', '.join(sorted(known))}; "
             f"give --map {missing[0]}=CLASS, or --map {missing[0]}={IGNORED}"
         )
     found = sorted(set(wanted.values()) - {IGNORED, "background"})
@@ -190,19 +198,19 @@ def name_classes(
 
 
 def plain(name: str) -> str:
-    """The name as iSAID spells its classes: DOTA writes `small-vehicle`."""
+    """Return the name in the spelling of iSAID; DOTA writes `small-vehicle`."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def choose_splits(images: Sequence[BoxedImage], val_share: float) -> list[str]:
-    """The source's own splits, or runs of images for validation."""
+    """Return the split of each image: the source's own, or runs of images for validation."""
     if any(image.split == "val" for image in images):
         return [image.split or "train" for image in images]
     if val_share == 0:
         return ["train"] * len(images)
     if len(images) < 2:
         raise DataError(
-            "one image cannot be for training and for validation; give --val-share 0 where other "
+            "one image cannot be for training and for validation; give --val-share 0 if other "
             "images are for validation"
         )
     parts = max(1, min(RUNS, round(len(images) * val_share)))
@@ -215,27 +223,27 @@ def choose_splits(images: Sequence[BoxedImage], val_share: float) -> list[str]:
     return splits
 
 
-def as_class(box: Box, spelled: Mapping[str, str], size: NDArray[np.int_]) -> Box:
-    """The box with its class here, in pixels; `size` is what its coordinates are shares of."""
-    name = spelled.get(box.name, IGNORED)
+def as_class(box: Box, class_names: Mapping[str, str], size: NDArray[np.int_]) -> Box:
+    """Return the box with its class name and in pixels: coordinates are multiplied by `size`."""
+    name = class_names.get(box.name, IGNORED)
     return Box(name, box.outline * size, box.oriented, box.exact, box.ignored or name == IGNORED)
 
 
 def boxes_in(boxes: Iterable[Box], window: Window) -> list[Box]:
-    """Boxes that the window shows, in its coordinates."""
+    """Return the boxes that the window shows, in its coordinates."""
     frame = shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)
     shapes = [polygon(box.outline) for box in boxes]
-    seen = shapely.area(shapely.intersection(shapes, frame))
-    enough = seen >= VISIBLE * shapely.area(shapes)
+    visible = shapely.area(shapely.intersection(shapes, frame))
+    enough = visible >= VISIBLE * shapely.area(shapes)
     return [
-        moved(box, window.col_off, window.row_off)
+        translate(box, window.col_off, window.row_off)
         for box, here in zip(boxes, enough, strict=True)
         if here
     ]
 
 
 def box_row(patch: Patch, box: Box) -> tuple[str, ...]:
-    """For `boxes.csv`: of exact outlines, the upright box around them."""
+    """Return a row of `boxes.csv`; exact outlines become their bounding boxes."""
     outline = box.outline
     if len(outline) != 4:
         (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
@@ -244,8 +252,8 @@ def box_row(patch: Patch, box: Box) -> tuple[str, ...]:
     return (patch.group, patch.name, name, *(f"{value:.1f}" for value in outline.ravel()))
 
 
-def patch_names(paths: Sequence[Path], source: Path) -> list[str]:
-    """The files' stems; with their folders, where two files share one."""
+def patch_stems(paths: Sequence[Path], source: Path) -> list[str]:
+    """Return the stems of the files, prefixed with their folders where two files share one."""
     times = Counter(path.stem for path in paths)
     root = source if source.is_dir() else source.parent
     return [

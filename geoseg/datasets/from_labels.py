@@ -1,4 +1,4 @@
-"""A scene and the polygons drawn over it, to patches that `geoseg train` reads."""
+"""Patches from a scene and the polygons drawn over it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from shapely import STRtree
 
 from geoseg.classes import IGNORE, LabelClass, fault_of_name, hue, read_class_list
 from geoseg.datasets.collection import Addition, adding
-from geoseg.datasets.layout import Patch, Patching, Prepared, refuse, write_patch
+from geoseg.datasets.layout import Patch, Patching, Prepared, patch_name, refuse, write_patch
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.layers.labels import Labels, read_labels
 from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
 BACKGROUND = "background"
-Cell = tuple[int, int]
-"""Row and column in the grid of squares, one patch wide, that are given to a split."""
+Square = tuple[int, int]
+"""Row and column in the grid of squares of patch size, each of which belongs to one split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Painter:
-    """Draws masks of any window of the scene."""
+    """Rasterizes labels in windows of the scene."""
 
     shapes: NDArray[np.object_]
-    """Polygons, largest first: a small one is seen on a large one."""
+    """Polygons, largest first, so that small ones cover large ones."""
     ids: NDArray[np.int64]
+    """Class ids of `shapes`."""
     area: NDArray[np.object_]
-    """Within these polygons, what no shape covers is background."""
+    """Polygons within which everything is labeled: the rest of them is background."""
     shape_tree: STRtree
+    """Index of `shapes`."""
     area_tree: STRtree
+    """Index of `area`."""
 
     @classmethod
     def of(cls, labels: Labels, ids: dict[str, int], area: Labels | None) -> Painter:
@@ -50,21 +53,21 @@ class Painter:
         return cls(shapes, class_ids, surroundings, STRtree(shapes), STRtree(surroundings))
 
     def classes_in(self, window: Window) -> set[int]:
-        """Ids of the polygons that touch the window; background where the area does."""
+        """Return class ids of polygons that touch the window; 0 if the area touches it."""
         touched = set(self.ids[self.shape_tree.query(box(window), "intersects")].tolist())
         return touched | ({0} if len(self.area_tree.query(box(window), "intersects")) else set())
 
     def paint(self, window: Window) -> NDArray[np.uint8]:
-        """(H,W) class ids by pixel centres, IGNORE where nothing is labelled."""
-        under = np.sort(self.shape_tree.query(box(window)))
-        around = self.area_tree.query(box(window))
-        drawn = [(self.area[i], 0) for i in around]
-        drawn += [(self.shapes[i], int(self.ids[i])) for i in under]
+        """Rasterize class ids (H,W) by pixel centers; IGNORE where nothing is labeled."""
+        area_indices = self.area_tree.query(box(window))
+        shape_indices = np.sort(self.shape_tree.query(box(window)))
+        drawn = [(self.area[i], 0) for i in area_indices]
+        drawn += [(self.shapes[i], int(self.ids[i])) for i in shape_indices]
         shape = (window.height, window.width)
         if not drawn:
             return np.full(shape, IGNORE, np.uint8)
-        place = Affine.translation(window.col_off, window.row_off)
-        return rasterize(drawn, shape, fill=IGNORE, transform=place, dtype="uint8")
+        origin = Affine.translation(window.col_off, window.row_off)
+        return rasterize(drawn, shape, fill=IGNORE, transform=origin, dtype="uint8")
 
 
 def prepare_labels(
@@ -80,13 +83,13 @@ def prepare_labels(
     skip_bad: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
-    """Cut the labelled parts of a scene into patches.
+    """Cut the labeled parts of a scene into patches.
 
-    Class 0 is `background`; the others follow in alphabetical order, or as `classes.csv` in
-    `target` has them if another scene was prepared into it before. What no polygon covers is
-    IGNORE, except within the polygons of `area_path`, where it is background. Squares of patch
-    size go to `val`, so that every class is in both splits where possible; no pixel is in both.
-    A scene that was prepared into `target` before is replaced whole, see `Addition`.
+    Class 0 is `background`; the others follow in alphabetical order, or in that of `classes.csv`
+    if `target` has one. Pixels outside of all polygons are IGNORE, or background within the
+    polygons of `area_path`. Squares of patch size form the validation split, such that every
+    class is in both splits if possible; no pixel is in both. Earlier patches of the scene in
+    `target` are replaced, see `Addition`.
 
     Raises:
         DataError: labels that cannot be used, or none on the scene.
@@ -108,7 +111,7 @@ def prepare_labels(
     with adding(target, scene.path, scene.stem) as addition:
         classes = class_list(target, labels.names)
         painter = Painter.of(labels, {c.name: c.id for c in classes}, area)
-        validation = choose_cells(scene, painter, patching.size, val_share)
+        validation = choose_squares(scene, painter, patching.size, val_share)
         windows = [
             window
             for window in patching.windows(scene.geobox.width, scene.geobox.height)
@@ -123,9 +126,7 @@ def prepare_labels(
                     counts += made[1]
                 progress(done, len(windows))
         if not patches:
-            raise DataError(
-                f"no pixel of {scene.path} is labelled: the polygons miss its valid pixels"
-            )
+            raise DataError(f"no valid pixel of {scene.path} lies in a polygon")
         addition.complete(classes, patches)
     return Prepared(
         classes=classes,
@@ -137,9 +138,10 @@ def prepare_labels(
 
 
 def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
-    """Background, the classes that `target` has already, then new ones in alphabetical order.
+    """Return background, other classes of `target`, then new ones in alphabetical order.
 
-    Raises DataError for names that no class can have.
+    Raises:
+        DataError: a name that no class can have, or two that differ by case only.
     """
     classes = [LabelClass(0, BACKGROUND, (0, 0, 0))]
     if (table := target / "classes.csv").is_file():
@@ -158,10 +160,10 @@ def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
     return (*classes, *new)
 
 
-def choose_cells(scene: Scene, painter: Painter, side: int, share: float) -> frozenset[Cell]:
-    """Squares for validation: about `share` of the labelled ones, at most half of them.
+def choose_squares(scene: Scene, painter: Painter, side: int, share: float) -> frozenset[Square]:
+    """Choose squares for validation: about `share` of the labeled ones, at most half of them.
 
-    Every class that lies in several squares comes to both splits, the rarest first.
+    Classes in several squares are put into both splits, rarest first.
     """
     if share == 0:
         return frozenset()
@@ -172,18 +174,18 @@ def choose_cells(scene: Scene, painter: Painter, side: int, share: float) -> fro
                 contents[row, column] = found
     if len(contents) < 2:
         raise DataError(
-            f"the labels lie in one square of {side} px, but training and validation need one "
-            "each; give a smaller --patch, or --val-share 0 if other scenes are for validation"
+            f"the labels lie in one square of {side} px, but training and validation need "
+            "one each; give a smaller --patch, or --val-share 0 if other scenes are for validation"
         )
     order = list(contents)
     np.random.default_rng(0).shuffle(order)
-    holders = {c: [cell for cell in order if c in contents[cell]] for c in range(IGNORE)}
+    by_class = {c: [square for square in order if c in contents[square]] for c in range(IGNORE)}
     most = len(order) // 2
-    chosen: list[Cell] = []
-    for cells in sorted(filter(None, holders.values()), key=len):
-        if len(cells) > 1 and not set(cells) & set(chosen) and len(chosen) < most:
-            chosen.append(cells[0])
-    others = [cell for cell in order if cell not in chosen]
+    chosen: list[Square] = []
+    for squares in sorted(filter(None, by_class.values()), key=len):
+        if len(squares) > 1 and not set(squares) & set(chosen) and len(chosen) < most:
+            chosen.append(squares[0])
+    others = [square for square in order if square not in chosen]
     chosen += others[: max(1, round(share * len(order))) - len(chosen)]
     return frozenset(chosen[:most] if len(chosen) > most else chosen)
 
@@ -193,10 +195,10 @@ def cut(
     painter: Painter,
     addition: Addition,
     side: int,
-    validation: frozenset[Cell],
+    validation: frozenset[Square],
     window: Window,
 ) -> tuple[Patch, NDArray[np.int64]] | None:
-    """Write one patch and count its pixels by class; None where none of them is labelled."""
+    """Write one patch and count its pixels by class; None if none is labeled."""
     pixels, mask = scene.read(window), painter.paint(window)
     rows = np.arange(window.row_off, window.row_end) // side
     columns = np.arange(window.col_off, window.col_end) // side
@@ -207,14 +209,13 @@ def cut(
     counts = np.bincount(mask.ravel(), minlength=256)
     if counts[IGNORE] == mask.size:
         return None
-    place = f"{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
-    group = addition.group
-    patch = Patch(group, f"{group}_{place}", "val" if is_val else "train")
-    write_patch(
-        addition.staging, patch, np.ascontiguousarray(pixels.image.transpose(1, 2, 0)), mask
-    )
+    group, split = addition.group, "val" if is_val else "train"
+    patch = Patch(group, patch_name(group, window), split)
+    image = np.ascontiguousarray(pixels.image.transpose(1, 2, 0))
+    write_patch(addition.staging, patch, image, mask)
     return patch, counts
 
 
 def box(window: Window) -> shapely.Polygon:
+    """Return the outline of a window, px."""
     return shapely.box(window.col_off, window.row_off, window.col_end, window.row_end)

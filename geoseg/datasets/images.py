@@ -1,4 +1,4 @@
-"""Images and masks on disk, to arrays."""
+"""Readers of images and masks."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from geoseg.errors import DataError, SceneError
 
 MASK_MODES = ("L", "P", "1", "I", "I;16")
-"""Pillow's names for one channel of whole numbers. A palette's entries are ids."""
+"""Pillow's modes of one integer channel; entries of a palette are ids."""
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError, UnidentifiedImageError)
-"""What Pillow raises; its PNG reader raises SyntaxError."""
+"""Errors of Pillow; its PNG reader raises SyntaxError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image as `geoseg predict` shows it to a model."""
+    """An image as the model sees it in `geoseg predict`."""
 
     image: NDArray[np.uint8]
     """(H,W,3) red, green, blue."""
     valid: NDArray[np.bool_]
-    """(H,W) False where the file says that there is no data."""
+    """(H,W), False where the file declares nodata."""
     notes: tuple[str, ...] = ()
-    """What was done to the stored values, if anything."""
+    """Conversions of the stored values, a sentence each."""
 
 
 def read_image(path: Path) -> Picture:
-    """The pixels of an image of any kind that `geoseg predict` reads.
+    """Read an image of any kind that `geoseg predict` reads.
 
     Bands, stretch, palette and nodata are those of `geoseg.geo.raster.scene`, which is imported
-    only for files that need it: PNGs of 8 bits, grey or RGB, hold the very pixels, and training on
-    them needs no GIS library. A collar that the file does not declare only stays out of the
-    stretch, for the mask says what is known of its pixels.
+    only if needed: 8-bit PNGs, gray or RGB, are read by Pillow, so training on them needs no GIS
+    library. An undeclared collar is excluded from the stretch but stays valid: the mask says what
+    is known of its pixels.
 
     Raises:
         DataError: unreadable, or not an image.
@@ -48,12 +48,12 @@ def read_image(path: Path) -> Picture:
                 image = np.array(picture.convert("RGB"))
                 return Picture(image, np.ones(image.shape[:2], bool))
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass  # of a kind, or a size, that GDAL may know
+        pass  # GDAL may read this format or size
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     if not find_spec("rasterio"):
         raise DataError(
-            f"{path} is not an 8-bit grey or RGB image, and other kinds are read by rasterio, "
+            f"{path} is not an 8-bit gray or RGB image, and other kinds are read by rasterio, "
             "which is not installed: pip install geoseg"
         )
     try:
@@ -63,7 +63,7 @@ def read_image(path: Path) -> Picture:
 
 
 def holds_pixels(picture: ImageFile.ImageFile) -> bool:
-    """Values of 8 bits, grey or RGB, without transparency, stored as Pillow returns them."""
+    """Whether 8-bit gray or RGB is stored as Pillow returns it, without transparency."""
     stored = picture.tile[0].args if picture.tile else None
     rawmode = stored[0] if isinstance(stored, tuple) else stored
     plain = picture.mode in ("L", "RGB") and "transparency" not in picture.info
@@ -71,7 +71,7 @@ def holds_pixels(picture: ImageFile.ImageFile) -> bool:
 
 
 def read_scene(path: Path) -> Picture:
-    """Raises SceneError."""
+    """Read an image as a scene; SceneError if that is impossible."""
     from geoseg.geo.raster.scene import Scene
 
     scene = Scene.open(str(path), collar="off")
@@ -94,13 +94,13 @@ def read_scene(path: Path) -> Picture:
     shown = sorted({*scene.bands.color, *([alpha] if alpha else [])})
     if len(shown) < count:
         used = ", ".join(map(str, dict.fromkeys(scene.bands.color)))
-        notes.append(f"{count} bands, of which {used} are shown to the model")
+        notes.append(f"{count} bands, of which {used} are used")
     image = np.ascontiguousarray(pixels.image.transpose(1, 2, 0))
     return Picture(image, pixels.valid, tuple(notes))
 
 
 def read_mask(path: Path) -> NDArray[np.integer]:
-    """The ids of a mask, (H,W), as stored.
+    """Read the ids of a mask (H,W) as stored.
 
     Raises:
         DataError: unreadable, or of several channels.
@@ -110,7 +110,7 @@ def read_mask(path: Path) -> NDArray[np.integer]:
             if picture.mode not in MASK_MODES:
                 raise DataError(
                     f"{path} has mode {picture.mode}; a mask is one channel of class ids, not of "
-                    "colours: export the ids as an 8-bit PNG"
+                    "colors: export the ids as an 8-bit PNG"
                 )
             ids = np.array(picture)
     except UNREADABLE as error:

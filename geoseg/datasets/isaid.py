@@ -1,8 +1,8 @@
-"""The iSAID data set as it is published, to patches and class ids. NumPy and Pillow only.
+"""Patches from the published iSAID data set, with NumPy and Pillow only.
 
-iSAID (Waqas Zamir et al., CVPR workshops 2019) labels the images of DOTA with colours:
-`P0003.png` and `P0003_instance_color_RGB.png`, which lie in folders `train` and `val`, beside
-each other or in `images` and `Semantic_masks`.
+iSAID (Waqas Zamir et al., CVPR workshops 2019) labels the images of DOTA with colors:
+`P0003.png` and `P0003_instance_color_RGB.png`, in folders `train` and `val`, side by side or in
+`images` and `Semantic_masks`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from geoseg.datasets.layout import (
     Patch,
     Patching,
     Prepared,
+    patch_name,
     read_table,
     refuse,
     write_classes,
@@ -31,18 +32,17 @@ from geoseg.datasets.layout import (
     write_split,
 )
 from geoseg.errors import DataError
-from geoseg.tiling.grid import Window
 
 MASK_SUFFIX = "_instance_color_RGB"
 SPLITS = ("train", "val")
 GROUP = "isaid"
-STRIP = 1024
-"""Rows of a mask that are translated at once."""
+ROWS_AT_ONCE = 1024
+"""Rows of a mask that are converted at once; bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its coloured mask."""
+    """An image and its color mask."""
 
     split: str
     name: str
@@ -59,20 +59,19 @@ def prepare_isaid(
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
-    """Cut iSAID into patches. Run again after an interruption, it goes on where it stopped.
+    """Cut iSAID into patches; patches that are up to date are not written again.
 
-    Patches are named as mmsegmentation's converter names them: image_top_bottom_left_right.
     Images smaller than a patch are not padded; training does that.
 
     Args:
-        skip_bad: leave out what cannot be used, instead of refusing all.
+        skip_bad: leave out images that cannot be used.
         workers: threads; None = one a core.
         progress: called with images done and in all.
 
     Raises:
-        DataError: no images, or images that cannot be used: unreadable, without a partner, of
-            another size than their mask, or with a colour that is not iSAID's; or `target` holds
-            patches of something else.
+        DataError: no images, or images that cannot be used: unreadable, without a mask, of
+            another size than their mask, or with a color that is not iSAID's; or `target` has
+            patches of other images.
         OutputError: `target` cannot be written.
     """
     if others := other_groups(target):
@@ -121,7 +120,7 @@ def prepare_isaid(
 
 
 def other_groups(target: Path) -> list[str]:
-    """Groups in `target` that are not iSAID's. Raises DataError for a half-made folder."""
+    """Return groups in `target` other than iSAID; DataError for an incomplete folder."""
     check_complete(target)
     if not (table := target / "split.csv").is_file():
         return []
@@ -129,15 +128,15 @@ def other_groups(target: Path) -> list[str]:
 
 
 def find_pairs(source: Path) -> tuple[list[Pair], list[str]]:
-    """Images with their masks, and a sentence for every one without a partner."""
+    """Return images with their masks, and a sentence for every unpaired file."""
     pairs, problems = [], []
     for split in SPLITS:
         files: dict[str, Path] = {}
         for path in sorted((source / split).rglob("*.png")):
             if path.stem in files:
-                problems.append(f"{path} and {files[path.stem]} have one name")
+                problems.append(f"{path} and {files[path.stem]} have the same name")
             files[path.stem] = path
-        # Instance masks, where present, tell objects apart; classes are in the colour masks.
+        # Other instance masks have a color for each object, not for each class.
         images = {stem for stem in files if "_instance_" not in stem}
         masks = {s.removesuffix(MASK_SUFFIX) for s in files if s.endswith(MASK_SUFFIX)}
         problems += [f"{files[name]} has no {name}{MASK_SUFFIX}.png" for name in images - masks]
@@ -152,52 +151,51 @@ def find_pairs(source: Path) -> tuple[list[Pair], list[str]]:
 
 
 def cut(pair: Pair, target: Path, patching: Patching) -> tuple[list[Patch], NDArray[np.int64]]:
-    """Write the patches of one image that are not up to date.
+    """Write the patches of an image, unless all are newer than the image and its mask.
 
-    Returns all of its patches, and the pixels of each class in them.
+    Returns:
+        The patches of the image, and their pixels by class (C,).
     """
-    with opened(pair.image) as image, opened(pair.mask) as mask:
+    with open_image(pair.image) as image, open_image(pair.mask) as mask:
         if image.size != mask.size:
             raise DataError(
                 f"{pair.image} is {image.width}×{image.height} px, its mask "
                 f"{mask.width}×{mask.height}"
             )
-        places = {
+        windows = {
             Patch(GROUP, patch_name(pair.name, window), pair.split): window
             for window in patching.windows(*image.size)
         }
         newest = max(path.stat().st_mtime for path in (pair.image, pair.mask))
-        if all(is_newer(target / patch.mask, newest) for patch in places):
-            return list(places), sum_counts(target / patch.mask for patch in places)
+        if all(is_newer(target / patch.mask, newest) for patch in windows):
+            return list(windows), sum_counts(target / patch.mask for patch in windows)
         if mask.mode not in ("RGB", "RGBA", "P"):
-            raise DataError(f"{pair.mask} has mode {mask.mode}; iSAID's masks are coloured")
-        pixels, colors = decoded(image, pair.image), decoded(mask, pair.mask)
+            raise DataError(f"{pair.mask} has mode {mask.mode}; iSAID's masks are colored")
+        pixels, colors = decode_rgb(image, pair.image), decode_rgb(mask, pair.mask)
     ids = ids_of_colors(colors, pair.mask)
     counts = np.zeros(len(ISAID), np.int64)
-    for patch, window in places.items():
+    for patch, window in windows.items():
         rows, columns = window.slices
         write_patch(target, patch, pixels[rows, columns], ids[rows, columns])
         counts += np.bincount(ids[rows, columns].ravel(), minlength=len(ISAID))
-    return list(places), counts
-
-
-def patch_name(name: str, window: Window) -> str:
-    return f"{name}_{window.row_off}_{window.row_end}_{window.col_off}_{window.col_end}"
+    return list(windows), counts
 
 
 def is_newer(path: Path, time: float) -> bool:
+    """Whether a file exists and was modified at `time` or later."""
     return path.is_file() and path.stat().st_mtime >= time
 
 
-def opened(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
+    """Open an image; DataError if that is impossible."""
     try:
         return Image.open(path)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
-def decoded(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """(H,W,3) RGB."""
+def decode_rgb(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """Decode an 8-bit image to RGB (H,W,3); DataError if it has another depth or is damaged."""
     if picture.mode not in ("L", "P", "RGB", "RGBA"):
         raise DataError(f"{path} has mode {picture.mode}; an 8-bit picture is needed")
     try:
@@ -207,34 +205,35 @@ def decoded(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
 
 
 def ids_of_colors(colors: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-    """(H,W) class ids of iSAID's colours (H,W,3), exact; any other colour is an error."""
-    known = packed(np.array(list(ISAID_MASK_COLORS.values()), np.uint8))
+    """Map iSAID's colors (H,W,3) to class ids (H,W); DataError for any other color."""
+    known = pack_rgb(np.array(list(ISAID_MASK_COLORS.values()), np.uint8))
     order = np.argsort(known)
     ids = np.empty(colors.shape[:2], np.uint8)
-    for top in range(0, len(colors), STRIP):
-        codes = packed(colors[top : top + STRIP])
-        place = np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)
-        found = order[place]
+    for top in range(0, len(colors), ROWS_AT_ONCE):
+        codes = pack_rgb(colors[top : top + ROWS_AT_ONCE])
+        position = np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)
+        found = order[position]
         if (wrong := known[found] != codes).any():
             row, column = np.argwhere(wrong)[0]
             color = tuple(int(v) for v in colors[top + row, column])
             raise DataError(
-                f"{path} has the colour {color}, which is no class of iSAID, at column {column}, "
+                f"{path} has the color {color}, which iSAID does not use, at column {column}, "
                 f"row {top + row}"
             )
-        ids[top : top + STRIP] = found
+        ids[top : top + ROWS_AT_ONCE] = found
     return ids
 
 
-def packed(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """(...,3) bytes to (...) numbers."""
+def pack_rgb(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Pack colors (...,3) to integers (...)."""
     red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
     return (red << 16) | (green << 8) | blue
 
 
 def sum_counts(masks: Iterable[Path]) -> NDArray[np.int64]:
+    """Count the pixels by class (C,) of stored masks."""
     counts = np.zeros(len(ISAID), np.int64)
     for path in masks:
-        with opened(path) as mask:
+        with open_image(path) as mask:
             counts += np.bincount(np.asarray(mask).ravel(), minlength=len(ISAID))
     return counts

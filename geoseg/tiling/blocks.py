@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -83,6 +84,36 @@ def contributors(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class ImageLogits:
+    """Logits of a whole image at the resolution of the model."""
+
+    values: NDArray[np.float32]
+    """(h,w,C)."""
+    cells: Window
+    """The window of `values`, in cells."""
+    image: Window
+    """The window of the image, px."""
+    step: tuple[float, float]
+    """Image pixels per pixel that the model saw, across and down."""
+
+    def class_ids(self) -> NDArray[np.uint8]:
+        """Decode classes (H,W) of the image."""
+        return decode(
+            self.values, self.cells, self.image, step=self.step, confidence="none"
+        ).class_ids
+
+    def sample(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels of a mask (H,W) at the centers of the cells, (h,w)."""
+        columns, rows = (
+            np.minimum(((np.arange(cells) + 0.5) * CELL * step).astype(np.intp), pixels - 1)
+            for cells, step, pixels in zip(
+                self.values.shape[1::-1], self.step, mask.shape[::-1], strict=True
+            )
+        )
+        return mask[np.ix_(rows, columns)]
+
+
 def predict_image(
     image: NDArray[np.uint8],
     valid: NDArray[np.bool_],
@@ -92,7 +123,21 @@ def predict_image(
     overlap: int,
     scale: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """Classes (H,W) of an image (3,H,W) in memory, by the same tiling as `predict`.
+    """Classes (H,W) of an image; see `image_logits`."""
+    logits = image_logits(image, valid, model, tile_size=tile_size, overlap=overlap, scale=scale)
+    return logits.class_ids()
+
+
+def image_logits(
+    image: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+    model: Model,
+    *,
+    tile_size: int,
+    overlap: int,
+    scale: float = 1.0,
+) -> ImageLogits:
+    """Logits of an image (3,H,W) in memory, by the same tiling as `predict`.
 
     Args:
         scale: factor by which pixels are enlarged for the model, as `predict` does.
@@ -107,4 +152,4 @@ def predict_image(
     (block,) = grid.blocks()
     cells = cells_around(grid.extent, grid.extent)
     logits = blend(cells, [infer(block, grid, shown, seen, model, StageTimer())])
-    return decode(logits, cells, whole, step=resampler.step, confidence="none").class_ids
+    return ImageLogits(logits, cells, whole, resampler.step)

@@ -1,4 +1,4 @@
-"""How a crop is cut from an image and varied. NumPy and Pillow only."""
+"""Geometric and photometric augmentation of crops, with NumPy and Pillow only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a crop lies in its image: a similarity, optionally mirrored."""
+    """Position of a crop in its image: a similarity transform, optionally mirrored."""
 
     center: tuple[float, float]
     """Column and row in the image, px."""
     scale: float
     """Crop pixels per image pixel."""
     angle: float
-    """Radians."""
+    """Rotation, radians."""
     mirror: bool
 
     @staticmethod
@@ -38,9 +38,11 @@ class Placement:
         options: AugmentOptions,
         enlarge: float = 1.0,
     ) -> Placement:
-        """Anywhere in an image of `size` (width, height), as little as possible outside of it.
+        """Draw a placement in an image of `size` (width, height), within it where it fits.
 
-        With a `target` (column, row), the crop shows it, though not always in its middle.
+        Args:
+            target: column and row that the crop must show, not always in its middle.
+            enlarge: factor on the scale of the stage: that of the weights.
         """
         low, high = stage.scale
         if options.scale_draw == "log":
@@ -65,7 +67,7 @@ class Placement:
         return Placement((center[0], center[1]), scale * enlarge, angle, mirror)
 
     def matrix(self, crop: int) -> NDArray[np.float64]:
-        """(2,3): crop pixel coordinates to image pixel coordinates."""
+        """Return the affine matrix (2,3) from crop pixels to image pixels."""
         cos, sin = math.cos(self.angle) / self.scale, math.sin(self.angle) / self.scale
         linear = np.array([[cos, -sin], [sin, cos]])
         if self.mirror:
@@ -77,13 +79,14 @@ class Placement:
 def sample_pixels(
     image: NDArray[np.uint8], placement: Placement, crop: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Resample the image once, through one affine transform.
+    """Resample the crop from the image with a single affine transform.
 
     Returns:
-        (crop,crop,3) float32 on the 0-255 scale, and (crop,crop) True where it lies on the image.
+        Pixels (crop,crop,3), float32 on the 0-255 scale; validity (crop,crop), False outside of
+        the image.
     """
     matrix = placement.matrix(crop)
-    part, matrix = covered(image, matrix, crop)
+    part, matrix = crop_region(image, matrix, crop)
     inside = Image.new("1", part.size, 1).transform((crop, crop), AFFINE, matrix.ravel().tolist())
     # Bilinear sampling alone would alias when shrinking: average whole pixels first.
     factor = max(1, int(1 / placement.scale))
@@ -98,18 +101,18 @@ def sample_pixels(
 def sample_ids(
     mask: NDArray[np.uint8], placement: Placement, crop: int, step: int = 1
 ) -> NDArray[np.uint8]:
-    """(crop/step, crop/step) class ids, nearest neighbours; IGNORE outside of the image."""
+    """Sample class ids (crop/step, crop/step) by nearest neighbor; IGNORE outside the image."""
     matrix = placement.matrix(crop)
     matrix[:, :2] *= step
     side = crop // step
-    part, matrix = covered(mask, matrix, side)
+    part, matrix = crop_region(mask, matrix, side)
     return np.array(part.transform((side, side), AFFINE, matrix.ravel().tolist(), fillcolor=IGNORE))
 
 
-def covered(
+def crop_region(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], crop: int
 ) -> tuple[Image.Image, NDArray[np.float64]]:
-    """The part of the image that the crop covers, and the matrix in its coordinates."""
+    """Cut the part that the crop covers from the image; return it with the matrix for it."""
     height, width = image.shape[:2]
     corners = matrix @ np.array([[0, crop, 0, crop], [0, 0, crop, crop], [1, 1, 1, 1]])
     left, top = np.clip(np.floor(corners.min(axis=1)).astype(int) - 2, 0, [width - 1, height - 1])
@@ -122,10 +125,10 @@ def covered(
 def photometric(
     rng: np.random.Generator, image: NDArray[np.floating], options: AugmentOptions
 ) -> NDArray[np.float32]:
-    """Brightness, contrast, saturation, hue, grey, blur. (H,W,3), 0-255 scale, float32.
+    """Vary brightness, contrast, saturation, hue and sharpness of (H,W,3) on the 0-255 scale.
 
     The ranges are those of SSD's photometric distortion (Liu et al. 2016), which the SegNeXt
-    recipes use; hue is turned as a rotation about the grey axis of RGB.
+    recipes use; hue is shifted by a rotation about the gray axis of RGB.
     """
     strength = options.photometric
     if rng.random() < 0.5:
@@ -133,11 +136,11 @@ def photometric(
     if rng.random() < 0.5:
         image = image * np.float32(1 + rng.uniform(-0.5, 0.5) * strength)
     if rng.random() < 0.5:
-        grey = (image @ LUMA)[..., None]
-        image = grey + (image - grey) * np.float32(1 + rng.uniform(-0.5, 0.5) * strength)
+        gray = (image @ LUMA)[..., None]
+        image = gray + (image - gray) * np.float32(1 + rng.uniform(-0.5, 0.5) * strength)
     if rng.random() < 0.5:
         image = image @ hue_rotation(math.radians(rng.uniform(-18, 18) * strength)).T
-    if rng.random() < options.grey:
+    if rng.random() < options.gray:
         image = np.repeat((image @ LUMA)[..., None], 3, axis=2)
     if rng.random() < options.blur:
         small = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
@@ -149,7 +152,7 @@ def photometric(
 
 
 def hue_rotation(angle: float) -> NDArray[np.float32]:
-    """(3,3): rotation of RGB about the axis (1,1,1), by Rodrigues' formula."""
+    """Return the rotation (3,3) of RGB about the axis (1,1,1), by Rodrigues' formula."""
     cos, sin, third = math.cos(angle), math.sin(angle), 1 / 3
     axis = math.sqrt(third)
     skew = np.array([[0, -axis, axis], [axis, 0, -axis], [-axis, axis, 0]])

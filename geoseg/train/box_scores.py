@@ -1,8 +1,4 @@
-"""Objects that a prediction finds, counted by their bounding boxes.
-
-Where the truth is boxes, a mask cannot be compared with it pixel by pixel. The bounding boxes of
-its connected regions can.
-"""
+"""Object scores where the truth is boxes: bounding boxes of predicted regions against them."""
 
 from __future__ import annotations
 
@@ -24,8 +20,8 @@ if TYPE_CHECKING:
     from geoseg.geo.layers.object_scores import ObjectScore
 
 MIN_IOUS = (0.3, 0.5)
-"""Overlaps of boxes from which on an object counts as found. Boxes of slanted objects are much
-larger than these, so 0.3 is the one to look at first."""
+"""IoU of boxes from which an object counts as found. The axis-aligned box of a slanted object is
+much larger than the object, so 0.3 is the first one to look at."""
 Boxes = dict[str, NDArray[np.float64]]
 """(N,4) left, top, right, bottom, px, by class name."""
 
@@ -37,10 +33,10 @@ class BoxOutlines:
     corners: NDArray[np.float64]
     """(N,4,2) column and row, px."""
     classes: NDArray[np.int64]
-    """(N,) class ids; IGNORE where a box does not count."""
+    """(N,) class ids; IGNORE for boxes that do not count."""
 
-    def upright(self, classes: Sequence[LabelClass]) -> Boxes:
-        """The same by class name, with their sides along those of the image."""
+    def axis_aligned(self, classes: Sequence[LabelClass]) -> Boxes:
+        """Return the axis-aligned bounding boxes by class name."""
         flat = np.concatenate([self.corners.min(axis=1), self.corners.max(axis=1)], axis=1)
         names = {item.id: item.name for item in classes} | {IGNORE: IGNORED}
         return {names[int(i)]: flat[self.classes == i] for i in np.unique(self.classes)}
@@ -49,9 +45,10 @@ class BoxOutlines:
 def read_box_table(
     folder: Path, classes: Sequence[LabelClass]
 ) -> dict[tuple[str, str], BoxOutlines]:
-    """Boxes of a labelled folder by group and name of the image; empty without a table.
+    """Read `boxes.csv` of a labeled folder, by (group, name) of the image; empty without one.
 
-    Raises DataError for a class that is not known, and numbers that are none.
+    Raises:
+        DataError: an unknown class, or a coordinate that is not a number.
     """
     path = folder / "boxes.csv"
     if not path.is_file():
@@ -73,7 +70,7 @@ def read_box_table(
 
 
 def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) -> Boxes:
-    """Bounding boxes of the 4-connected regions of a mask (H,W), but of background."""
+    """Return bounding boxes of the 4-connected regions of class ids (H,W), without background."""
     import shapely  # a machine that only trains may lack GIS packages
 
     from geoseg.geo.vector.merge import merge
@@ -89,8 +86,8 @@ def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) ->
     }
 
 
-def overlaps(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,M) intersection over union of boxes (N,4) and (M,4)."""
+def box_iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return intersection over union (N,M) of boxes (N,4) and (M,4)."""
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     high = np.minimum(one[:, None, 2:], other[None, :, 2:])
     common = np.prod((high - low).clip(0), axis=2)
@@ -100,7 +97,7 @@ def overlaps(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np
 
 
 def count_pairs(iou: NDArray[np.float64], min_iou: float) -> int:
-    """Pairs of rows and columns that overlap enough, the best first, each once at most."""
+    """Count pairs of a row and a column with at least `min_iou`, matched greedily, best first."""
     rows, columns = np.nonzero(iou >= min_iou)
     taken: tuple[set[int], set[int]] = set(), set()
     for i in np.argsort(-iou[rows, columns], kind="stable"):
@@ -113,15 +110,15 @@ def count_pairs(iou: NDArray[np.float64], min_iou: float) -> int:
 
 @dataclass(slots=True)
 class BoxCounts:
-    """Counts over many images."""
+    """Object counts over many images."""
 
     classes: Sequence[LabelClass]
     truth: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Objects that are there, by group and class."""
+    """True objects, by group and class."""
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Objects that were predicted."""
+    """Predicted objects, by group and class."""
     matched: Counter[tuple[str, str, float]] = field(default_factory=Counter)
-    """Pairs, by group, class and least overlap."""
+    """Matched pairs, by group, class and IoU threshold."""
 
     def add(
         self,
@@ -134,8 +131,8 @@ class BoxCounts:
 
         Args:
             class_ids: (H,W), predicted.
-            boxes: the truth. A region on a box of `ignore` counts for nothing.
-            hidden: (C,) classes that the group's labels leave out; they are not counted.
+            boxes: the truth. Regions that match only a box of class `ignore` do not count.
+            hidden: (C,) True for classes that the labels of the group leave out.
         """
         regions = region_boxes(class_ids, self.classes)
         ignored = boxes.get(IGNORED, np.zeros((0, 4)))
@@ -144,9 +141,9 @@ class BoxCounts:
                 continue
             there = boxes.get(item.name, np.zeros((0, 4)))
             found = regions.get(item.name, np.zeros((0, 4)))
-            iou = overlaps(found, there)
+            iou = box_iou(found, there)
             if len(ignored) and len(found):
-                doubtful = (overlaps(found, ignored).max(axis=1) >= MIN_IOUS[0]) & (
+                doubtful = (box_iou(found, ignored).max(axis=1) >= MIN_IOUS[0]) & (
                     iou.max(axis=1, initial=0) < MIN_IOUS[0]
                 )
                 found, iou = found[~doubtful], iou[~doubtful]
@@ -157,7 +154,7 @@ class BoxCounts:
                 self.matched[*key, least] += count_pairs(iou, least)
 
     def scores(self, min_iou: float, group: str | None = None) -> list[ObjectScore]:
-        """Per class, of one group or of all, where there is or was found anything."""
+        """Return scores by class, of one group or of all; without classes that have no object."""
         from geoseg.geo.layers.object_scores import ObjectScore
 
         groups = [group] if group else self.groups
@@ -172,19 +169,19 @@ class BoxCounts:
 
     @property
     def groups(self) -> list[str]:
-        """Groups of images that were counted."""
+        """Groups that were counted."""
         return sorted({group for group, _ in self.truth})
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: by least overlap, of all images and of each group."""
+        """Return scores by IoU threshold, of all images and by group, as JSON types."""
 
-        def told(min_iou: float, group: str | None) -> dict[str, Any]:
+        def by_class(min_iou: float, group: str | None) -> dict[str, Any]:
             return {score.name: score.as_dict() for score in self.scores(min_iou, group)}
 
         return {
             f"{min_iou:g}": {
-                "all": told(min_iou, None),
-                "groups": {group: told(min_iou, group) for group in self.groups},
+                "all": by_class(min_iou, None),
+                "groups": {group: by_class(min_iou, group) for group in self.groups},
             }
             for min_iou in MIN_IOUS
         }

@@ -1,4 +1,4 @@
-"""The endless, reproducible stream of crops drawn from labelled images."""
+"""The endless, reproducible stream of crops drawn from labeled images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.synthetic import render_scene
 from geoseg.train.augment import Placement, photometric, sample_ids, sample_pixels
 from geoseg.train.box_scores import BoxOutlines
-from geoseg.train.copy_paste import cut_out, paste
+from geoseg.train.copy_paste import extract_cutouts, paste
 from geoseg.train.dataset import Item
 from geoseg.train.recipe import GroupOptions, Recipe, Stage
 
@@ -27,18 +27,18 @@ RENDERED_SIZE = 1024
 """Side of a rendered scene, px."""
 CROPS_PER_RENDERED = 32
 """Rendering costs as much as a hundred crops: one scene serves several."""
-MOST_BOXES = 24
-"""Boxes of a crop that the loss looks at."""
-SMALLEST_BOX = 6.0
-"""Least side of these, px of the crop: what is smaller is all middle."""
-ATTEMPTS = 10
-"""As often is a crop drawn in which no class may cover too much."""
-COARSE = 8
-"""Every n-th pixel of a row and column decides about that."""
+MAX_BOXES = 24
+"""Boxes of a crop that enter the loss."""
+MIN_BOX_SIDE = 6.0
+"""Shorter sides of a box, px of the crop, say nothing at the stride of the loss."""
+MAX_DRAWS = 10
+"""Draws of a crop until no class covers more than `data.max_class_share`."""
+COARSE_STRIDE = 8
+"""Step between the pixels that are counted for it."""
 
 
 def hidden_classes(options: GroupOptions, num_classes: int) -> Tensor:
-    """(C,) bool: classes whose objects may stand unlabelled in the group's background.
+    """Return (C,) bool: classes whose objects may be unlabeled in the group's background.
 
     Raises:
         DataError: the recipe names a class that the data does not have.
@@ -56,16 +56,16 @@ def hidden_classes(options: GroupOptions, num_classes: int) -> Tensor:
 
 
 def hidden_by_group(recipe: Recipe, items: Sequence[Item], num_classes: int) -> dict[str, Tensor]:
-    """`hidden_classes` of every group among the items."""
+    """Return `hidden_classes` of every group among the items."""
     groups = sorted({item.group for item in items})
     return {group: hidden_classes(recipe.group(group), num_classes) for group in groups}
 
 
 class Crops(Dataset[dict[str, Tensor]]):
-    """Crop number i of a run: a pure function of the recipe, its seed and i.
+    """Crops of a run; number i is a pure function of the recipe, its seed and i.
 
-    So a resumed run draws what the uninterrupted one would have drawn, and the number of
-    loader processes and devices changes nothing.
+    A resumed run therefore draws the crops of the uninterrupted one, whatever the number of
+    loader processes and devices.
 
     Args:
         items: the training images.
@@ -104,36 +104,36 @@ class Crops(Dataset[dict[str, Tensor]]):
         odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
         odds[0] = 0
         for name, weight in recipe.data.class_weights.items():
-            odds[class_number("class_weights", name, metadata)] *= weight
-        self.class_odds = normalised(odds)
-        # A teacher has an opinion on pixels without a label, too.
-        labelled = np.ones(len(items)) if recipe.teacher else counts.sum(axis=1) ** 0.5
-        self.item_odds = normalised(weights * labelled)
-        self.item_odds_of_class = [normalised(weights * column**0.5) for column in counts.T]
-        self.cuttings = [
-            cutting
+            odds[class_id_of("data.class_weights", name, metadata)] *= weight
+        self.class_odds = normalize(odds)
+        # A teacher labels every pixel, so unlabeled images are drawn as well.
+        labeled = np.ones(len(items)) if recipe.teacher else counts.sum(axis=1) ** 0.5
+        self.item_odds = normalize(weights * labeled)
+        self.item_odds_of_class = [normalize(weights * column**0.5) for column in counts.T]
+        self.cutouts = [
+            cutout
             for name in recipe.data.paste_classes
-            for class_id in [class_number("paste_classes", name, metadata)]
-            for cutting in cut_out(self.items, counts, class_id, recipe.seed)
+            for class_id in [class_id_of("data.paste_classes", name, metadata)]
+            for cutout in extract_cutouts(self.items, counts, class_id, recipe.seed)
         ]
 
     def __getitem__(self, key: tuple[int, Stage]) -> dict[str, Tensor]:
         index, stage = key
         options, rng = self.recipe.augment, np.random.default_rng((self.recipe.seed, index))
-        image, mask, (group, name), wanted = self.draw(rng, index)
-        own = self.recipe.group(group).scale
-        scaled = replace(stage, scale=(stage.scale[0] * own, stage.scale[1] * own))
-        placement = self.place(rng, mask, wanted, scaled)
+        image, mask, (group, name), wanted = self.draw_image(rng, index)
+        factor = self.recipe.group(group).scale
+        scaled = replace(stage, scale=(stage.scale[0] * factor, stage.scale[1] * factor))
+        placement = self.draw_placement(rng, mask, wanted, scaled)
         pixels, inside = sample_pixels(image, placement, stage.crop)
         if self.recipe.group(group).shuffle_channels:
             pixels = pixels[..., rng.permutation(3)]
         ids = sample_ids(mask, placement, stage.crop)
-        if self.cuttings and rng.random() < self.recipe.data.paste_share:
+        if self.cutouts and rng.random() < self.recipe.data.paste_share:
             low, high = map(math.log, stage.scale)
             scale = math.exp(rng.uniform(low, high)) * self.enlarge
-            paste(rng, self.cuttings, scale, pixels, ids, self.recipe.data.groups)
+            paste(rng, self.cutouts, scale, pixels, ids, self.recipe.data.groups)
         pixels = photometric(rng, pixels, options)
-        # As in prediction, the model sees the channel mean where there is no image.
+        # As in prediction, pixels outside of the image have the channel mean.
         pixels[~inside] = self.fill
         return {
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
@@ -149,29 +149,30 @@ class Crops(Dataset[dict[str, Tensor]]):
         placement: Placement,
         crop: int,
     ) -> dict[str, Tensor]:
-        """Corners (MOST_BOXES,4,2) of boxes in the crop, px, and their classes; -1 for none."""
-        corners = np.zeros((MOST_BOXES, 4, 2), np.float32)
-        classes = np.full(MOST_BOXES, -1, np.int64)
+        """Return corners (MAX_BOXES,4,2) of boxes in the crop, px, and classes; -1 pads them."""
+        corners = np.zeros((MAX_BOXES, 4, 2), np.float32)
+        classes = np.full(MAX_BOXES, -1, np.int64)
         if known is not None and self.recipe.loss.projection:
             linear, offset = np.split(placement.matrix(crop), [2], axis=1)
-            moved = (known.corners - offset[:, 0]) @ np.linalg.inv(linear).T
-            center, sides = moved.mean(axis=1), np.diff(moved[:, [0, 1, 2]], axis=1)
-            seen = ((center > 0) & (center < crop)).all(axis=1)
-            large = (np.linalg.norm(sides, axis=2) >= SMALLEST_BOX).all(axis=1)
-            wanted = seen & large & (known.classes != IGNORE)
-            chosen = rng.permutation(np.flatnonzero(wanted))[:MOST_BOXES]
-            corners[: len(chosen)] = moved[chosen]
+            corners_in_crop = (known.corners - offset[:, 0]) @ np.linalg.inv(linear).T
+            center = corners_in_crop.mean(axis=1)
+            sides = np.diff(corners_in_crop[:, [0, 1, 2]], axis=1)
+            visible = ((center > 0) & (center < crop)).all(axis=1)
+            large = (np.linalg.norm(sides, axis=2) >= MIN_BOX_SIDE).all(axis=1)
+            wanted = visible & large & (known.classes != IGNORE)
+            chosen = rng.permutation(np.flatnonzero(wanted))[:MAX_BOXES]
+            corners[: len(chosen)] = corners_in_crop[chosen]
             classes[: len(chosen)] = known.classes[chosen]
         return {"boxes": torch.from_numpy(corners), "box_classes": torch.from_numpy(classes)}
 
-    def draw(
+    def draw_image(
         self, rng: np.random.Generator, index: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[str, str], int | None]:
-        """Image, mask, group and name, and the class of which a pixel is to lie in the crop."""
+        """Return image, mask, (group, name) and the class that the crop must show, if any."""
         data = self.recipe.data
         on_object = rng.random() < data.object_share and self.class_odds.any()
         if rng.random() < data.rendered_share:
-            image, mask = rendered(self.recipe.seed, index // CROPS_PER_RENDERED)
+            image, mask = render_cached(self.recipe.seed, index // CROPS_PER_RENDERED)
             present = [int(i) for i in np.unique(mask) if i not in (0, IGNORE)]
             wanted = int(rng.choice(present)) if present and on_object else None
             return image, mask, ("rendered", ""), wanted
@@ -182,25 +183,26 @@ class Crops(Dataset[dict[str, Tensor]]):
         item = self.items[rng.choice(len(self.items), p=odds)]
         return *load_cached(item, self.fill), (item.group, item.name), wanted
 
-    def place(
+    def draw_placement(
         self, rng: np.random.Generator, mask: NDArray[np.uint8], wanted: int | None, stage: Stage
     ) -> Placement:
-        """A place that shows the wanted class, and not too much of one class."""
+        """Draw a placement that shows the wanted class, and not too much of one class."""
         size = (mask.shape[1], mask.shape[0])
         target = None if wanted is None else draw_pixel(rng, mask, wanted)
         limit = self.recipe.data.max_class_share
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_DRAWS):
             placement = Placement.draw(rng, size, target, stage, self.recipe.augment, self.enlarge)
             if limit == 1:
                 break
-            ids = sample_ids(mask, placement, stage.crop, COARSE)
+            ids = sample_ids(mask, placement, stage.crop, COARSE_STRIDE)
             counts = np.bincount(ids[ids != IGNORE], minlength=1)
             if counts.max() < limit * max(1, counts.sum()):
                 break
         return placement
 
 
-def normalised(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalize(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale the odds to a sum of 1; zeros stay zeros."""
     total = odds.sum()
     return odds / total if total else odds
 
@@ -209,7 +211,7 @@ def normalised(odds: NDArray[np.float64]) -> NDArray[np.float64]:
 def load_cached(
     item: Item, fill: tuple[float, float, float]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Image and mask of an item; images that are drawn often stay decoded.
+    """Load image and mask of an item; frequently drawn images stay decoded.
 
     Args:
         fill: color where there is no data.
@@ -221,7 +223,8 @@ def load_cached(
 
 
 @lru_cache(maxsize=2)
-def rendered(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render_cached(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Render a scene of 0.1 to 0.6 m a pixel: image and class ids."""
     scene_seed = seed * 1_000_003 + number
     gsd = 10 ** np.random.default_rng(scene_seed).uniform(math.log10(0.1), math.log10(0.6))
     scene = render_scene(RENDERED_SIZE, RENDERED_SIZE, gsd=float(gsd), seed=scene_seed)
@@ -231,30 +234,39 @@ def rendered(seed: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint
 def draw_pixel(
     rng: np.random.Generator, mask: NDArray[np.uint8], class_id: int
 ) -> tuple[float, float]:
-    """Column and row of a pixel of the class."""
+    """Draw a pixel of the class; return its column and row."""
     row, column = divmod(int(rng.choice(np.flatnonzero(mask == class_id))), mask.shape[1])
     return float(column), float(row)
 
 
-def class_number(key: str, name: str, metadata: Metadata) -> int:
-    """Raises DataError where the data has no class of that name."""
+def class_id_of(key: str, name: str, metadata: Metadata) -> int:
+    """Return the id of a class that the recipe names; DataError if the data lacks it."""
     number = {item.name: item.id for item in metadata.classes}
     if name not in number:
-        raise DataError(f"data.{key} names {name!r}; the classes are {', '.join(number)}")
+        raise DataError(f"{key} names {name!r}; the classes are {', '.join(number)}")
     return number[name]
 
 
 class StagedBatches(Sampler[list[tuple[int, Stage]]]):
     """Batches of (crop number, stage) from step `start` to the end of the last stage.
 
-    `rank` of `world` processes takes every `world`-th crop of a batch. The length is that of the
-    whole run: Lightning counts the batches before `start` as seen.
+    The length is that of the whole run: Lightning counts the batches before `start` as seen.
+
+    Args:
+        rank: process number; of `world` processes each takes every `world`-th crop of a batch.
+        accumulate: batches a step.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], start: int = 0, rank: int = 0, world: int = 1
+        self,
+        stages: Sequence[Stage],
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.stages, self.start, self.rank, self.world = tuple(stages), start, rank, world
+        self.accumulate = accumulate
         for stage in stages:
             if stage.batch % world:
                 raise DataError(
@@ -262,13 +274,13 @@ class StagedBatches(Sampler[list[tuple[int, Stage]]]):
                 )
 
     def __len__(self) -> int:
-        return sum(stage.steps for stage in self.stages)
+        return self.accumulate * sum(stage.steps for stage in self.stages)
 
     def __iter__(self) -> Iterator[list[tuple[int, Stage]]]:
-        step = first = 0
+        number = first = 0
         for stage in self.stages:
-            for _ in range(stage.steps):
+            for _ in range(stage.steps * self.accumulate):
                 end = first + stage.batch
-                if step >= self.start:
+                if number >= self.start * self.accumulate:
                     yield [(index, stage) for index in range(first + self.rank, end, self.world)]
-                step, first = step + 1, end
+                number, first = number + 1, end

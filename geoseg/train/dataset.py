@@ -1,4 +1,4 @@
-"""Folders of labelled images."""
+"""Folders of labeled images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from geoseg.datasets.layout import SPLIT_COLUMNS, read_table, refuse
 from geoseg.errors import DataError
 from geoseg.train.recipe import Recipe
 
-SMALLEST = 32
-"""Side of an image, px: the stride of the model's deepest stage."""
+MIN_SIDE = 32
+"""Least side of an image, px: the stride of the deepest stage of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labelled image."""
+    """One labeled image."""
 
     group: str
     name: str
@@ -35,19 +35,19 @@ class Item:
     """Ids below this, and IGNORE, may occur in the mask."""
 
     def load(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
-        """Image (H,W,3) RGB, mask (H,W) of class ids, and where the image is valid (H,W).
+        """Read the image (H,W,3) RGB, its mask (H,W) of class ids and its validity (H,W).
 
-        The mask is IGNORE where the image holds no data: nothing can be said of such pixels.
+        The mask is IGNORE where the image has no data.
 
         Raises:
-            DataError: unreadable, of different sizes, or with ids that are no classes.
+            DataError: unreadable, of different sizes, or with ids that are not classes.
         """
         return self.join(read_image(self.image))
 
     def join(
         self, picture: Picture
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
-        """`load`, of an image that was read already."""
+        """Complete `load` with an image that was read already."""
         image, stored = picture.image, read_mask(self.mask)
         if image.shape[:2] != stored.shape:
             raise DataError(
@@ -57,8 +57,8 @@ class Item:
         wrong = ((stored < 0) | (stored >= self.num_classes)) & (stored != IGNORE)
         if wrong.any():
             raise DataError(
-                f"{self.mask} holds {stored[wrong][0]} in {wrong.sum()} px, which is no class "
-                f"(0-{self.num_classes - 1}) nor {IGNORE}"
+                f"{self.mask} holds {stored[wrong][0]} in {wrong.sum()} px; ids are "
+                f"0-{self.num_classes - 1} and {IGNORE}"
             )
         mask = stored.astype(np.uint8)
         mask[~picture.valid] = IGNORE
@@ -66,23 +66,23 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledFolder:
+class LabeledFolder:
     """A folder with `split.csv`, and with `classes.csv` where the classes are not iSAID's."""
 
     root: Path
     classes: tuple[LabelClass, ...]
-    """Of `classes.csv`; iSAID's where there is none."""
+    """Classes of `classes.csv`; iSAID's without one."""
     names_classes: bool
-    """There is a `classes.csv`."""
+    """Whether there is a `classes.csv`."""
     splits: dict[str, list[Item]]
 
     @staticmethod
-    def open(root: str | Path) -> LabelledFolder:
-        """Read the lists, not yet the images.
+    def open(root: str | Path) -> LabeledFolder:
+        """Read the tables, not yet the images.
 
         Raises:
-            DataError: a list is missing or wrong, or names a file that does not exist; or patches
-                are just changing places.
+            DataError: a table is missing or wrong, or names a file that does not exist; or a
+                preparation is writing into the folder.
         """
         root = Path(root)
         check_complete(root)
@@ -97,18 +97,18 @@ class LabelledFolder:
                     raise DataError(f"{path} is listed in {root / 'split.csv'} but does not exist")
             item = Item(row["group"], row["name"], image, mask, len(classes))
             splits.setdefault(row["split"], []).append(item)
-        return LabelledFolder(root, classes, names_classes, splits)
+        return LabeledFolder(root, classes, names_classes, splits)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was taken for granted."""
+        """Assumptions that the user should know of."""
         if self.names_classes:
             return ()
         known = ", ".join(f"{item.id} {item.name}" for item in self.classes[:4])
         return (f"{self.root} has no classes.csv: ids are taken for iSAID's ({known}, …)",)
 
     def split(self, name: str) -> list[Item]:
-        """The images of one split. Raises DataError where there are none."""
+        """Return the images of a split; DataError if there are none."""
         if name not in self.splits:
             found = ", ".join(sorted(self.splits)) or "no rows"
             raise DataError(
@@ -117,23 +117,25 @@ class LabelledFolder:
         return self.splits[name]
 
 
-def inspect(
+def inspect_items(
     items: Sequence[Item],
     *,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Item], NDArray[np.int64], list[str]]:
-    """Read every image once: those that can be used, their pixels by class, and what is wrong.
+    """Read every image once and count its pixels by class.
 
     Args:
-        report: called with what had to be done to the pixels of some images.
+        skip_bad: leave out images that cannot be used.
+        progress: called with images read and in all.
+        report: called with a line on conversions of pixels, such as stretching.
 
     Returns:
-        N items, (N,C) counts, and a sentence for each item that was skipped.
+        The N usable items, their counts (N,C), and a sentence for each skipped one.
 
     Raises:
-        DataError: some cannot be used and `skip_bad` is not set, or none can.
+        DataError: an image cannot be used and `skip_bad` is not set, or none can be used.
     """
 
     def count(item: Item) -> tuple[NDArray[np.int64], tuple[str, ...]] | str:
@@ -142,10 +144,10 @@ def inspect(
             mask = item.join(picture)[1]
         except DataError as error:
             return str(error)
-        if min(mask.shape) < SMALLEST:
+        if min(mask.shape) < MIN_SIDE:
             return (
-                f"{item.image} is {mask.shape[1]}×{mask.shape[0]} px; a model sees nothing in "
-                f"less than {SMALLEST} px a side"
+                f"{item.image} is {mask.shape[1]}×{mask.shape[0]} px; the model needs at least "
+                f"{MIN_SIDE} px a side"
             )
         return np.bincount(mask.ravel(), minlength=256)[: item.num_classes], picture.notes
 
@@ -169,15 +171,15 @@ def inspect(
     return good, np.stack(counts), problems
 
 
-IDS = (
-    "the ids of objects count from 1, and 255 means not labelled, so a mask of 0 and 255 holds none"
+ID_HINT = (
+    "the ids of objects count from 1, and 255 means not labeled, so a mask of 0 and 255 holds none"
 )
 
 
-def check_classes_file(data: LabelledFolder, recipe: Recipe, report: Callable[[str], None]) -> None:
-    """Refuse a folder that does not say what its ids mean, or say how they are understood.
+def check_classes_file(data: LabeledFolder, recipe: Recipe, report: Callable[[str], None]) -> None:
+    """Refuse a folder without class names, or report the assumed ones.
 
-    Rendered scenes have iSAID's classes, so the images beside them have, too.
+    Beside rendered scenes, which have iSAID's classes, iSAID's ids are assumed.
 
     Raises:
         DataError: there is no classes.csv.
@@ -199,14 +201,14 @@ def check_training(
     *,
     without_background: bool,
 ) -> None:
-    """Refuse images from which nothing, or nothing useful, can be learnt.
+    """Refuse training images from which no useful model can be learned.
 
     Args:
         counts: (N,C) pixels of the items by class.
-        without_background: a model that never says background is wanted.
+        without_background: a model that never predicts background is wanted.
 
     Raises:
-        DataError: no pixel is labelled; all are of one class; or none is background.
+        DataError: no pixel is labeled; all are of one class; or none is background.
     """
     if recipe.data.rendered_share == 1 or recipe.teacher:
         return
@@ -215,41 +217,50 @@ def check_training(
     present = [item.name for item in classes if totals[item.id]]
     if not present:
         raise DataError(
-            f"none of the {len(items)} training masks labels a pixel: all hold 255 (not labelled) "
-            f"only; {IDS}"
+            f"none of the {len(items)} training masks labels a pixel: all hold 255 (not labeled) "
+            f"only; {ID_HINT}"
         )
     if recipe.data.rendered_share:
         return
     if len(present) == 1:
-        hint = IDS if totals[0] else "label what is not of the class as background (0)"
+        hint = ID_HINT if totals[0] else "label what is not of the class as background (0)"
         raise DataError(
-            f"every labelled training pixel is {present[0]}, so there is nothing to tell apart; "
+            f"every labeled training pixel is {present[0]}, so there is nothing to tell apart; "
             f"{hint}"
         )
     if not totals[0] and not without_background:
         raise DataError(
             f"no training pixel is {classes[0].name} (id 0), so the model would see an object in "
             "every pixel of a scene; say what is none: polygons of class background, or the area "
-            "in which all was labelled (geoseg prepare labels --area), or give "
+            "in which all was labeled (geoseg prepare labels --area), or give "
             "--without-background if the classes are to cover everything"
         )
 
 
 def check_validation(
-    counts: NDArray[np.int64], classes: Sequence[LabelClass], report: Callable[[str], None]
+    counts: NDArray[np.int64],
+    classes: Sequence[LabelClass],
+    report: Callable[[str], None],
+    devices: int = 1,
 ) -> None:
-    """Refuse validation images without a labelled pixel; say where scores mean little.
+    """Refuse validation images without a labeled pixel; report where scores mean little.
 
     Raises:
-        DataError: no pixel is labelled.
+        DataError: no pixel is labeled, or there are fewer images than devices.
     """
+    if len(counts) < devices:
+        raise DataError(
+            f"{len(counts)} val images are too few for {devices} devices; give --devices "
+            f"{len(counts)}, or more val images"
+        )
     present = [item.name for item in classes if counts[:, item.id].any()]
     if not present:
         raise DataError(
-            f"none of the {len(counts)} val masks labels a pixel, so nothing can be scored; {IDS}"
+            f"none of the {len(counts)} val masks labels a pixel, so there is nothing to score; "
+            f"{ID_HINT}"
         )
     if len(present) == 1:
         report(
-            f"Warning: every labelled val pixel is {present[0]}: the scores, and the choice of "
+            f"Warning: every labeled val pixel is {present[0]}: the scores, and the choice of "
             "best.safetensors, say nothing about the other classes"
         )

@@ -1,4 +1,4 @@
-"""Scores of a checkpoint on labelled images."""
+"""Scores of a checkpoint on labeled images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import DataError
 from geoseg.model.tile_model import TileModel
-from geoseg.tiling.blocks import predict_image
+from geoseg.tiling.blocks import ImageLogits, image_logits
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 from geoseg.train.box_scores import BoxCounts, read_box_table
-from geoseg.train.dataset import Item, LabelledFolder
+from geoseg.train.dataset import Item, LabeledFolder
 from geoseg.train.metrics import Confusion, Evaluation, Scores, ignore_hidden
 
 
 def evaluate(
     model: TileModel,
-    data: LabelledFolder,
+    data: LabeledFolder,
     items: Sequence[Item],
     *,
     hidden: Mapping[str, Tensor] | None = None,
@@ -31,21 +31,21 @@ def evaluate(
 ) -> Evaluation:
     """Predict whole images as `geoseg predict` does, and compare with their masks.
 
-    In groups that the data has boxes of, objects are counted by these, too.
+    In groups with boxes, objects are counted by their boxes as well.
 
-    Classes are told by name: the data may list them in another order than the weights, or only
-    some of them. Those that it does not list count as left out by its labels.
+    Classes are matched by name: the data may list them in another order than the weights, or only
+    some of them. Classes that it does not list count as left out by its labels.
 
     Args:
-        data: names the classes of the masks.
-        items: some of its images.
+        data: the folder, for its classes and boxes.
+        items: the images of it to score.
         hidden: per group, bool by class of the data: classes that its labels leave out.
-            Background of the group is not held against predictions of them. A group that is not
+            Background of the group does not refute predictions of them. A group that is not
             named is complete.
 
     Raises:
-        DataError: an image cannot be used, no pixel is labelled, or the data has a class that the
-            weights do not know.
+        DataError: an image cannot be used, no pixel is labeled, or the data has a class that the
+            weights lack.
     """
     classes: tuple[LabelClass, ...] = model.metadata.classes
     ids = ids_by_name(data, classes)
@@ -59,26 +59,26 @@ def evaluate(
         left_out = torch.ones(len(classes), dtype=torch.bool)
         left_out[listed] = (hidden or {}).get(item.group, torch.tensor(False))
         confusion = by_group.setdefault(item.group, Confusion(len(classes)))
-        count(confusion, found, ids[mask], left_out)
+        update_confusion(confusion, found, ids[mask], left_out)
         if item.group in boxed:
             known = boxes.get((item.group, item.name))
-            there = known.upright(data.classes) if known else {}
+            there = known.axis_aligned(data.classes) if known else {}
             objects.add(item.group, found, there, left_out.numpy())
         progress(done, len(items))
     counts = {group: confusion.compute() for group, confusion in sorted(by_group.items())}
     total = torch.stack(list(counts.values())).sum(dim=0)
     if not total.any():
-        raise DataError(f"no pixel of these {len(items)} images in {data.root} is labelled")
+        raise DataError(f"no pixel of these {len(items)} images in {data.root} is labeled")
     return Evaluation(
         scores=Scores.of(total, classes),
-        groups={group: Scores.of(part, classes).miou for group, part in counts.items()},
+        groups={group: Scores.of(part, classes) for group, part in counts.items()},
         objects=objects if boxed else None,
         unlisted=tuple(c.name for c in classes if c.id not in ids[: len(data.classes)]),
     )
 
 
-def ids_by_name(data: LabelledFolder, classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
-    """(256,) the weights' id of each id in the masks of the data; IGNORE stays.
+def ids_by_name(data: LabeledFolder, classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
+    """Map mask ids of the data to ids of the weights, (256,); IGNORE stays.
 
     Raises:
         DataError: a class of the data is none of `classes`.
@@ -106,19 +106,31 @@ def predict_pixels(
     tile_size: int,
     overlap: int,
 ) -> NDArray[np.uint8]:
-    """Class ids (H,W) of an image (H,W,3), which the model sees enlarged as its weights demand.
+    """Predict class ids (H,W) of an image; see `predict_logits`."""
+    return predict_logits(model, image, valid, tile_size=tile_size, overlap=overlap).class_ids()
+
+
+def predict_logits(
+    model: TileModel,
+    image: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+    *,
+    tile_size: int = TILE_SIZE,
+    overlap: int = OVERLAP,
+) -> ImageLogits:
+    """Predict the logits of an image (H,W,3), resampled to the scale of the weights.
 
     Args:
-        valid: (H,W); where False the model sees the channel mean, as in prediction.
+        valid: (H,W); False where the image has no data.
     """
     pixels, scale = np.ascontiguousarray(image.transpose(2, 0, 1)), model.metadata.scale
-    return predict_image(pixels, valid, model, tile_size=tile_size, overlap=overlap, scale=scale)
+    return image_logits(pixels, valid, model, tile_size=tile_size, overlap=overlap, scale=scale)
 
 
-def count(
+def update_confusion(
     confusion: Confusion, found: NDArray[np.uint8], mask: NDArray[np.uint8], hidden: Tensor | None
 ) -> None:
-    """Add one image's pixels to a confusion matrix, on whichever device that lives."""
+    """Add the pixels of one image to a confusion matrix, on its device."""
     prediction, target = torch.from_numpy(found).long(), torch.from_numpy(mask).long()
     if hidden is not None:
         target = ignore_hidden(prediction, target, hidden)

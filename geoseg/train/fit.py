@@ -1,11 +1,9 @@
-"""One training run: recipe in, a folder with checkpoints, logs and pictures out."""
+"""Training runs: recipe in, a folder with checkpoints, logs and pictures out."""
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -17,62 +15,50 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from geoseg.datasets.layout import write_whole
+from geoseg.datasets.layout import atomic_write
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.model.load import load_model
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
-from geoseg.model.tile_model import choose_device, computes_bfloat16
 from geoseg.native.malloc import keep_free_memory
 from geoseg.train.box_scores import read_box_table
-from geoseg.train.callbacks import MovingAverage, ProgressBar, Validation
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.dataset import (
     Item,
-    LabelledFolder,
+    LabeledFolder,
     check_classes_file,
     check_training,
     check_validation,
-    inspect,
+    inspect_items,
 )
 from geoseg.train.initialization import blank_model, initial_model
-from geoseg.train.module import Labelled, SegmentationModule
+from geoseg.train.module import SegmentationModule, WholeImages
 from geoseg.train.recipe import Recipe, load_recipe
+from geoseg.train.trainer import (
+    STATE,
+    Validation,
+    check_device,
+    check_loggers,
+    logger_errors,
+    make_trainer,
+    quiet_lightning,
+    resolve_precision,
+)
 
-STATE = "state.ckpt"
 RESULTS = ("best.safetensors", "last.safetensors", "recipe.yaml")
 """Files that a new run writes into its folder."""
-STATE_EVERY = 250
-"""Steps after which a killed run can be resumed, at the latest."""
 SAMPLES = 4
-"""Images that are drawn at each validation."""
-
-
-class WholeImages(Dataset[Labelled]):
-    """Items with their images and masks."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Labelled:
-        item = self.items[index]
-        return item.name, item.group, *item.load()
+"""Images drawn at each validation."""
 
 
 class RunData(pl.LightningDataModule):
-    """Loaders of a run; the training loader starts at the trainer's current step."""
+    """Data loaders of a run; that of training starts at the current step of the trainer."""
 
     def __init__(self, recipe: Recipe, crops: Crops, validation: Sequence[Item]) -> None:
         super().__init__()
@@ -82,7 +68,11 @@ class RunData(pl.LightningDataModule):
         trainer, workers = self.trainer, self.recipe.data.workers
         assert trainer is not None
         batches = StagedBatches(
-            self.recipe.stages, trainer.global_step, trainer.global_rank, trainer.world_size
+            self.recipe.stages,
+            trainer.global_step,
+            trainer.global_rank,
+            trainer.world_size,
+            self.recipe.accumulate,
         )
         return DataLoader(
             self.crops,
@@ -111,61 +101,59 @@ def fit(
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Train and return the best checkpoint's path.
+    """Train, and return the path of the best checkpoint.
 
     Args:
-        folder: the run: `best.safetensors` and `last.safetensors` (for predict), `state.ckpt` (to
-            resume from), `recipe.yaml` (every value), `samples` (pictures), and logs.
-        resume: go on from `state.ckpt`; the loss goes on as if nothing had happened.
+        folder: gets `best.safetensors` and `last.safetensors` (weights), `state.ckpt` (to resume
+            from), `recipe.yaml` (every value), `samples` (pictures), and logs.
+        resume: continue from `state.ckpt`; losses and weights are those of an uninterrupted run.
         pretrained: weights to start from, see `initial_model`.
         devices: GPUs that share each batch.
         skip_bad: leave out images that cannot be used.
-        without_background: train although no pixel is background: classes cover everything.
+        without_background: train although no pixel is background.
         report: called with lines for the user.
-        progress: called with images read and in all, while the data is checked.
+        progress: called with images read and in all while the data is checked.
 
     Raises:
-        OutputError: the folder holds a run already and `resume` is not set, or the reverse, or
-            the run's recipe was another.
-        DataError: what is wrong with the data.
-        CheckpointError: what is wrong with the pretrained weights.
-        OptionError: the device cannot do what is asked for.
-        KeyboardInterrupt: the run was stopped; a note says how it goes on.
+        OutputError: the folder has a run to resume, or none, or one of another recipe.
+        DataError, CheckpointError: the data or the pretrained weights cannot be used.
+        OptionError: the device cannot train the recipe, or a logger fails.
+        KeyboardInterrupt: the run was stopped; a note says how to continue.
     """
     report = rank_zero_only(report)
+    check_loggers(recipe)
     accelerator = check_device(recipe, device, devices)
     if accelerator.type == "cpu":
         keep_free_memory()
     recipe = resolve_precision(recipe, accelerator)
     check_folder(folder, recipe, resume)
-    data = LabelledFolder.open(recipe.data.root)
+    data = LabeledFolder.open(recipe.data.root)
     check_classes_file(data, recipe, report)
-    (items, counts), (validation, val_counts) = (
+    (items, counts), (val_items, val_counts) = (
         read_split(data, name, skip_bad, report, progress) for name in ("train", "val")
     )
     check_training(recipe, items, counts, data.classes, without_background=without_background)
-    check_validation(val_counts, data.classes, report)
+    check_validation(val_counts, data.classes, report, devices)
     pl.seed_everything(recipe.seed, verbose=False)
     if resume:
-        model, start = stored_model(folder, data, recipe), None
+        model, start = stored_model(folder, data, recipe), ""
     else:
         model, start = initial_model(recipe, data.classes, pretrained)
         origin = f"{recipe.provenance}\nstarted from {start}".strip()
         model.metadata = replace(model.metadata, provenance=origin)
     boxes = read_box_table(data.root, data.classes) if recipe.loss.projection else None
-    crops = Crops(recipe, items, counts, model.metadata, boxes)
-    hidden = hidden_by_group(recipe, validation, len(data.classes))
+    loaders = RunData(recipe, Crops(recipe, items, counts, model.metadata, boxes), val_items)
+    hidden = hidden_by_group(recipe, val_items, len(data.classes))
     module = SegmentationModule(recipe, model, hidden, load_teacher(recipe, model.metadata))
     if start:
+        write_start(folder, recipe, model.metadata)
         family = "SegNeXt" if isinstance(model, SegNeXt) else "EfficientNet"
         report(f"{family}-{recipe.model.variant} starts from {start}")
-        write_start(folder, recipe, model.metadata)
-    scored = Validation(folder, most_informative(validation, val_counts), report)
-    with quiet_lightning(), interruptible(folder), device_limits(device, devices):
-        trainer = trainer_of(recipe, folder, accelerator, devices, scored)
-        loaders = RunData(recipe, crops, validation)
+    validation = Validation(recipe, folder, most_informative(val_items, val_counts), report)
+    with quiet_lightning(), interruptible(folder), option_errors(recipe, device, devices):
+        trainer = make_trainer(recipe, folder, accelerator, devices, validation)
         trainer.fit(module, loaders, ckpt_path=folder / STATE if resume else None)
-        if scored.step != trainer.global_step:
+        if validation.step != trainer.global_step:
             trainer.validate(module, loaders, verbose=False)
     best = folder / "best.safetensors"
     report(f"best checkpoint: {best}")
@@ -173,20 +161,20 @@ def fit(
 
 
 def write_start(folder: Path, recipe: Recipe, metadata: Metadata) -> None:
-    """What `--resume` needs beside the state."""
-    write_whole(folder / "recipe.yaml", recipe.to_yaml().encode())
-    write_whole(folder / "metadata.json", metadata.to_header()[HEADER_KEY].encode())
+    """Write what `--resume` reads besides the state."""
+    atomic_write(folder / "recipe.yaml", recipe.to_yaml().encode())
+    atomic_write(folder / "metadata.json", metadata.to_header()[HEADER_KEY].encode())
 
 
 def read_split(
-    data: LabelledFolder,
+    data: LabeledFolder,
     name: str,
     skip_bad: bool,
     report: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> tuple[list[Item], NDArray[np.int64]]:
-    """The images of a split that can be used, and their pixels by class; tells what is odd."""
-    items, counts, bad = inspect(
+    """Return the usable images of a split and their pixels by class (N,C); report the rest."""
+    items, counts, bad = inspect_items(
         data.split(name),
         skip_bad=skip_bad,
         progress=progress,
@@ -199,56 +187,26 @@ def read_split(
     return items, counts
 
 
-def trainer_of(
-    recipe: Recipe, folder: Path, accelerator: torch.device, devices: int, scored: Validation
-) -> pl.Trainer:
-    """Lightning, set up for the recipe, with a precision that its device has."""
-    assert recipe.precision != "auto"
-    callbacks: list[Callback] = [scored, ProgressBar(), state_saver(folder, recipe)]
-    if recipe.optimizer.ema_decay is not None:
-        callbacks.append(MovingAverage(recipe.optimizer.ema_decay))
-    return pl.Trainer(
-        default_root_dir=folder,
-        accelerator=accelerator.type,
-        devices=devices if accelerator.index is None else [accelerator.index],
-        # Norms keep no statistics of their own on each device, so buffers stay equal.
-        strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
-        sync_batchnorm=devices > 1 and accelerator.type == "cuda",
-        precision=recipe.precision,
-        max_steps=recipe.steps,
-        val_check_interval=min(recipe.val_every, recipe.steps),
-        check_val_every_n_epoch=None,
-        gradient_clip_val=recipe.optimizer.clip_norm,
-        callbacks=callbacks,
-        # A resumed run logs beside the first part, not over it.
-        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="", version="")],
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=recipe.log_every,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-
-
 @contextmanager
-def device_limits(device: str, devices: int) -> Iterator[None]:
-    """What a device cannot do, or has no memory for, as OptionError."""
+def option_errors(recipe: Recipe, device: str, devices: int) -> Iterator[None]:
+    """Turn errors of loggers, and of an unfit or too small device, into OptionError."""
     try:
-        yield
+        with logger_errors(recipe):
+            yield
     except MisconfigurationException as error:
         raise OptionError(f"--device {device} --devices {devices}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise OptionError(
-            "the device has too little memory for this recipe; lower stages.batch or "
-            "stages.crop, share the batch among more --devices, or set precision: bf16-mixed"
+            "the device has too little memory for this recipe; lower stages.batch (and raise "
+            "accumulate) or stages.crop, give more --devices, or set precision: bf16-mixed"
         ) from error
 
 
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave as KeyboardInterrupt, with a note on what was kept.
+    """Turn Ctrl-C and SIGTERM into KeyboardInterrupt with a note on how to continue.
 
-    Lightning ends the process with exit code 1 for the one, and leaves the other without a word.
+    Lightning exits with code 1 on the first, and raises an exception of its own on the second.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -258,7 +216,7 @@ def interruptible(folder: Path) -> Iterator[None]:
         if isinstance(error, SystemExit) and not (stopped or isinstance(error, SIGTERMException)):
             raise
         interrupt = KeyboardInterrupt()
-        kept = f"the run is kept in {folder}: the same command with --resume goes on"
+        kept = f"the run is kept in {folder}: the same command with --resume continues it"
         nothing = f"{folder} has no state yet: the same command starts the run anew"
         interrupt.add_note(kept if (folder / STATE).is_file() else nothing)
         raise interrupt from None
@@ -268,6 +226,7 @@ def interruptible(folder: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Raise OutputError if a run cannot start, or resume, in the folder."""
     state = folder / STATE
     if not resume:
         if state.exists() or (folder / "best.safetensors").exists():
@@ -276,9 +235,11 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if not state.is_file():
         raise OutputError(f"{state} does not exist, so there is nothing to resume")
     before = load_recipe(folder / "recipe.yaml")
-    # Where the data lies, and how fast it is loaded, may change; what is computed may not.
+    # Paths, speed and logging may change; what is computed may not.
     free = {"root": "", "workers": 0}
     for part in fields(Recipe):
+        if part.name == "logger":
+            continue
         now, then = getattr(recipe, part.name), getattr(before, part.name)
         if part.name == "data":
             now, then = replace(now, **free), replace(then, **free)
@@ -289,29 +250,12 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
             )
 
 
-def check_device(recipe: Recipe, name: str, devices: int) -> torch.device:
-    device = choose_device(name)
-    if devices > 1 and device.index is not None:
-        raise OptionError(
-            f"--device {name} is one device; name its kind only for --devices {devices}"
-        )
-    if recipe.precision == "16-mixed" and device.type == "cpu":
-        raise OptionError("precision is 16-mixed, which no CPU trains in; set bf16-mixed")
-    return device
-
-
-def resolve_precision(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with `auto` replaced by the fastest precision that trains well on the device."""
-    if recipe.precision != "auto":
-        return recipe
-    return replace(recipe, precision="bf16-mixed" if computes_bfloat16(device) else "32-true")
-
-
 def load_teacher(recipe: Recipe, metadata: Metadata) -> nn.Module | None:
-    """The recipe's teacher, if it names one.
+    """Load the teacher of the recipe, if any.
 
     Raises:
-        CheckpointError: it cannot be read. DataError: it knows other classes or other pixels.
+        CheckpointError: it cannot be read.
+        DataError: its classes or its normalization differ.
     """
     if recipe.teacher is None:
         return None
@@ -320,7 +264,7 @@ def load_teacher(recipe: Recipe, metadata: Metadata) -> nn.Module | None:
     known = teacher.metadata
     if [c.name for c in known.classes] != [c.name for c in metadata.classes]:
         raise DataError(
-            f"teacher.weights: {name} tells other classes apart than the data has; "
+            f"teacher.weights: {name} has other classes than the data; "
             "train a teacher on this data first"
         )
     if (known.mean, known.std, known.scale) != (metadata.mean, metadata.std, metadata.scale):
@@ -332,9 +276,9 @@ def load_teacher(recipe: Recipe, metadata: Metadata) -> nn.Module | None:
 
 
 def stored_model(
-    folder: Path, data: LabelledFolder, recipe: Recipe
+    folder: Path, data: LabeledFolder, recipe: Recipe
 ) -> SegNeXt | EfficientNetPyramid:
-    """The network of the run in `folder`; its weights come with the state."""
+    """Build the network of the run in `folder`; its weights are in the state."""
     text = (folder / "metadata.json").read_text("utf-8")
     metadata = Metadata.from_header({HEADER_KEY: text})
     if metadata.classes != data.classes:
@@ -342,33 +286,7 @@ def stored_model(
     return blank_model(recipe, metadata)
 
 
-def state_saver(folder: Path, recipe: Recipe) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder,
-        filename=Path(STATE).stem,
-        every_n_train_steps=min(STATE_EVERY, recipe.val_every),
-        enable_version_counter=False,
-    )
-
-
 def most_informative(items: Sequence[Item], counts: NDArray[np.int64]) -> list[str]:
-    """Names of the images with the most classes."""
+    """Return the names of the images with the most classes."""
     order = np.argsort(-(counts > 0).sum(axis=1), kind="stable")
     return [items[i].name for i in order[:SAMPLES]]
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Without tips and without warnings that a user can do nothing about."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

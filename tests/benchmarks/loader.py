@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 from geoseg.model.tile_model import choose_device
 from geoseg.native.malloc import keep_free_memory
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
-from geoseg.train.dataset import LabelledFolder, inspect
-from geoseg.train.fit import settled
+from geoseg.train.dataset import LabeledFolder, inspect_items
 from geoseg.train.initialization import initial_model
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.module import SegmentationModule
 from geoseg.train.recipe import Stage, load_recipe
+from geoseg.train.trainer import resolve_precision
 
 
 def timed(batches: Iterator[object], batch: int, seconds: float) -> float:
@@ -48,10 +48,10 @@ def main() -> None:
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_free_memory()
-    recipe = settled(load_recipe(options.recipe, **{"data.root": options.data}), device)
+    recipe = resolve_precision(load_recipe(options.recipe, **{"data.root": options.data}), device)
     stage = recipe.stages[options.stage]
-    data = LabelledFolder.open(recipe.data.root)
-    items, counts, _ = inspect(data.split("train"))
+    data = LabeledFolder.open(recipe.data.root)
+    items, counts, _ = inspect_items(data.split("train"))
     model, _ = initial_model(recipe, data.classes, None)
     crops = Crops(recipe, items, counts, model.metadata)
     endless = Stage(10**6, stage.batch, stage.crop, stage.scale)

@@ -35,7 +35,7 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.tiling.grid import Window
-from geoseg.train.dataset import LabelledFolder
+from geoseg.train.dataset import LabeledFolder
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.metrics import Confusion, Scores, ignore_hidden
 
@@ -140,7 +140,7 @@ def data(tmp_path_factory, network):
 
 
 def test_whole_images_are_scored_by_the_tiling_of_predict(network, data, tmp_path):
-    folder = LabelledFolder.open(data)
+    folder = LabeledFolder.open(data)
     items = folder.split("val")
     seen = []
     evaluation = evaluate(
@@ -154,6 +154,8 @@ def test_whole_images_are_scored_by_the_tiling_of_predict(network, data, tmp_pat
     assert evaluation.scores.accuracy == 0.5
     assert np.sum(evaluation.scores.confusion) == 2 * 96 * 120
     assert evaluation.groups.keys() == {"one", "two"}
+    parts = [np.array(scores.confusion) for scores in evaluation.groups.values()]
+    assert (sum(parts) == np.array(evaluation.scores.confusion)).all()
     assert seen == [(1, 2), (2, 2)]
     weights = tmp_path / "w.safetensors"
     save_checkpoint(weights, network, network.metadata, dtype=torch.float32)
@@ -167,6 +169,11 @@ def test_whole_images_are_scored_by_the_tiling_of_predict(network, data, tmp_pat
     turned = CliRunner().invoke(main, [*arguments, "--tta"], catch_exceptions=False)
     assert "mIoU" in turned.stdout
     assert "one    " in turned.stdout
+    grouped = CliRunner().invoke(main, [*arguments, "--groups"], catch_exceptions=False)
+    for group, scores in evaluation.groups.items():
+        part = grouped.stdout.split(f"group {group}\n")[1].split("\n\n")[0].strip()
+        assert f"mIoU {scores.miou:.4f} over" in part
+        assert part.count("\n") == 1 + sum(row.pixels > 0 for row in scores.classes)
     assert "has no classes.csv: ids are taken for iSAID's (0 background, 1 ship" in turned.stderr
 
 

@@ -1,4 +1,4 @@
-"""Training that is stopped says so, and how it goes on."""
+"""Training that is stopped says so, and how to continue."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_way_to_stop_a_run_is_an_interruption(tmp_path, leave):
         with pytest.raises(KeyboardInterrupt) as stopped, interruptible(tmp_path):
             leave()
         (note,) = stopped.value.__notes__
-        assert ("--resume goes on" in note) == has_state
+        assert ("--resume continues it" in note) == has_state
         assert ("starts the run anew" in note) != has_state
         (tmp_path / "state.ckpt").touch()
     assert signal.getsignal(signal.SIGINT) is before

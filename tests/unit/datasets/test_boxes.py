@@ -25,7 +25,7 @@ from geoseg.datasets.from_boxes import choose_splits, prepare_boxes
 from geoseg.datasets.layout import Patching
 from geoseg.errors import DataError
 from geoseg.train.box_scores import read_box_table
-from geoseg.train.dataset import LabelledFolder
+from geoseg.train.dataset import LabeledFolder
 
 IDS = {item.name: item.id for item in ISAID}
 SIZE = (120, 160)
@@ -153,7 +153,7 @@ def test_a_folder_of_boxes_becomes_one_that_training_reads(data, tmp_path):
     arguments = ["prepare", "boxes", str(source), str(target), "--format", form, "--val-share"]
     result = CliRunner().invoke(main, [*arguments, "0.5"], catch_exceptions=False)
     assert "1 train and 1 val patches" in result.output
-    folder = LabelledFolder.open(target)
+    folder = LabeledFolder.open(target)
     assert folder.classes == ISAID
     for split in ("train", "val"):
         (item,) = folder.split(split)
@@ -250,7 +250,7 @@ def test_classes_are_renamed_or_named_in_an_error(tmp_path):
     options = {"patching": Patching(64, 0), "val_share": 0}
     with pytest.raises(DataError, match="--map van=CLASS"):
         prepare_boxes(tmp_path, tmp_path / "x", "csv", classes=ISAID, **options)
-    with pytest.raises(DataError, match="no box is of class 'car'"):
+    with pytest.raises(DataError, match="no box has the class 'car'"):
         prepare_boxes(tmp_path, tmp_path / "x", "csv", renamed={"car": "ship"}, **options)
     own = prepare_boxes(tmp_path, tmp_path / "own", "csv", **options)
     assert [c.name for c in own.classes] == ["background", "van"]
@@ -284,7 +284,7 @@ def test_sources_share_a_folder_and_one_can_be_prepared_again(tmp_path):
     target, options = tmp_path / "all", {"patching": Patching(64, 0), "val_share": 0}
     for name in ("east", "west", "east"):
         prepare_boxes(tmp_path / name, target, "csv", **options)
-    folder = LabelledFolder.open(target)
+    folder = LabeledFolder.open(target)
     groups = [item.group for item in folder.split("train")]
     assert sorted(groups) == ["east"] * 3 + ["west"] * 2
     boxes = read_box_table(target, folder.classes)
@@ -294,11 +294,11 @@ def test_sources_share_a_folder_and_one_can_be_prepared_again(tmp_path):
     (tmp_path / "east" / "boxes.csv").write_text("\n".join(lines[:-1]))
     prepare_boxes(tmp_path / "east", target, "csv", **options)
     assert len(list((target / "images" / "train").glob("east_*.png"))) == 2
-    assert len(LabelledFolder.open(target).split("train")) == 4
+    assert len(LabeledFolder.open(target).split("train")) == 4
 
 
 def test_images_are_read_as_predict_reads_them(tmp_path):
-    """16 bits are stretched, and what the file declares empty is not labelled."""
+    """16 bits are stretched, and what the file declares empty is not labeled."""
     pixels = np.random.default_rng(0).integers(1000, 3000, (3, 64, 64)).astype(np.uint16)
     pixels[:, :, 40:] = 0
     profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint16"}
@@ -310,7 +310,7 @@ def test_images_are_read_as_predict_reads_them(tmp_path):
     options = {"patching": Patching(64, 0), "val_share": 0}
     prepared = prepare_boxes(tmp_path, tmp_path / "out", "yolo", **options)
     assert any("uint16" in note for note in prepared.notes)
-    (item,) = LabelledFolder.open(tmp_path / "out").split("train")
+    (item,) = LabeledFolder.open(tmp_path / "out").split("train")
     image, mask, _ = item.load()
     assert image[:, :40].std() > 40
     assert (mask[:, 40:] == IGNORE).all()

@@ -18,7 +18,7 @@ from geoseg.datasets.from_boxes import prepare_boxes
 from geoseg.datasets.isaid import prepare_isaid
 from geoseg.datasets.layout import BOX_COLUMNS, Patching, read_table
 from geoseg.errors import DataError, InUseError, OutputError
-from geoseg.train.dataset import LabelledFolder
+from geoseg.train.dataset import LabeledFolder
 
 DIE = """
 import os, sys
@@ -108,7 +108,7 @@ def test_a_killed_preparation_is_refused_by_training_and_completed_by_the_next(
     assert moves == 4 + 8 + 4 + 2
     died = killed(east, out, min(round(share * moves), moves - 1))
     assert died.returncode == 9
-    for look in (LabelledFolder.open, lambda path: prepare_isaid(east, path, Patching(64, 0))):
+    for look in (LabeledFolder.open, lambda path: prepare_isaid(east, path, Patching(64, 0))):
         with pytest.raises(DataError, match=r"holds patches old and new: .*run it again"):
             look(out)
     arguments = ["evaluate", "default", str(out)]
@@ -119,7 +119,7 @@ def test_a_killed_preparation_is_refused_by_training_and_completed_by_the_next(
     prepare_boxes(west, out, "csv", Patching(32, 0), val_share=0)
     (out / "scenes.csv").unlink()
     assert contents(out) == expected
-    assert len(LabelledFolder.open(out).split("train")) == 1 + 4
+    assert len(LabeledFolder.open(out).split("train")) == 1 + 4
 
 
 def test_tables_and_patches_change_together(harbors, monkeypatch):

@@ -19,10 +19,10 @@ from rasterio.transform import from_origin
 from geoseg.classes import IGNORE, ISAID, ISAID_MASK_COLORS
 from geoseg.cli.main import main
 from geoseg.datasets.from_labels import prepare_labels
-from geoseg.datasets.isaid import ids_of_colors, packed, prepare_isaid
+from geoseg.datasets.isaid import ids_of_colors, pack_rgb, prepare_isaid
 from geoseg.datasets.layout import Patching, Prepared, read_table
 from geoseg.errors import DataError, OptionError
-from geoseg.train.dataset import LabelledFolder, inspect
+from geoseg.train.dataset import LabeledFolder, inspect_items
 
 PALETTE = np.array(list(ISAID_MASK_COLORS.values()), dtype=np.uint8)
 SMALL = Patching(64, 16)
@@ -71,7 +71,7 @@ def test_windows_cover_everything_and_stay_inside():
 
 def test_isaid_patches_hold_the_ids_of_the_colors(isaid, tmp_path):
     prepared = prepare_isaid(isaid, tmp_path / "out", SMALL)
-    folder = LabelledFolder.open(tmp_path / "out")
+    folder = LabeledFolder.open(tmp_path / "out")
     assert folder.classes == ISAID
     assert prepared.patches == {"train": 6 + 2, "val": 1}
     assert not prepared.absent
@@ -92,9 +92,9 @@ def test_isaid_patches_hold_the_ids_of_the_colors(isaid, tmp_path):
 
 def test_every_other_color_is_refused():
     rng = np.random.default_rng(0)
-    known = {int(code) for code in packed(PALETTE)}
+    known = {int(code) for code in pack_rgb(PALETTE)}
     for color in rng.integers(0, 256, (200, 3), dtype=np.uint8):
-        if int(packed(color)) not in known:
+        if int(pack_rgb(color)) not in known:
             picture = np.zeros((4, 4, 3), np.uint8)
             picture[2, 1] = color
             with pytest.raises(DataError, match="column 1, row 2"):
@@ -121,7 +121,7 @@ def test_an_interrupted_preparation_goes_on(isaid, tmp_path):
     ("damage", "words"),
     [
         (lambda p: Image.new("RGB", (9, 9), (1, 2, 3)).save(p), "100×150 px, its mask 9×9"),
-        (lambda p: Image.new("RGB", (100, 150), (1, 2, 3)).save(p), r"the colour \(1, 2, 3\)"),
+        (lambda p: Image.new("RGB", (100, 150), (1, 2, 3)).save(p), r"the color \(1, 2, 3\)"),
         (lambda p: Image.new("L", (100, 150)).save(p), "has mode L"),
         (lambda p: p.write_bytes(b"no picture"), "cannot be read as an image"),
         (lambda p: p.write_bytes(p.read_bytes()[:200]), "damaged"),
@@ -135,7 +135,7 @@ def test_bad_isaid_images_are_refused_or_skipped(isaid, tmp_path, damage, words)
     assert not (tmp_path / "out" / "split.csv").exists()
     prepared = prepare_isaid(isaid, tmp_path / "out", SMALL, skip_bad=True)
     assert len(prepared.skipped) == 1
-    names = {item.name[:5] for item in LabelledFolder.open(tmp_path / "out").split("train")}
+    names = {item.name[:5] for item in LabeledFolder.open(tmp_path / "out").split("train")}
     assert names == {"P0011"}
 
 
@@ -146,12 +146,12 @@ def test_a_folder_without_isaid_is_refused(tmp_path):
 
 def test_damaged_training_images_are_refused_or_skipped(isaid, tmp_path):
     prepare_isaid(isaid, tmp_path / "out", SMALL)
-    items = LabelledFolder.open(tmp_path / "out").split("train")
+    items = LabeledFolder.open(tmp_path / "out").split("train")
     content = items[2].image.read_bytes()
     items[2].image.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="1 of 8 images cannot be used"):
-        inspect(items)
-    good, counts, problems = inspect(items, skip_bad=True)
+        inspect_items(items)
+    good, counts, problems = inspect_items(items, skip_bad=True)
     assert (len(good), counts.shape, len(problems)) == (7, (7, 16), 1)
 
 
@@ -188,7 +188,7 @@ def town(tmp_path) -> Path:
 def mosaic(out: Path, split: str) -> np.ndarray:
     """The masks of one split, put back together."""
     whole = np.full((200, 300), IGNORE, np.uint8)
-    for item in LabelledFolder.open(out).split(split):
+    for item in LabeledFolder.open(out).split(split):
         image, mask, _ = item.load()
         top, bottom, left, right = (int(n) for n in item.name.split("_")[1:])
         part = whole[top:bottom, left:right]
@@ -210,7 +210,7 @@ def test_masks_are_the_rasterized_polygons_and_splits_share_no_pixel(town, overl
         area_path=town / "area.gpkg",
         patching=Patching(64, overlap),
     )
-    names = [c.name for c in LabelledFolder.open(out).classes]
+    names = [c.name for c in LabeledFolder.open(out).classes]
     assert names == ["background", "court", "field", "roof"]
     ids = {name: i for i, name in enumerate(names)}
     drawn = [(shapely.box(0, 10, 290, 180), 0)]
@@ -244,7 +244,7 @@ def test_scenes_are_added_to_a_folder_and_ids_stay(town):
     frame.to_file(town / "more.gpkg")
     for _ in range(2):
         prepare_labels(str(town / "city.tif"), town / "more.gpkg", out, field="kind", val_share=0)
-    folder = LabelledFolder.open(out)
+    folder = LabeledFolder.open(out)
     assert [c.name for c in folder.classes] == ["background", "court", "field", "roof", "arena"]
     rows = read_table(out / "split.csv", ["name"])
     assert {row["group"] for row in rows} == {"town", "city"}
@@ -326,7 +326,7 @@ def test_colors_and_ids_of_a_folder_stay(town):
     out.mkdir()
     (out / "classes.csv").write_text("id;name;color\n1;roof;#112233\n0;background;\n")
     prepare_labels(str(town / "town.tif"), town / "labels.gpkg", out, field="kind", val_share=0)
-    known = LabelledFolder.open(out).classes
+    known = LabeledFolder.open(out).classes
     assert [item.name for item in known] == ["background", "roof", "court", "field"]
     assert known[1].color == (0x11, 0x22, 0x33)
 

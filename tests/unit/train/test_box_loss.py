@@ -14,7 +14,7 @@ from geoseg.datasets.layout import Patch, write_patch, write_table
 from geoseg.model.metadata import Metadata
 from geoseg.train.augment import Placement
 from geoseg.train.box_scores import BoxOutlines, read_box_table
-from geoseg.train.crops import MOST_BOXES, Crops
+from geoseg.train.crops import MAX_BOXES, Crops
 from geoseg.train.dataset import Item
 from geoseg.train.loss import pairwise, projection
 from geoseg.train.recipe import DataOptions, LossOptions, Recipe, Stage
@@ -114,7 +114,7 @@ def test_boxes_lie_where_crops_show_them(tmp_path):
     for angle in np.linspace(0, 6, 13):
         placement = Placement((85, 55), 0.9, float(angle), bool(angle > 3))
         found = crops.boxes_in(rng, boxes["g", "a"], placement, 96)
-        assert found["boxes"].shape == (MOST_BOXES, 4, 2)
+        assert found["boxes"].shape == (MAX_BOXES, 4, 2)
         assert found["box_classes"][0] == 1
         center = found["boxes"][0].mean(axis=0)
         assert center.tolist() == pytest.approx([48, 48], abs=0.01)
@@ -130,6 +130,6 @@ def test_boxes_lie_where_crops_show_them(tmp_path):
 
 def test_upright_boxes_hold_turned_ones():
     outlines = BoxOutlines(turned(10, 10, 20, 10, 0.7)[None], np.array([14]))
-    ((left, top, right, bottom),) = outlines.upright(ISAID)["plane"]
+    ((left, top, right, bottom),) = outlines.axis_aligned(ISAID)["plane"]
     assert right - left > 20
     assert bottom - top > 10

