@@ -278,7 +278,7 @@ def recover(working: Path, folder: Path) -> None:
     _clean(working)
 
 
-def is_under_way(folder: Path, name: str) -> bool:
+def commit_in_progress(folder: Path, name: str) -> bool:
     """Whether files are just changing places in `folder`, or a process was killed while they did.
 
     What lies there is then neither all old nor all new.

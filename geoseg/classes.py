@@ -47,7 +47,7 @@ _GOLDEN = 0.618034
 """Multiples of the golden ratio never crowd on the circle of hues."""
 
 
-def hue(class_id: int) -> Color:
+def class_color(class_id: int) -> Color:
     """Return the RGB color of a class, 0-255; bright for every id."""
     if 1 <= class_id <= len(PALETTE):
         return PALETTE[class_id - 1]
@@ -96,12 +96,13 @@ ISAID_MASK_COLORS: dict[str, Color] = {
 2019). Too dark and too alike to be seen on a picture, so they are for reading masks only."""
 
 ISAID = tuple(
-    LabelClass(i, name, hue(i) if i else (0, 0, 0)) for i, name in enumerate(ISAID_MASK_COLORS)
+    LabelClass(i, name, class_color(i) if i else (0, 0, 0))
+    for i, name in enumerate(ISAID_MASK_COLORS)
 )
 """Ids and names of iSAID, in the colors of our palette."""
 
 
-def fault_of_name(name: str) -> str:
+def name_problem(name: str) -> str:
     """Return what keeps `name` from being a class's, or nothing if it can be.
 
     Layers and files are called by a cleaned name, so any text on one line will do.
@@ -133,7 +134,7 @@ def read_class_list(path: Path) -> tuple[LabelClass, ...]:
     """Classes from a CSV table or a JSON list of objects with id, name and, if wanted, color.
 
     Ids count from 0 without gaps, in any order of the lines: they are channels of the model.
-    A color is `#rrggbb`, in JSON also `[r, g, b]`; without one a class gets a hue of its own.
+    A color is `#rrggbb`, in JSON also `[r, g, b]`; without one a class gets one of its own.
 
     Raises:
         DataError: names the file, the line, what is wrong with it and what to do.
@@ -213,10 +214,10 @@ def parsed(where: str, row: dict[str, Any]) -> LabelClass:
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{where}: class {value} has no name; give one")
     name = name.strip()
-    if fault := fault_of_name(name):
+    if fault := name_problem(name):
         raise DataError(f"{where}: the name {name!r:.80} {fault}")
     if color is None or color == "":
-        return LabelClass(value, name, hue(value) if value else BLACK)
+        return LabelClass(value, name, class_color(value) if value else BLACK)
     if isinstance(color, str) and re.fullmatch(r"\s*#[0-9a-fA-F]{6}\s*", color):
         color = list(bytes.fromhex(color.strip()[1:]))
     is_rgb = isinstance(color, list) and len(color) == 3

@@ -17,14 +17,19 @@ from torch import Tensor, nn
 from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
-from geoseg.model.pyramid import LITE, EfficientNetPyramid
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.model.variants import PYRAMIDS
 
 
-def checkpoint_hash(path: Path) -> str:
-    """SHA-256 of the file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the names and values of all tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_checkpoint(
@@ -108,7 +113,7 @@ def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt | Ef
 
     Raises CheckpointError naming the keys that are missing, unknown or of another shape.
     """
-    if metadata.variant in LITE:
+    if metadata.variant in PYRAMIDS:
         teacher = EfficientNetPyramid(metadata.variant, len(metadata.classes))
         check_fit(state, teacher.state_dict(), f"EfficientNet-{metadata.variant}")
         teacher.load_state_dict(state)

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.errors import CheckpointError
-from geoseg.model.checkpoint import check_fit, checkpoint_hash, read_checkpoint, save_checkpoint
-from geoseg.model.metadata import Metadata, classes_from_json
+from geoseg.model.checkpoint import check_fit, read_checkpoint, save_checkpoint
+from geoseg.model.metadata import Metadata, classes_from_json, file_hash
+from geoseg.model.mscan import MSCAN
 from geoseg.model.pickles import PickledArray, read_jittor
 from geoseg.model.pth import is_torch_file, read_torch
-from geoseg.model.segnext import MSCAN, SegNeXt
+from geoseg.model.segnext import SegNeXt
 from geoseg.model.variants import VARIANTS, Variant
 
 WRAPPERS = ("module.", "model.", "_orig_mod.")
@@ -56,12 +57,12 @@ def import_checkpoint(
     nmf_rank: int | None = None,
     gsd_range: tuple[float, float] | None = None,
     provenance: str = "",
-    licence: str = "not stated in the imported file",
+    license: str = "not stated in the imported file",
     metrics: Mapping[str, float] | None = None,
 ) -> Metadata:
     """Convert public weights to a geoseg checkpoint (float32) and return its metadata.
 
-    `classes` None takes the names and colours that the file itself carries. `scale` and
+    `classes` None takes the names and colors that the file itself carries. `scale` and
     `nmf_rank` None stand for what is known of the spelling: 1.12 for the Jittor code's iSAID
     weights, and the rank in the file's own configuration or else the paper's.
 
@@ -92,8 +93,8 @@ def import_checkpoint(
             nmf_rank=nmf_rank or stored_rank(foreign.meta) or variant.rank,
             gsd_range=gsd_range,
             scale=scale,
-            provenance=f"{provenance}\n{origin}sha256 {checkpoint_hash(source)}".strip(),
-            licence=licence,
+            provenance=f"{provenance}\n{origin}sha256 {file_hash(source)}".strip(),
+            license=license,
             metrics=metrics or {},
         )
         network = SegNeXt(variant.name, len(classes), head_bias=head_bias)
@@ -227,13 +228,13 @@ def length_of(state: State, key: str) -> int:
 
 
 def stored_classes(meta: dict[str, Any]) -> tuple[LabelClass, ...]:
-    """Names and colours as OpenMMLab's programs store them in a checkpoint."""
+    """Names and colors as OpenMMLab's programs store them in a checkpoint."""
     inner = meta.get("dataset_meta")
     source = inner if isinstance(inner, dict) else meta
     names = source.get("CLASSES", source.get("classes"))
     colors = source.get("PALETTE", source.get("palette"))
     if not isinstance(names, list | tuple) or not isinstance(colors, list | tuple):
-        raise CheckpointError("no class names and colours are stored in it; --classes FILE")
+        raise CheckpointError("no class names and colors are stored in it; --classes FILE")
     rows = zip(names, colors, strict=False)
     return classes_from_json(
         [

@@ -26,11 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.cpu.kernels import bias_gelu, depthwise_gelu, strips
-from geoseg.model.cpu.matmul import fits_mlp, mlp, product, vector
-from geoseg.model.cpu.parallel import new_map
-from geoseg.model.fused_head import FoldedHead
+from geoseg.model.cpu.matmul import fits_mlp, mlp, pointwise_conv, vector
+from geoseg.model.cpu.parallel import new_empty
+from geoseg.model.fused_head import FusedHead
 from geoseg.model.metadata import Metadata
-from geoseg.model.segnext import MSCA, Block, ChannelNorm, SegNeXt
+from geoseg.model.mscan import MSCA, Block, ChannelNorm
+from geoseg.model.segnext import SegNeXt
 
 SLAB_BYTES = 2 * 2**20
 """Of an MLP's wide map at once: about what a core has of cache."""
@@ -41,7 +42,7 @@ STEM_ROWS = 32
 
 
 @torch.no_grad()
-def fold(model: SegNeXt, *, consume: bool = False) -> FoldedSegNeXt:
+def fuse(model: SegNeXt, *, consume: bool = False) -> FusedSegNeXt:
     """The inference form of `model`, on the CPU, sharing no tensor with it.
 
     It takes and returns what `model` does, and cannot be trained. Kernels lie in channels-last
@@ -51,14 +52,14 @@ def fold(model: SegNeXt, *, consume: bool = False) -> FoldedSegNeXt:
         consume: nobody needs `model` any more, so it is taken apart instead of a copy.
     """
     parts = model if consume else copy.deepcopy(model)
-    folded = FoldedSegNeXt(parts.cpu()).requires_grad_(False).eval()
+    fused = FusedSegNeXt(parts.cpu()).requires_grad_(False).eval()
     if hasattr(model, "metadata"):
-        folded.metadata = model.metadata
-    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused.metadata = model.metadata
+    return fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-class FoldedSegNeXt(nn.Module):
-    """`SegNeXt` in parts. Its constructor uses up the model that it is given; see `fold`."""
+class FusedSegNeXt(nn.Module):
+    """`SegNeXt` in parts. Its constructor uses up the model that it is given; see `fuse`."""
 
     metadata: Metadata
 
@@ -71,11 +72,11 @@ class FoldedSegNeXt(nn.Module):
             layers = [] if i == 1 else embedding(encoder.get_submodule(f"patch_embed{i}"))
             for block in encoder.get_submodule(f"block{i}").children():
                 assert isinstance(block, Block)
-                layers.append(FoldedBlock(block))
+                layers.append(FusedBlock(block))
             norm = encoder.get_submodule(f"norm{i}")
             assert isinstance(norm, ChannelNorm)
             self.stages.append(nn.Sequential(*layers, InPlaceNorm(norm)))
-        self.head = FoldedHead(model.decode_head, model.variant.dims[1:])
+        self.head = FusedHead(model.decode_head, model.variant.dims[1:])
 
     def forward(self, x: Tensor) -> Tensor:  # (N,3,H,W)
         return self.after_stem(self.stem(x))
@@ -96,7 +97,7 @@ class FoldedSegNeXt(nn.Module):
             part = self.stem(rows(4 * (top - before), 4 * end))[:, :, before:]
             if top == 0:
                 samples, channels, _, width = part.shape
-                x = new_map(part, samples, height, width, channels).movedim(-1, 1)
+                x = new_empty(part, samples, height, width, channels).movedim(-1, 1)
             x[:, :, top:end] = part
         return x
 
@@ -157,7 +158,7 @@ class InPlaceNorm(nn.Module):
         return x
 
 
-class FoldedBlock(nn.Module):
+class FusedBlock(nn.Module):
     """`Block` without its norms and scales.
 
     The attention's shortcut is the normed input, s·x + t. So with proj_2 scaled and scale·t in
@@ -172,7 +173,7 @@ class FoldedBlock(nn.Module):
         attn, mlp, scale = block.attn, block.mlp, block.layer_scale_1.double()
         slope, offset = affine(block.norm1)
         self.proj_1 = affine_input(attn.proj_1, slope, offset)
-        self.gate = FoldedMSCA(attn.spatial_gating_unit)
+        self.gate = FusedMSCA(attn.spatial_gating_unit)
         self.register_buffer("gain", (scale * slope).float()[:, None, None])
         self.fc2 = affine_output(mlp.fc2, block.layer_scale_2.double())
         assert self.fc2.bias is not None
@@ -199,11 +200,13 @@ class FoldedBlock(nn.Module):
     def add_attention(self, x: Tensor) -> None:
         """To `x` (H,W,C), in place."""
         flat, mix = x.flatten(0, 1), self.gate.mix
-        values = product(flat, self.proj_1, bias=vector(self.proj_1, x), ending="gelu")
+        values = pointwise_conv(flat, self.proj_1, bias=vector(self.proj_1, x), ending="gelu")
         scales = strips(values.view(x.shape), self.gate.depthwise()).flatten(0, 1)
-        values = product(scales, mix, bias=vector(mix, x), factor=values)
+        values = pointwise_conv(scales, mix, bias=vector(mix, x), factor=values)
         gain = self.gain.flatten().to(x.dtype)
-        product(values, self.proj_2, bias=vector(self.proj_2, x), out=flat, add=True, gain=gain)
+        pointwise_conv(
+            values, self.proj_2, bias=vector(self.proj_2, x), out=flat, add=True, gain=gain
+        )
 
     def with_mlp(self, x: Tensor) -> Tensor:
         """`x` (H,W,C) and what the MLP makes of it; may overwrite `x`."""
@@ -218,24 +221,24 @@ class FoldedBlock(nn.Module):
         before = vector(self.fc1, x)
         row_bytes = x.element_size() * width * len(before)
         step = min(height, max(2, SLAB_BYTES // row_bytes))
-        hidden = new_map(x, step + 2, width, len(before))
+        hidden = new_empty(x, step + 2, width, len(before))
         # With the bias, what lies around the map is zero.
         torch.neg(before.expand_as(hidden[0]), out=hidden[0])
-        product(x[0], self.fc1, out=hidden[1])
+        pointwise_conv(x[0], self.fc1, out=hidden[1])
         for top in range(0, height, step):
             if top:
                 hidden[:2] = hidden[step:]  # the rows `top` - 1 and `top`
             rows = min(step, height - top)
             below = x[top + 1 : top + 1 + rows].flatten(0, 1)
-            product(below, self.fc1, out=hidden[2:].flatten(0, 1)[: len(below)])
+            pointwise_conv(below, self.fc1, out=hidden[2:].flatten(0, 1)[: len(below)])
             if top + rows == height:
                 torch.neg(before.expand_as(hidden[0]), out=hidden[rows + 1])
             slab = depthwise_gelu(hidden[: rows + 2], before, self.dwconv)
             slab, flat = slab.flatten(0, 1), x[top : top + rows].flatten(0, 1)
-            product(slab, self.fc2, out=flat, add=True)
+            pointwise_conv(slab, self.fc2, out=flat, add=True)
 
 
-class FoldedMSCA(nn.Module):
+class FusedMSCA(nn.Module):
     """`MSCA`, adding in place."""
 
     def __init__(self, unit: MSCA) -> None:

@@ -1,4 +1,4 @@
-"""The decoder of SegNeXt for inference; `geoseg.model.fused` says what was folded."""
+"""The decoder of SegNeXt for inference; `geoseg.model.fused` says what was fused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geoseg.model.cpu.matmul import add_low_rank, project
 from geoseg.model.segnext import NMF, Hamburger, HamHead
 
 
-class FoldedHead(nn.Module):
+class FusedHead(nn.Module):
     """`HamHead`, squeezing each stage on its own grid."""
 
     def __init__(self, head: HamHead, dims: Sequence[int]) -> None:
@@ -22,7 +22,7 @@ class FoldedHead(nn.Module):
         biases = [head.squeeze.conv.bias, None, None]
         self.squeeze = nn.ModuleList(map(pointwise, kernels, biases))
         self.squeeze_norm = head.squeeze.gn
-        self.hamburger = FoldedHamburger(head.hamburger)
+        self.hamburger = FusedHamburger(head.hamburger)
         self.align, self.align_norm = head.align.conv, head.align.gn
         self.classify = head.conv_seg
 
@@ -38,7 +38,7 @@ class FoldedHead(nn.Module):
         return project(self.classify, x)
 
 
-class FoldedHamburger(nn.Module):
+class FusedHamburger(nn.Module):
     """`Hamburger` with `ham_out` applied to the bases: W·(B·Cᵀ) = (W·B)·Cᵀ.
 
     The norm after it needs the moments of a product, which are known from those of its factors.
@@ -80,7 +80,7 @@ class FoldedHamburger(nn.Module):
 def pointwise(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """A 1×1 convolution with these weights, (D,C,1,1) and (D,)."""
     dim, channels = kernel.shape[:2]
-    conv = nn.Conv2d(channels, dim, 1, device="meta")  # nothing to initialise
+    conv = nn.Conv2d(channels, dim, 1, device="meta")  # nothing to initialize
     conv.weight = nn.Parameter(kernel.clone())
     conv.bias = None if bias is None else nn.Parameter(bias)
     return conv

@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from geoseg.classes import ISAID
 from geoseg.errors import CheckpointError, DownloadError
-from geoseg.model.checkpoint import checkpoint_hash
-from geoseg.model.convert import import_checkpoint
+from geoseg.model.metadata import file_hash
 from geoseg.version import VERSION
 
 
@@ -82,7 +81,7 @@ PUBLIC_WEIGHTS = tuple(
 )
 """SegNeXt on iSAID by its authors, 896 × 896 px, 160 000 iterations (Jittor code)."""
 
-LICENCE = "code Apache-2.0; weights trained on iSAID, which is for academic use only"
+LICENSE = "code Apache-2.0; weights trained on iSAID, which is for academic use only"
 """Of all the weights above."""
 
 
@@ -124,7 +123,7 @@ def is_intact(entry: PublicWeights) -> bool:
     final, hashes = entry.path, recorded_hashes(entry)
     if not final.is_file() or final.name not in hashes:
         return False
-    if checkpoint_hash(final) != hashes[final.name]:
+    if file_hash(final) != hashes[final.name]:
         raise CheckpointError(
             f"{final} is not what was fetched (its sha256 differs from the recorded one); "
             f"replace it: geoseg weights fetch {entry.name} --force"
@@ -150,12 +149,10 @@ def install(entry: PublicWeights, source: Path) -> None:
     final, record = entry.path, record_path(entry)
     converted = source.with_name(final.name)
     try:
-        digest = checkpoint_hash(source)
+        digest = file_hash(source)
         convert(entry, source, digest, converted)
         note = record.with_suffix(".tmp")
-        note.write_text(
-            f"{digest}  {source.name}\n{checkpoint_hash(converted)}  {final.name}\n", "utf-8"
-        )
+        note.write_text(f"{digest}  {source.name}\n{file_hash(converted)}  {final.name}\n", "utf-8")
         note.replace(record)
         converted.replace(final)
     except CheckpointError as error:
@@ -167,6 +164,9 @@ def install(entry: PublicWeights, source: Path) -> None:
 
 
 def convert(entry: PublicWeights, source: Path, digest: str, target: Path) -> None:
+    # It imports torch, which `geoseg weights list` must not wait for.
+    from geoseg.model.convert import import_checkpoint
+
     expected = entry.sha256 or recorded_hashes(entry).get(source.name, digest)
     if digest != expected:
         origin = "as published" if entry.sha256 else f"as recorded in {record_path(entry)}"
@@ -176,7 +176,7 @@ def convert(entry: PublicWeights, source: Path, digest: str, target: Path) -> No
         target,
         ISAID,
         provenance=f"{entry.url}, iSAID, by the authors of SegNeXt",
-        licence=LICENCE,
+        license=LICENSE,
         metrics={"iSAID val mIoU": entry.miou},
     )
     if metadata.variant != entry.variant:

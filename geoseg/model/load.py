@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import build_model, read_checkpoint
-from geoseg.model.cpu.parallel import one_thread
+from geoseg.model.cpu.parallel import single_threaded
 from geoseg.model.hub import fetch, find_public
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
@@ -23,9 +23,9 @@ def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyram
 
     `weights` is the path of a geoseg checkpoint, the name of public weights (`geoseg weights
     list`; fetched on first use), or None for the default inside the package. The model's
-    `metadata` says how to normalise the pixels that its `forward` takes.
+    `metadata` says how to normalize the pixels that its `forward` takes.
     """
-    with one_thread():
+    with single_threaded():
         state, metadata = read_checkpoint(locate_weights(weights))
         return build_model(state, metadata)
 

@@ -6,18 +6,17 @@ and an error names the field.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import IGNORE, LabelClass, display_color, fault_of_name, read_class_list
+from geoseg.classes import IGNORE, LabelClass, display_color, name_problem, read_class_list
 from geoseg.errors import CheckpointError, DataError
-from geoseg.model.variants import VARIANTS
+from geoseg.model.variants import PYRAMIDS, VARIANTS
 
-TEACHERS = ("lite0", "lite2")
-"""Names of other networks than SegNeXt, see `geoseg.model.pyramid`."""
 HEADER_KEY = "geoseg"
 FORMAT = 1
 
@@ -34,7 +33,7 @@ class Metadata:
     """
 
     variant: str
-    """T, S, B or L, or one of `TEACHERS`."""
+    """T, S, B or L, or one of `PYRAMIDS`."""
     classes: tuple[LabelClass, ...]
     """One per channel of the logits, in order."""
     mean: Triple = IMAGENET_MEAN
@@ -51,13 +50,13 @@ class Metadata:
     """Factor by which a scene's pixels are enlarged before the model sees them."""
     provenance: str = ""
     """Where the weights come from: data, recipe, file."""
-    licence: str = ""
+    license: str = ""
     """Under which terms they may be used."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Figures to compare weights by, as `{"val mIoU": 0.47}`."""
 
     def __post_init__(self) -> None:
-        known = (*VARIANTS, *TEACHERS)
+        known = (*VARIANTS, *PYRAMIDS)
         check("variant", self.variant, isinstance(self.variant, str) and self.variant in known)
         if self.nmf_rank == 0:
             rank = VARIANTS[self.variant].rank if self.variant in VARIANTS else 1
@@ -72,7 +71,7 @@ class Metadata:
         check("gsd_range", gsd, gsd is None or (is_numbers(gsd, 2, 1e-6) and gsd[0] <= gsd[1]))
         check("scale", self.scale, is_number(self.scale, 1 / 16) and self.scale <= 16)
         check("provenance", self.provenance, is_text(self.provenance))
-        check("licence", self.licence, is_text(self.licence))
+        check("license", self.license, is_text(self.license))
         metrics = self.metrics
         check(
             "metrics",
@@ -98,6 +97,8 @@ class Metadata:
         check("format", values, isinstance(values, dict))
         if (version := values.pop("format", None)) != FORMAT:
             raise CheckpointError(f"metadata format {version!r:.40}, this geoseg reads {FORMAT}")
+        if "license" not in values and "licence" in values:  # as the first checkpoints spelled it
+            values["license"] = values.pop("licence")
         names = {f.name for f in fields(cls)}
         if wrong := sorted(names ^ values.keys()):
             state = "is missing" if wrong[0] in names else "is unknown"
@@ -128,13 +129,19 @@ def read_classes(path: Path) -> tuple[LabelClass, ...]:
         raise CheckpointError(str(error)) from None
 
 
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_classes(classes: tuple[LabelClass, ...]) -> None:
     """Ids count from 0, names are unique whatever their case, colors are RGB."""
     check("classes", classes, isinstance(classes, tuple) and 1 <= len(classes) <= IGNORE)
     for index, item in enumerate(classes):
         check("classes", item, isinstance(item, LabelClass))
         check("classes", item, type(item.id) is int and item.id == index)
-        check("classes", item, isinstance(item.name, str) and not fault_of_name(item.name))
+        check("classes", item, isinstance(item.name, str) and not name_problem(item.name))
         rgb = item.color
         check("classes", item, isinstance(rgb, tuple) and len(rgb) == 3)
         check("classes", item, all(type(v) is int and 0 <= v <= 255 for v in rgb))

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.metadata import Metadata
-
-LITE: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
-"""Factors on width and depth, by name."""
+from geoseg.model.variants import PYRAMIDS
 
 STAGES = (
     # repeats, kernel, stride, expansion, channels
@@ -90,7 +88,7 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        width, depth = LITE[name]
+        width, depth = PYRAMIDS[name]
         self.stem = nn.Sequential(
             SameConv2d(3, STEM, 3, 2, bias=False), norm(STEM), nn.ReLU6(inplace=True)
         )
@@ -178,7 +176,7 @@ class EfficientNetPyramid(nn.Module):
     """The whole network, with `metadata` once it is trained or loaded.
 
     Args:
-        name: of the encoder, a key of `LITE`.
+        name: of the encoder, a key of `PYRAMIDS`.
     """
 
     metadata: Metadata

@@ -1,16 +1,15 @@
-"""Tiles in, logits out: normalisation, device, precision, batches, test-time augmentation."""
+"""Tiles in, logits out: normalization, device, precision, batches, test-time augmentation."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,32 +18,25 @@ from torch import Tensor, nn
 
 from geoseg.errors import OptionError
 from geoseg.model.backends import Backend, open_backend
-from geoseg.model.cpu.kernels import normalise
-from geoseg.model.cpu.parallel import Crew, one_thread
-from geoseg.model.fused import FoldedSegNeXt, fold
+from geoseg.model.checkpoint import weights_hash
+from geoseg.model.cpu.kernels import normalize
+from geoseg.model.cpu.parallel import WorkerPool, single_threaded
+from geoseg.model.devices import (
+    DeviceOptions,
+    Precision,
+    choose_device,
+    choose_dtype,
+    computes_bfloat16,
+)
+from geoseg.model.fused import FusedSegNeXt, fuse
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import idle_bytes, keep_free_memory
 from geoseg.timing import StageTimer
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
 LOG = logging.getLogger("geoseg")
 MAX_STREAMS = 8
 """Tiles that a CPU computes side by side; each takes memory."""
-DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-class Asked(TypedDict):
-    """Options that each machine answers for itself; see `TileModel`."""
-
-    device: str
-    precision: Precision
-    batch_size: int | None
 
 
 class TileModel:
@@ -55,7 +47,7 @@ class TileModel:
     Picklable: where it arrives, it finds the device, precision and cores of that machine.
 
     Args:
-        model: normalised pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
+        model: normalized pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
             and `std` per channel on the 0-255 scale, `classes`). A SegNeXt is copied in its
             inference form, as its weights are now; another module is used as it is.
         device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
@@ -85,7 +77,11 @@ class TileModel:
     ) -> None:
         if backend != "torch" and device == "auto":
             device = "cpu"
-        self.asked: Asked = {"device": device, "precision": precision, "batch_size": batch_size}
+        self.requested: DeviceOptions = {
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+        }
         """What was asked for; what it becomes depends on the machine."""
         self.tta, self.backend = tta, backend
         self._choose()
@@ -93,21 +89,21 @@ class TileModel:
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
         self.weights_hash = weights_hash(model)
-        with one_thread():
+        with single_threaded():
             self._settle(
-                fold(model, consume=consume) if isinstance(model, SegNeXt) else model.eval()
+                fuse(model, consume=consume) if isinstance(model, SegNeXt) else model.eval()
             )
 
     def _choose(self) -> None:
         """Find the device of this machine, and how it computes."""
         keep_free_memory()
-        self.device = choose_device(self.asked["device"])
-        self.dtype = choose_dtype(self.asked["precision"], self.device)
+        self.device = choose_device(self.requested["device"])
+        self.dtype = choose_dtype(self.requested["precision"], self.device)
         on_cpu = self.device.type == "cpu"
         imitated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
         if imitated and on_cpu and self.backend == "torch":
             LOG.warning("this processor only imitates bfloat16: float32 is many times faster")
-        self.batch_size = self.asked["batch_size"] or (1 if on_cpu else 8)
+        self.batch_size = self.requested["batch_size"] or (1 if on_cpu else 8)
         self.cores = torch.get_num_threads()
         self.streams = min(self.cores, MAX_STREAMS if on_cpu and self.backend == "torch" else 1)
         self.threads = self.cores // self.streams
@@ -122,13 +118,13 @@ class TileModel:
             if self.backend == "torch"
             else open_backend(self.backend, module, self.device, self.dtype, self.threads)
         )
-        self.crew = Crew(self.streams, self.cores)
+        self.pool = WorkerPool(self.streams, self.cores)
         self.cancelled = False
         self.batch_lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
         """What is the same on every machine."""
-        parts = ("asked", "tta", "backend", "metadata", "weights_hash")
+        parts = ("requested", "tta", "backend", "metadata", "weights_hash")
         on_cpu = self.device.type == "cpu"
         module = self.module if on_cpu else copy.deepcopy(self.module).cpu()
         return {"module": module, **{part: getattr(self, part) for part in parts}}
@@ -137,7 +133,7 @@ class TileModel:
         module = state.pop("module")
         self.__dict__.update(state)
         self._choose()
-        with one_thread():
+        with single_threaded():
             self._settle(module)
 
     @property
@@ -176,7 +172,7 @@ class TileModel:
             return []
         pixels, mask = self.stack_pinned(images), self.stack_pinned(valid)
         batches = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
-        jobs = [self.crew.submit(self.run_batch, pixels[b], mask[b]) for b in batches]
+        jobs = [self.pool.submit(self.run_batch, pixels[b], mask[b]) for b in batches]
         found = []
         for queued, seconds in [job.result() for job in jobs]:
             timer.seconds["model"] += seconds  # type: ignore[assignment]
@@ -198,7 +194,7 @@ class TileModel:
         """Logits of a batch, on a CPU computed, on a GPU perhaps not yet; and the seconds taken.
 
         In parts where the device's memory is too small for all of it. For the workers' threads
-        only: no others may have teams of threads, see `one_thread`.
+        only: no others may have teams of threads, see `single_threaded`.
 
         Args:
             pixels: (N,3,H,W) uint8.
@@ -254,9 +250,9 @@ class TileModel:
 
     def release_memory(self) -> None:
         """Give back what tiles took; the next one takes it anew."""
-        self.crew.workspaces.clear()
+        self.pool.arenas.clear()
 
-    def normalise(self, pixels: Tensor, mask: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """(N,3,H,W), zero mean and unit deviation, 0 where there is no data."""
         pixels, mask = (
             tensor.contiguous().to(self.device, non_blocking=tensor.is_pinned())
@@ -266,23 +262,23 @@ class TileModel:
             torch.tensor(values, device=self.device)
             for values in (self.metadata.mean, self.metadata.std)
         )
-        return normalise(pixels, mask, mean, std)
+        return normalize(pixels, mask, mean, std)
 
     def logits(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """Logits of tiles, (N,3,H,W) and (N,H,W); log-probabilities with test-time augmentation."""
         if self.tta:
-            return self.augmented(self.normalise(pixels, mask))
-        if self.device.type == "cpu" and isinstance(self.network, FoldedSegNeXt):
+            return self.augmented(self.normalize(pixels, mask))
+        if self.device.type == "cpu" and isinstance(self.network, FusedSegNeXt):
 
             def rows(top: int, bottom: int) -> Tensor:
-                return self.normalise(pixels[:, :, top:bottom], mask[:, top:bottom])
+                return self.normalize(pixels[:, :, top:bottom], mask[:, top:bottom])
 
             with self.autocast():
                 return self.network.by_rows(rows, pixels.shape[2])
-        return self.forward(self.normalise(pixels, mask))
+        return self.forward(self.normalize(pixels, mask))
 
     def augmented(self, x: Tensor) -> Tensor:
-        """Logarithms of the mean probabilities of normalised tiles over all `symmetries`."""
+        """Logarithms of the mean probabilities of normalized tiles over all `symmetries`."""
         probs = sum(
             back(self.forward(turn(x)).float().softmax(dim=1)) for turn, back in symmetries()
         )
@@ -290,7 +286,7 @@ class TileModel:
         return (probs / 8).log()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised tiles."""
+        """Logits of normalized tiles."""
         with self.autocast():
             return self.network(x)
 
@@ -320,49 +316,3 @@ def symmetries() -> list[tuple[Dihedral, Dihedral]]:
         for mirror in (False, True)
         for quarters in range(4)
     ]
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the names and values of all tensors, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        values = tensor.detach().cpu().contiguous().flatten()
-        digest.update(values.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def choose_device(name: str) -> torch.device:
-    """Raises OptionError for a device that is unknown or not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(
-            f"--device {name} cannot be used ({reason}); use --device cpu or auto"
-        ) from error
-    return device
-
-
-def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return DTYPES[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if computes_bfloat16(device) else torch.float16
-    return torch.float32
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16.
-
-    A processor without them imitates it, at a sixteenth of its speed in float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

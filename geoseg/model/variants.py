@@ -1,4 +1,4 @@
-"""The sizes of SegNeXt."""
+"""The networks that checkpoints hold, by name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,3 +29,6 @@ VARIANTS = {
     "B": Variant("B", (64, 128, 320, 512), (3, 3, 12, 3), head=512, rank=64, drop_path=0.2),
     "L": Variant("L", (64, 128, 320, 512), (3, 5, 27, 3), head=1024, rank=64, drop_path=0.3),
 }
+
+PYRAMIDS: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
+"""Names of the other networks, see `geoseg.model.pyramid`; factors on their width and depth."""

@@ -45,7 +45,7 @@ class Summary:
     outputs: dict[str, str]
     """Path of each output, by kind."""
     weights: dict[str, Any]
-    """Variant, provenance, licence and hash of the weights."""
+    """Variant, provenance, license and hash of the weights."""
     options: dict[str, Any]
     notes: tuple[str, ...]
     """What the user should know about how the scene was read."""
@@ -118,7 +118,7 @@ def summarize(
         weights={
             "variant": metadata.variant,
             "provenance": metadata.provenance,
-            "licence": metadata.licence,
+            "license": metadata.license,
             "sha256": model.weights_hash,
         },
         options={

@@ -60,7 +60,7 @@ def accumulate(
         tiles: the tiles' windows, px; those without a valid pixel are left out.
         logits: (C,h,w) for each of `tiles`, in order.
         classes: C.
-        overlap: of neighbouring tiles, px; the taper's length.
+        overlap: of neighboring tiles, px; the taper's length.
     """
     cells = window.scaled(CELL)
     sums = np.zeros((cells.height, cells.width, classes), np.float32)

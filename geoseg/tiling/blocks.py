@@ -18,7 +18,7 @@ from geoseg.tiling.resample import Resampler
 from geoseg.timing import StageTimer
 
 REACH = range(-2, 3)
-"""A last tile that was shifted inward may reach over its neighbour into the block after."""
+"""A last tile that was shifted inward may reach over its neighbor into the block after."""
 
 
 class Model(Protocol):
@@ -35,7 +35,7 @@ class Model(Protocol):
     ) -> Sequence[NDArray[np.float32]]: ...
 
 
-def readable(block: Block, grid: Grid) -> Window:
+def readable_window(block: Block, grid: Grid) -> Window:
     """The part of the block's window that lies inside the scene."""
     common = block.window.intersection(grid.extent)
     assert common is not None, "every tile begins inside the scene"
@@ -55,7 +55,7 @@ def infer(
     Tiles without a valid pixel are not computed.
 
     Args:
-        image: (3,H,W), the pixels of `readable(block, grid)`.
+        image: (3,H,W), the pixels of `readable_window(block, grid)`.
         valid: (H,W), False where there is no data.
     """
     window = block.window
@@ -72,7 +72,7 @@ def infer(
         return accumulate(window, windows, logits, model.num_classes, grid.overlap)
 
 
-def contributors(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]]:
+def contributing_blocks(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]]:
     """For each block the blocks, itself included, whose tiles cover cells that it decodes."""
     at = {(block.row, block.col): block for block in blocks}
     found = {}

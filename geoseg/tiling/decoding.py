@@ -1,7 +1,7 @@
 """From logits at 1/8 to classes at full resolution.
 
 Decoding is bilinear interpolation (``align_corners=False``, borders clamped) and argmax. An
-interpolated value is a convex combination of its four neighbours, so where the four agree on
+interpolated value is a convex combination of its four neighbors, so where the four agree on
 the class the pixel has that class, and only pixels between cells that disagree (the boundaries,
 a few per cent) need the arithmetic. The result is the same. ``decode.c`` does it where the
 installation could compile that.
@@ -91,8 +91,8 @@ def decode(
 
 
 def agreement(corners: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h,w) classes of cells to (h-1,w-1): the class that four neighbours share, or MIXED."""
-    if 1 in corners.shape:  # a scene of one cell: every cell is its own neighbour
+    """(h,w) classes of cells to (h-1,w-1): the class that four neighbors share, or MIXED."""
+    if 1 in corners.shape:  # a scene of one cell: every cell is its own neighbor
         corners = np.pad(corners, [(0, int(side == 1)) for side in corners.shape], mode="edge")
     a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]
     return np.where((a == b) & (a == c) & (a == d), a, np.uint8(MIXED))
@@ -109,7 +109,7 @@ def solve(
     """Put classes where MIXED is, and confidence there and in all classes from `least` on."""
     if lib := library():
         width, classes = logits.shape[1:]
-        below, right = neighbours(logits)
+        below, right = neighbors(logits)
         arrays = (class_ids, scores, logits, rows.index, rows.weight, columns.index, columns.weight)
         lib.geoseg_decode(
             *(ctypes.c_void_p(None if array is None else array.ctypes.data) for array in arrays),
@@ -135,7 +135,7 @@ def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.in
     """Bilinear values (n,C) at flat pixel indices."""
     width, classes = logits.shape[1:]
     y, x = np.divmod(pixels, len(columns.index))
-    below, right = neighbours(logits)
+    below, right = neighbors(logits)
     flat = logits.reshape(-1, classes)
     corner = rows.index.take(y) * width + columns.index.take(x)
     down, across = rows.weight.take(y)[:, None], columns.weight.take(x)[:, None]
@@ -152,7 +152,7 @@ def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.in
     return lerp(between(corner), between(corner + right), across)
 
 
-def neighbours(logits: Floats) -> tuple[int, int]:
+def neighbors(logits: Floats) -> tuple[int, int]:
     """Steps to the cell below and to the one on the right; 0 where there is only one."""
     height, width, _ = logits.shape
     return (width if height > 1 else 0), int(width > 1)

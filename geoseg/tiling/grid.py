@@ -74,7 +74,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring tiles that are read, predicted and decoded together: one dask chunk."""
+    """Neighboring tiles that are read, predicted and decoded together: one dask chunk."""
 
     row: int
     col: int
@@ -168,7 +168,7 @@ class Span:
 
 
 def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
-    """Cover `length` px by as few tiles as can be, all of one size; neighbouring cores meet in the
+    """Cover `length` px by as few tiles as can be, all of one size; neighboring cores meet in the
     middle of their overlap.
 
     `tile_size` is the most: where tiles of it would reach far beyond the end, smaller ones do, so

@@ -76,7 +76,7 @@ class Resampler:
             image[:, rows, columns], valid[rows, columns] = self._resample(piece, picture)
         return image, valid
 
-    def on_picture(self, window: Window) -> Window | None:
+    def source_window(self, window: Window) -> Window | None:
         """The picture's pixels whose centers lie in `window` of the new grid.
 
         Windows that partition the new grid partition the picture. None where there is no such

@@ -27,11 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg.datasets.layout import write_whole
 from geoseg.errors import DataError, OptionError, OutputError
+from geoseg.model.devices import choose_device, computes_bfloat16
 from geoseg.model.load import load_model
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
-from geoseg.model.tile_model import choose_device, computes_bfloat16
 from geoseg.native.malloc import keep_free_memory
 from geoseg.train.box_scores import read_box_table
 from geoseg.train.callbacks import MovingAverage, ProgressBar, Validation

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import yaml
 
 from geoseg.errors import RecipeError
-from geoseg.model.metadata import TEACHERS
 from geoseg.model.segnext import NmfGradient
-from geoseg.model.variants import VARIANTS
+from geoseg.model.variants import PYRAMIDS, VARIANTS
 from geoseg.train.schema import build, check, check_share
 
 
@@ -38,7 +37,7 @@ class ModelOptions:
     pretrained weights, else 1. The stages' scales come on top."""
 
     def __post_init__(self) -> None:
-        if self.variant not in (known := (*VARIANTS, *TEACHERS)):
+        if self.variant not in (known := (*VARIANTS, *PYRAMIDS)):
             raise RecipeError(
                 f"model.variant is {self.variant!r}; choose one of {', '.join(known)}"
             )
@@ -242,7 +241,7 @@ class Recipe:
     """Steps between lines of the log."""
     provenance: str = ""
     """Free text for the checkpoint: data and who made it."""
-    licence: str = ""
+    license: str = ""
     """Terms of the trained weights."""
     gsd_range: tuple[float, float] | None = None
     """Ground sampling distances that the crops cover, metres a pixel."""

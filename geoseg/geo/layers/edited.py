@@ -14,7 +14,7 @@ import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
-from geoseg.classes import Color, hue
+from geoseg.classes import Color, class_color
 from geoseg.errors import DataError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
@@ -97,7 +97,7 @@ def read_edited(path: Path, wanted: Collection[str] = ()) -> Edited:
     stored = _stored_styles(path)
     styles = {name: stored[name] for name in placed if name in stored}
     colors = {
-        name: fill_color(styles.get(name, "")) or hue(_leading_class(frame))
+        name: fill_color(styles.get(name, "")) or class_color(_leading_class(frame))
         for name, frame in placed.items()
     }
     said = tuple(f"{path}: {note}" for note in notes)

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg.classes import IGNORE, Color, LabelClass, display_color, hue
+from geoseg.classes import IGNORE, Color, LabelClass, class_color, display_color
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.source import Source
@@ -54,7 +54,7 @@ def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
 
 
 def _color(value: int, name: str, colors: dict[int, Color]) -> Color:
-    return display_color(name, colors[value]) if value in colors else hue(value)
+    return display_color(name, colors[value]) if value in colors else class_color(value)
 
 
 def _tagged(dataset: DatasetReader) -> dict[int, str]:
@@ -155,7 +155,7 @@ def _parsed(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelClass]:
         if value in seen:
             raise DataError(f"{where}: id {value} occurs twice")
         seen.add(value)
-        color = hue(value)
+        color = class_color(value)
         if code := (row.get("color") or "").strip():
             if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
                 raise DataError(f"{where}: color {code!r} is not of the form #rrggbb")

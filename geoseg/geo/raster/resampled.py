@@ -79,8 +79,8 @@ class View:
         return Pixels(image, valid, tuple(damaged))
 
     def on_scene(self, window: Window) -> Window | None:
-        """The scene's pixels whose centers lie in `window` of the view; see `on_picture`."""
-        return self.resampler.on_picture(window)
+        """The scene's pixels whose centers lie in `window` of the view; see `source_window`."""
+        return self.resampler.source_window(window)
 
 
 def suitable_gsd(own: float | None, known: tuple[float, float] | None) -> float | None:

@@ -29,7 +29,7 @@ class Arena:
     def __init__(self) -> None:
         self.slabs: list[Slab] = []
 
-    def new_map(self, x: Tensor, *shape: int) -> Tensor:
+    def new_empty(self, x: Tensor, *shape: int) -> Tensor:
         """What ``x.new_empty(shape)`` returns; where that is large and float32, in this memory."""
         size = math.prod(shape)
         if size < SMALL or x.dtype != torch.float32 or x.device.type != "cpu":
@@ -38,7 +38,7 @@ class Arena:
             if (found := slab.take(size)) is not None:
                 return found.view(shape)
         self.slabs.append(Slab(max(size, SLAB)))
-        return self.new_map(x, *shape)
+        return self.new_empty(x, *shape)
 
 
 class Slab:

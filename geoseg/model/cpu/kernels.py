@@ -1,8 +1,7 @@
 """What torch does slowly on a CPU, in C where the installation could compile it.
 
-The C code is for maps of float32 in channels-last order, and computes in the calling thread, with
-the help of idle ones (`divide`). For others, and where no compiler was at hand, torch does the
-same.
+The C code takes maps of float32 in channels-last order and computes in the calling thread, with the
+help of idle ones (`parallel_for`). For other maps, and without a compiler, torch does the same.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.cpu.parallel import divide, new_map
+from geoseg.model.cpu.parallel import new_empty, parallel_for
 from geoseg.native.library import library
 
 LANES = 8
@@ -33,7 +32,7 @@ def compiled(x: Tensor) -> ctypes.CDLL | None:
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """GELU(x + bias), which may overwrite `x` (P,C); `bias` is (C,)."""
     if lib := compiled(x):
-        divide(
+        parallel_for(
             len(x),
             WORTHWHILE // (16 * x.shape[1]),
             lambda begin, end: lib.geoseg_bias_gelu(
@@ -61,7 +60,7 @@ def depthwise_gelu(x: Tensor, before: Tensor, conv: nn.Conv2d) -> Tensor:
     if lib := compiled(x):
         taps = kernel.flatten(1).t().contiguous()  # (9,C)
         groups = channels // LANES
-        divide(
+        parallel_for(
             groups,
             WORTHWHILE // (24 * LANES * rows * width),
             lambda begin, end: lib.geoseg_depthwise_gelu(
@@ -85,7 +84,7 @@ def strips(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
         (H,W,C), a new map.
     """
     if lib := compiled(x):
-        weights, result = packed(convs), new_map(x, *x.shape)
+        weights, result = packed(convs), new_empty(x, *x.shape)
 
         def compute(begin: int, end: int) -> None:
             workspace = x.new_empty(lib.geoseg_strips_workspace())
@@ -94,7 +93,7 @@ def strips(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
                 *sizes((*x.shape, LANES * begin, LANES * end)),
             )
 
-        divide(x.shape[2] // LANES, 1, compute)
+        parallel_for(x.shape[2] // LANES, 1, compute)
         return result
     local, *pairs = convs
     y = local(x.movedim(2, 0)[None])
@@ -147,7 +146,7 @@ def add_resized(x: Tensor, coarse: Tensor) -> Tensor:
     return x
 
 
-def normalise(pixels: Tensor, mask: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(pixels: Tensor, mask: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Zero mean and unit deviation, and 0 where the mask is False; in channels-last order.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.model.cpu.kernels import LANES, WORTHWHILE, addresses, bias_gelu, compiled, sizes
-from geoseg.model.cpu.parallel import divide, new_map
+from geoseg.model.cpu.parallel import new_empty, parallel_for
 from geoseg.native.library import library
 
 WEIGHT_BYTES = 2**18
@@ -19,7 +19,7 @@ ENDINGS = (None, "gelu", "relu")
 """As numbered in C."""
 
 
-def product(
+def pointwise_conv(
     x: Tensor,
     conv: nn.Conv2d,
     *,
@@ -42,10 +42,10 @@ def product(
     Returns:
         (P,D).
     """
-    if packs(x, conv.out_channels):
+    if use_native_gemm(x, conv.out_channels):
         scale = None if not add else x.new_ones(conv.out_channels) if gain is None else gain + 1
         out = factor if out is None else out
-        out = new_map(x, len(x), conv.out_channels) if out is None else out
+        out = new_empty(x, len(x), conv.out_channels) if out is None else out
         return multiply(out, x, packed_panels(conv), bias, scale, factor, ending)
     out = x.new_empty(len(x), conv.out_channels) if out is None else out
     weights = conv.weight.flatten(1).t().to(x.dtype)
@@ -77,7 +77,7 @@ def project(conv: nn.Module, x: Tensor, ending: Literal["relu"] | None = None) -
         return conv(x).relu_() if ending else conv(x)
     rows = x.movedim(1, -1)  # (N,H,W,C)
     bias = None if conv.bias is None else vector(conv, x)
-    found = product(rows.flatten(0, 2), conv, bias=bias, ending=ending)
+    found = pointwise_conv(rows.flatten(0, 2), conv, bias=bias, ending=ending)
     return found.unflatten(0, rows.shape[:3]).movedim(-1, 1)
 
 
@@ -89,7 +89,7 @@ def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tens
         bases: (N,D,R).
         offset: (N,D).
     """
-    if not (packs(coef, x.shape[2]) and compiled(x)):
+    if not (use_native_gemm(coef, x.shape[2]) and compiled(x)):
         return x.add_(torch.baddbmm(offset[:, None], coef, bases.mT)).relu_()
     for rows, coefs, basis, bias in zip(x, coef, bases, offset, strict=True):
         multiply(rows, coefs, panels(basis), bias, torch.ones_like(bias), None, "relu")
@@ -101,7 +101,7 @@ def fits_mlp(x: Tensor, hidden: int) -> bool:
     every row, so they have to stay in the cache."""
     channels = x.shape[-1]
     small = 2 * channels * hidden * x.element_size() <= WEIGHT_BYTES
-    return small and packs(x, channels) and hidden % (2 * LANES) == 0
+    return small and use_native_gemm(x, channels) and hidden % (2 * LANES) == 0
 
 
 def mlp(x: Tensor, fc1: nn.Conv2d, before: Tensor, dwconv: nn.Conv2d, fc2: nn.Conv2d) -> Tensor:
@@ -118,7 +118,7 @@ def mlp(x: Tensor, fc1: nn.Conv2d, before: Tensor, dwconv: nn.Conv2d, fc2: nn.Co
     lib, hidden = library(), len(before)
     assert lib is not None
     assert dwconv.bias is not None
-    result = new_map(x, *x.shape)
+    result = new_empty(x, *x.shape)
     taps = dwconv.weight.flatten(1).t().contiguous()  # (9,D)
     first, second = packed_panels(fc1), packed_panels(fc2)
     width, channels = x.shape[1:]
@@ -131,17 +131,17 @@ def mlp(x: Tensor, fc1: nn.Conv2d, before: Tensor, dwconv: nn.Conv2d, fc2: nn.Co
         )
 
     # Beside its own rows, a piece computes a part of the next two.
-    divide(len(x), max(8, WORTHWHILE // (2 * width * channels * hidden)), compute)
+    parallel_for(len(x), max(8, WORTHWHILE // (2 * width * channels * hidden)), compute)
     return result
 
 
-def packs(x: Tensor, columns: int) -> bool:
+def use_native_gemm(x: Tensor, columns: int) -> bool:
     """Whether `multiply` can multiply `x`, and is quicker than BLAS.
 
     It is written for vectors of 8. Where processors have longer ones, or units for matrices, BLAS
     is the quicker one.
     """
-    return compiled(x) is not None and columns % (2 * LANES) == 0 and blas_packs()
+    return compiled(x) is not None and columns % (2 * LANES) == 0 and is_plain_avx2()
 
 
 def multiply(
@@ -168,12 +168,12 @@ def multiply(
             *sizes((ENDINGS.index(ending), end - begin, depth, columns)),
         )
 
-    divide(len(x), WORTHWHILE // (depth * columns), compute)
+    parallel_for(len(x), WORTHWHILE // (depth * columns), compute)
     return out
 
 
 @cache
-def blas_packs() -> bool:
+def is_plain_avx2() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 

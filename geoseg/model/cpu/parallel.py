@@ -21,7 +21,7 @@ from geoseg.model.cpu.arena import Arena
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Compute in this thread alone, so that OpenMP makes no team of threads for it.
 
     Teams stay until their thread ends. Where the threads of all teams are more than the cores, they
@@ -43,7 +43,7 @@ Piece = tuple[int, int]
 _here = threading.local()
 
 
-class Crew:
+class WorkerPool:
     """Runs jobs, each in a thread of its own.
 
     Args:
@@ -55,30 +55,30 @@ class Crew:
         self.share = cores // jobs
         self.idle = cores
         """Cores that nobody computes on."""
-        self.workspaces: list[Arena] = []
+        self.arenas: list[Arena] = []
         """Of jobs that are done, for others."""
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(jobs)
         self._helpers = ThreadPoolExecutor(cores)
 
     def submit(self, job: Callable[..., T], *args: object) -> Future[T]:
-        """What `job(*args)` will return; in it `divide` finds idle threads."""
+        """What `job(*args)` will return; in it `parallel_for` finds idle threads."""
         return self._workers.submit(self._run, job, *args)
 
     def _run(self, job: Callable[..., T], *args: object) -> T:
-        with self._taking(self.share), self._workspace() as workspace:
-            _here.crew, _here.workspace = self, workspace
+        with self._taking(self.share), self._workspace() as arena:
+            _here.pool, _here.arena = self, arena
             try:
                 return job(*args)
-            finally:  # a thread that held its crew would keep it, and itself, alive
-                del _here.crew, _here.workspace
+            finally:  # a thread that held its pool would keep it, and itself, alive
+                del _here.pool, _here.arena
 
     @contextmanager
     def _workspace(self) -> Iterator[Arena]:
         with self._lock:
-            workspace = self.workspaces.pop() if self.workspaces else Arena()
-        yield workspace
-        self.workspaces.append(workspace)
+            arena = self.arenas.pop() if self.arenas else Arena()
+        yield arena
+        self.arenas.append(arena)
 
     @contextmanager
     def _taking(self, cores: int) -> Iterator[None]:
@@ -90,7 +90,7 @@ class Crew:
             with self._lock:
                 self.idle += cores
 
-    def share_out(self, pieces: deque[Piece], work: Callable[[int, int], None]) -> None:
+    def run_chunks(self, pieces: deque[Piece], work: Callable[[int, int], None]) -> None:
         """Work on all pieces, here and in idle threads."""
 
         def help_out() -> None:
@@ -115,22 +115,22 @@ def _drained(pieces: deque[Piece]) -> Iterator[Piece]:
             yield pieces.popleft()
 
 
-def new_map(x: Tensor, *shape: int) -> Tensor:
-    """``x.new_empty(shape)``; within a job, a large map of float32 is in its workspace."""
-    workspace: Arena | None = getattr(_here, "workspace", None)
-    return x.new_empty(shape) if workspace is None else workspace.new_map(x, *shape)
+def new_empty(x: Tensor, *shape: int) -> Tensor:
+    """``x.new_empty(shape)``; within a job, a large map of float32 is in its arena."""
+    arena: Arena | None = getattr(_here, "arena", None)
+    return x.new_empty(shape) if arena is None else arena.new_empty(x, *shape)
 
 
-def divide(size: int, least: int, work: Callable[[int, int], None]) -> None:
+def parallel_for(size: int, least: int, work: Callable[[int, int], None]) -> None:
     """`work(first, last)` on all of 0 … `size`: at once, or in pieces where threads are idle.
 
     Args:
         least: size of a piece that is worth handing over.
         work: releases the GIL; what it does must not depend on the pieces.
     """
-    crew: Crew | None = getattr(_here, "crew", None)
-    pieces = min(PIECES * (crew.idle + 1), size // max(1, least)) if crew and crew.idle > 0 else 1
-    if crew is None or pieces < 2:
+    pool: WorkerPool | None = getattr(_here, "pool", None)
+    pieces = min(PIECES * (pool.idle + 1), size // max(1, least)) if pool and pool.idle > 0 else 1
+    if pool is None or pieces < 2:
         work(0, size)
     else:
-        crew.share_out(deque(pairwise(size * i // pieces for i in range(pieces + 1))), work)
+        pool.run_chunks(deque(pairwise(size * i // pieces for i in range(pieces + 1))), work)

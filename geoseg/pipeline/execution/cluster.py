@@ -111,7 +111,7 @@ class Cluster:
 
     def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str]]:
         """Devices and precisions of all workers. Raises what one of them lacks."""
-        inspector, client, asked = pickle.dumps(inspect), build(), dict(model.asked)
+        inspector, client, asked = pickle.dumps(inspect), build(), dict(model.requested)
         name, content = demand.name, demand.content
 
         async def look(dask_worker: Any) -> Any:

@@ -15,7 +15,7 @@ from geoseg.geo.vector.polygonize import BlockPolygons, polygonize
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
-from geoseg.tiling.blocks import infer, readable
+from geoseg.tiling.blocks import infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.timing import StageTimer
@@ -95,7 +95,7 @@ def infer_block(
 ) -> BlockLogits:
     """Read a block once, with its halo, and run its tiles. `after` only orders the graph."""
     timer, view = StageTimer(), plan.view
-    window, target = readable(block, plan.grid), plan.target(block)
+    window, target = readable_window(block, plan.grid), plan.target(block)
     with timer.stage("read"):
         pixels = view.read(window)
         if target is None:

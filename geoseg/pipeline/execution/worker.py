@@ -17,7 +17,8 @@ import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.source import Mark
-from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
+from geoseg.model.devices import DeviceOptions, choose_device, choose_dtype
+from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
 from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
 from geoseg.version import build
@@ -67,7 +68,9 @@ class _Opened:
 _OPENED = _Opened()
 
 
-def inspect(address: str, client: str, name: str, content: bytes, asked: Asked) -> tuple[str, str]:
+def inspect(
+    address: str, client: str, name: str, content: bytes, asked: DeviceOptions
+) -> tuple[str, str]:
     """The device and precision that this worker would use, once it has shown that it is fit.
 
     Args:

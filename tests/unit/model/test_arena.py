@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geoseg.classes import ISAID
 from geoseg.model.cpu.arena import SLAB, SMALL, Arena, Slab
-from geoseg.model.cpu.parallel import Crew, new_map
+from geoseg.model.cpu.parallel import WorkerPool, new_empty
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
@@ -57,47 +57,47 @@ def test_parts_never_overlap() -> None:
 
 
 def test_large_maps_of_float32_are_in_the_workspace() -> None:
-    workspace = Arena()
-    small = workspace.new_map(LIKE, SMALL - 1)
-    half = workspace.new_map(LIKE.half(), SMALL, 2)
-    assert not workspace.slabs
-    large = workspace.new_map(LIKE, 2, SMALL)
-    assert len(workspace.slabs) == 1
+    arena = Arena()
+    small = arena.new_empty(LIKE, SMALL - 1)
+    half = arena.new_empty(LIKE.half(), SMALL, 2)
+    assert not arena.slabs
+    large = arena.new_empty(LIKE, 2, SMALL)
+    assert len(arena.slabs) == 1
     assert (small.shape, half.dtype, large.shape) == ((SMALL - 1,), torch.float16, (2, SMALL))
     assert large.is_contiguous()
 
 
 def test_a_map_too_large_for_a_slab_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.cpu.arena.SLAB", 2 * SMALL)
-    workspace = Arena()
-    held = [workspace.new_map(LIKE, count * SMALL).fill_(count) for count in (1, 3, 1)]
-    assert len(workspace.slabs) == 2
+    arena = Arena()
+    held = [arena.new_empty(LIKE, count * SMALL).fill_(count) for count in (1, 3, 1)]
+    assert len(arena.slabs) == 2
     assert [part[-1].item() for part in held] == [1, 3, 1]
 
 
 def test_jobs_one_after_the_other_use_the_same_memory() -> None:
-    crew = Crew(jobs=1, cores=1)
+    pool = WorkerPool(jobs=1, cores=1)
 
     def job() -> int:
-        return begin(new_map(LIKE, SMALL))
+        return begin(new_empty(LIKE, SMALL))
 
-    places = {crew.submit(job).result() for _ in range(3)}
+    places = {pool.submit(job).result() for _ in range(3)}
     assert len(places) == 1
-    held = crew.submit(new_map, LIKE, SMALL).result().fill_(7)
-    assert crew.submit(job).result() not in {begin(held)}
-    crew.workspaces.clear()
+    held = pool.submit(new_empty, LIKE, SMALL).result().fill_(7)
+    assert pool.submit(job).result() not in {begin(held)}
+    pool.arenas.clear()
     assert held.eq(7).all(), "who holds a map keeps its memory"
 
 
 def test_jobs_at_once_use_memory_of_their_own() -> None:
-    crew, together = Crew(jobs=2, cores=2), threading.Barrier(2)
+    pool, together = WorkerPool(jobs=2, cores=2), threading.Barrier(2)
 
     def job() -> int:
-        part = new_map(LIKE, SMALL)
+        part = new_empty(LIKE, SMALL)
         together.wait(20)
         return begin(part)
 
-    first, second = (crew.submit(job) for _ in range(2))
+    first, second = (pool.submit(job) for _ in range(2))
     assert first.result() != second.result()
 
 
@@ -109,21 +109,21 @@ def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) ->
     tile, valid = np.zeros((3, 128, 128), np.uint8), np.ones((128, 128), bool)
     (logits,) = model([tile], [valid], StageTimer())
     assert logits.size >= 2**10
-    slabs = [slab for workspace in model.crew.workspaces for slab in workspace.slabs]
+    slabs = [slab for arena in model.pool.arenas for slab in arena.slabs]
     assert slabs
     assert all(slab.take(SLAB) is not None for slab in slabs)
 
 
 def test_a_crew_that_nobody_needs_ends() -> None:
     others = set(threading.enumerate())
-    crew = Crew(jobs=2, cores=2)
-    crew.submit(new_map, LIKE, SMALL).result()
-    workspace = weakref.ref(crew.workspaces[0])
+    pool = WorkerPool(jobs=2, cores=2)
+    pool.submit(new_empty, LIKE, SMALL).result()
+    arena = weakref.ref(pool.arenas[0])
     started = set(threading.enumerate()) - others
     assert started
-    del crew
+    del pool
     gc.collect()
-    assert workspace() is None
+    assert arena() is None
     for thread in started:
         thread.join(20)
         assert not thread.is_alive()

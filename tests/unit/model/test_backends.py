@@ -99,7 +99,7 @@ def test_the_network_that_is_given_stays_as_it_is(network, tiles):
         assert torch.equal(tensor, before[name])
         assert tensor.stride() == before[name].stride()
     network.eval()
-    plain = network(model.normalise(*map(model.stack_pinned, tiles))).detach().numpy()
+    plain = network(model.normalize(*map(model.stack_pinned, tiles))).detach().numpy()
     np.testing.assert_allclose(first, plain, rtol=0, atol=2e-5 * abs(plain).max())
 
 

@@ -30,7 +30,8 @@ from geoseg.model.checkpoint import Metadata, save_checkpoint
 from geoseg.model.convert import import_checkpoint, load_backbone_state
 from geoseg.model.load import load_model
 from geoseg.model.metadata import read_classes
-from geoseg.model.segnext import MSCAN, SegNeXt
+from geoseg.model.mscan import MSCAN
+from geoseg.model.segnext import SegNeXt
 
 State = dict[str, Tensor]
 
@@ -101,10 +102,10 @@ def test_what_metadata_says(tiny: State, tmp_path: Path) -> None:
         assert name in metadata.provenance
         assert "sha256" in metadata.provenance
     chosen = import_checkpoint(
-        tmp_path / name, out, ISAID, scale=2.0, nmf_rank=4, gsd_range=(0.1, 1.0), licence="CC0"
+        tmp_path / name, out, ISAID, scale=2.0, nmf_rank=4, gsd_range=(0.1, 1.0), license="CC0"
     )
     assert (chosen.scale, chosen.nmf_rank, chosen.gsd_range) == (2.0, 4, (0.1, 1.0))
-    assert chosen.licence == "CC0"
+    assert chosen.license == "CC0"
 
 
 @pytest.mark.parametrize("config", ["ham_kwargs=dict(MD_R=8)", "'ham_kwargs': {'MD_R': 8}"])
@@ -157,7 +158,7 @@ def test_stored_classes(tmp_path: Path) -> None:
             LabelClass(1, "roof", (4, 5, 6)),
         )
     write_legacy(tmp_path / "in.pth", state)
-    with pytest.raises(CheckpointError, match="no class names and colours are stored"):
+    with pytest.raises(CheckpointError, match="no class names and colors are stored"):
         import_checkpoint(tmp_path / "in.pth", tmp_path / "out", None)
 
 

@@ -1,0 +1,61 @@
+"""The device that computes, and the precision that it computes in."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+import torch
+
+from geoseg.errors import OptionError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class DeviceOptions(TypedDict):
+    """Options that each machine answers for itself; see `TileModel`."""
+
+    device: str
+    precision: Precision
+    batch_size: int | None
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises OptionError for a device that is unknown or not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(
+            f"--device {name} cannot be used ({reason}); use --device cpu or auto"
+        ) from error
+    return device
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float16
+    return torch.float32
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16.
+
+    A processor without them imitates it, at a sixteenth of its speed in float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
