@@ -16,6 +16,7 @@ from geoseg.errors import (
     InUseError,
     SchedulerError,
 )
+from geoseg.native.malloc import keep_free_memory
 
 from . import options
 
@@ -168,6 +169,7 @@ def command(
         refuse_equal_names(scenes)
         planned = (planned_names(asked, scene_stem(scene)).values() for scene in scenes)
         refuse_inputs((output / name for names in planned for name in names), scenes)
+    keep_free_memory()
     model = TileModel(
         load_model(weights),
         device=device,

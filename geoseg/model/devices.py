@@ -18,15 +18,21 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class DeviceOptions(TypedDict):
-    """Options that each machine answers for itself; see `TileModel`."""
+    """Arguments of `TileModel` that each machine of a cluster resolves for itself."""
 
     device: str
+    """``auto`` or a name that torch knows."""
     precision: Precision
     batch_size: int | None
+    """None = chosen by the device."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Raises OptionError for a device that is unknown or not there."""
+    """Return the device of that name, or the best one for ``auto``.
+
+    Raises:
+        OptionError: the device is unknown or not there.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             name = "cuda"
@@ -44,6 +50,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the data type of a precision; for ``auto`` the fastest that the device supports."""
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
@@ -52,9 +59,9 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16.
+    """Return whether the device has instructions for bfloat16.
 
-    A processor without them imitates it, at a sixteenth of its speed in float32.
+    A processor without them emulates it, at a sixteenth of its speed in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

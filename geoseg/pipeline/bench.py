@@ -193,7 +193,6 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
 
     @torch.inference_mode()
     def run(x: Tensor) -> Tensor:
-        torch.set_num_threads(model.threads)
         return model.forward(x).cpu()  # waits for the device
 
     def compute(batches: Sequence[Tensor]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.source import Mark
 from geoseg.model.devices import DeviceOptions, choose_device, choose_dtype
 from geoseg.model.tile_model import TileModel
-from geoseg.native.malloc import refused_memory
+from geoseg.native.malloc import keep_free_memory, refused_memory
 from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
 from geoseg.version import build
 
@@ -181,6 +181,7 @@ def _load_demand(content: bytes) -> Demand:
 
 
 def _load_model(content: bytes, cores: int) -> TileModel:
-    torch.set_num_threads(cores)  # of those the model takes its own
+    keep_free_memory()
+    torch.set_num_threads(cores)  # the model divides them among its own threads
     model: TileModel = pickle.loads(content)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_pieces_cover_everything_once() -> None:
     pool = WorkerPool(jobs=4, cores=4)
     for size in (8, 9, 100, 1001):
         found = pool.submit(pieces_of, size, 1).result()
-        assert len(found) == parallel.PIECES * 4
+        assert len(found) == parallel.CHUNKS_PER_THREAD * 4
         assert [0, *(last for _, last in found)] == [*(first for first, _ in found), size]
 
 
@@ -69,9 +70,39 @@ def test_threads_with_jobs_do_not_help() -> None:
 def test_cores_beyond_the_jobs_help() -> None:
     assert (
         len(WorkerPool(jobs=2, cores=3).submit(pieces_of, 100, 1).result())
-        == 2 * parallel.PIECES + 2
+        == 2 * parallel.CHUNKS_PER_THREAD + 2
     )
     assert WorkerPool(jobs=2, cores=4).share == 2
+
+
+def test_a_job_has_its_share_of_threads_and_others_keep_theirs() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        pool = WorkerPool(jobs=2, cores=4)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 4
+        assert torch.get_num_threads() == 4
+        for _ in range(4):
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_refused_thread_is_an_error_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def refuse_the_third(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_third)
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="new thread"):
+        WorkerPool(jobs=3, cores=6)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("guilty", range(4))
@@ -116,7 +147,6 @@ def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, slabs: bool
         monkeypatch.setattr(module, "parallel_for", noting)
 
     def run() -> torch.Tensor:
-        torch.set_num_threads(1)
         with torch.inference_mode():
             found: torch.Tensor = model(x)
         return found
