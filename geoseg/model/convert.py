@@ -2,7 +2,7 @@
 
 The spellings: the official PyTorch code's ``.pth`` (mmsegmentation 0.x), mmsegmentation 1.x's
 ``.pth`` (one level less in the name of the MLP's depthwise convolution), and the ``.pkl`` of
-the Jittor code. None of the files can run code here: see `pth` and `pickles`.
+the Jittor code. None of the files can run code here: see `pickles`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import check_fit, read_checkpoint, save_checkpoint
 from geoseg.model.metadata import Metadata, classes_from_json, file_hash
 from geoseg.model.mscan import MSCAN
-from geoseg.model.pickles import PickledArray, read_jittor
-from geoseg.model.pth import is_torch_file, read_torch
+from geoseg.model.pickles import PickledArray, is_torch_file, read_jittor, read_torch
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.variants import VARIANTS, Variant
 
