@@ -1,4 +1,4 @@
-"""Maps in one piece of memory: apart while somebody holds them, and reused afterwards."""
+"""Maps in an arena are apart while they are referenced, and their memory is reused afterwards."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_parts_lie_side_by_side_and_are_used_again() -> None:
 
 
 def test_parts_never_overlap() -> None:
-    """Of those alive each holds its own number, whatever comes and goes."""
+    """Each part that is alive keeps its own number, whatever is allocated and freed."""
     rng = np.random.default_rng(0)
     buffer, alive = Buffer(10_000), dict[int, Tensor]()
     for number in range(2000):
@@ -56,7 +56,7 @@ def test_parts_never_overlap() -> None:
         assert all((part == each).all() for each, part in alive.items())
 
 
-def test_large_maps_of_float32_are_in_the_workspace() -> None:
+def test_large_maps_of_float32_are_in_the_arena() -> None:
     arena = Arena()
     small = arena.new_empty(LIKE, MIN_SIZE - 1)
     half = arena.new_empty(LIKE.half(), MIN_SIZE, 2)
@@ -67,7 +67,7 @@ def test_large_maps_of_float32_are_in_the_workspace() -> None:
     assert large.is_contiguous()
 
 
-def test_a_map_too_large_for_a_slab_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_too_large_for_a_buffer_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.cpu.arena.BUFFER_SIZE", 2 * MIN_SIZE)
     arena = Arena()
     held = [arena.new_empty(LIKE, count * MIN_SIZE).fill_(count) for count in (1, 3, 1)]
@@ -86,7 +86,7 @@ def test_jobs_one_after_the_other_use_the_same_memory() -> None:
     held = pool.submit(new_empty, LIKE, MIN_SIZE).result().fill_(7)
     assert pool.submit(job).result() not in {begin(held)}
     pool.arenas.clear()
-    assert held.eq(7).all(), "who holds a map keeps its memory"
+    assert held.eq(7).all(), "a reference keeps its memory"
 
 
 def test_jobs_at_once_use_memory_of_their_own() -> None:
@@ -101,7 +101,7 @@ def test_jobs_at_once_use_memory_of_their_own() -> None:
     assert first.result() != second.result()
 
 
-def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_are_kept_keep_no_arena(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.cpu.arena.MIN_SIZE", 2**10)
     network = SegNeXt("T", 16)
     network.metadata = Metadata("T", ISAID)
@@ -114,7 +114,7 @@ def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) ->
     assert all(buffer.allocate(BUFFER_SIZE) is not None for buffer in buffers)
 
 
-def test_a_crew_that_nobody_needs_ends() -> None:
+def test_a_pool_without_references_ends() -> None:
     others = set(threading.enumerate())
     pool = WorkerPool(jobs=2, cores=2)
     pool.submit(new_empty, LIKE, MIN_SIZE).result()

@@ -66,17 +66,17 @@ def test_logits_are_those_of_the_training_form(variant: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 31])
-def test_slabs_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_the_mlp_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively("T")
     x = pixels(2, 3, 128, 64)
     widest = 2 * 256 * 16 * 4  # bytes of a row of the first stage's MLP
-    monkeypatch.setattr("geoseg.model.fused.SLAB_BYTES", rows * widest)
-    monkeypatch.setattr("geoseg.model.fused.fits_mlp", lambda x, hidden: False)
+    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", rows * widest)
+    monkeypatch.setattr("geoseg.model.fused.use_fused_mlp", lambda x, hidden: False)
     assert_equal_logits(model, fuse(model), x)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 32])
-def test_parts_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.fused.STEM_ROWS", rows)
     model = TileModel(lively("T"), device="cpu")
     tiles = torch.randint(0, 256, (2, 3, 128, 96), dtype=torch.uint8)
@@ -89,7 +89,7 @@ def test_parts_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.fused.SLAB_BYTES", 1)
+    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", 1)
     fused = fuse(lively("T"))
     program = torch.export.export(fused, (pixels(1, 3, 64, 64),))
     convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)
@@ -113,12 +113,12 @@ def test_recorded_logits_of_the_official_code(parity) -> None:
         np.testing.assert_allclose(logits, recorded[f"logits8_{size}"], rtol=0, atol=5e-5)
 
 
-def test_a_model_that_is_used_up_gives_the_same() -> None:
+def test_a_model_that_is_consumed_gives_the_same() -> None:
     x = pixels(1, 3, 64, 64)
     assert torch.equal(fuse(lively("T"))(x), fuse(lively("T"), consume=True)(x))
 
 
-def test_folding_leaves_the_model_and_the_random_numbers_alone() -> None:
+def test_fusing_leaves_the_model_and_the_random_numbers_alone() -> None:
     model = lively("T").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()

@@ -70,7 +70,7 @@ def test_pointwise_conv(
 
     def with_all() -> Tensor:
         scaled = {"out": out.clone(), "add": True, "gain": gain, "bias": bias}
-        return matmul.pointwise_conv(x, conv, **scaled, ending="gelu")
+        return matmul.pointwise_conv(x, conv, **scaled, activation="gelu")
 
     def times() -> Tensor:
         found = matmul.pointwise_conv(x, conv, bias=bias, factor=(overwritten := factor.clone()))
@@ -79,13 +79,13 @@ def test_pointwise_conv(
 
     same(with_all(), F.gelu(plain + out + gain * out + bias), atol=2e-4)
     same(times(), (plain + bias) * factor, atol=2e-4)
-    same(matmul.pointwise_conv(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
+    same(matmul.pointwise_conv(x, conv, bias=bias, activation="relu"), (plain + bias).relu())
     by_torch(monkeypatch)
     same(matmul.pointwise_conv(x, conv, bias=bias), plain + bias)
     same(matmul.pointwise_conv(x, conv, out=out.clone(), add=True), plain + out)
     same(with_all(), F.gelu(plain + out + gain * out + bias), atol=2e-4)
     same(times(), (plain + bias) * factor, atol=2e-4)
-    same(matmul.pointwise_conv(x, conv, bias=bias, ending="relu"), (plain + bias).relu())
+    same(matmul.pointwise_conv(x, conv, bias=bias, activation="relu"), (plain + bias).relu())
 
 
 @needs_compiled
@@ -138,7 +138,7 @@ def test_depthwise_gelu(height: int, width: int, monkeypatch: pytest.MonkeyPatch
     overwritten = x.clone()
     found = kernels.depthwise_gelu(overwritten, before, conv)
     assert found.shape == (height, width, 16)
-    assert torch.equal(overwritten[-2:], x[-2:])  # the next slab begins with them
+    assert torch.equal(overwritten[-2:], x[-2:])  # the next band begins with them
     by_torch(monkeypatch)
     expected = kernels.depthwise_gelu(x, before, conv)
     assert expected.std() > 0.05
@@ -148,37 +148,37 @@ def test_depthwise_gelu(height: int, width: int, monkeypatch: pytest.MonkeyPatch
 @needs_compiled
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (3, 400)])
 @pytest.mark.parametrize(("channels", "hidden"), [(16, 48), (32, 256)])
-def test_mlp(
+def test_fused_mlp(
     height: int, width: int, channels: int, hidden: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matmul, "is_plain_avx2", lambda: True)
     x, before, dwconv = values(height, width, channels), values(hidden), depthwise(hidden, (3, 3))
     fc1, fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
-    assert matmul.fits_mlp(x, hidden)
+    assert matmul.use_fused_mlp(x, hidden)
     wide = x @ fc1.weight.flatten(1).T + before
     gated = F.gelu(dwconv(wide.movedim(2, 0)[None]))[0].movedim(0, 2)
     expected = x + gated @ fc2.weight.flatten(1).T
     assert (expected - x).std() > 0.05
     untouched = x.clone()
-    found = matmul.mlp(x, fc1, before, dwconv, fc2)
+    found = matmul.fused_mlp(x, fc1, before, dwconv, fc2)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert torch.equal(x, untouched)
 
 
 @needs_compiled
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_strips(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiscale_conv(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)
     unit = MSCA(24)
     convs = [conv for conv in unit.children() if conv is not unit.conv3]
     x = values(height, width, 24)
-    found = kernels.strips(x, convs)
+    found = kernels.multiscale_conv(x, convs)
     y = unit.conv0(x.movedim(2, 0)[None])
     expected = y + unit.conv0_2(unit.conv0_1(y)) + unit.conv1_2(unit.conv1_1(y))
     expected = (expected + unit.conv2_2(unit.conv2_1(y)))[0].movedim(0, 2)
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
     by_torch(monkeypatch)
-    torch.testing.assert_close(kernels.strips(x, convs), expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(kernels.multiscale_conv(x, convs), expected, rtol=0, atol=5e-6)
 
 
 @needs_compiled
@@ -206,14 +206,14 @@ def test_normalize(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(found, kernels.normalize(pixels, mask, mean, std))
 
 
-def test_what_the_c_code_cannot_do_is_left_to_torch() -> None:
+def test_torch_computes_what_the_c_code_cannot() -> None:
     odd = values(5, 6, 12)
-    assert kernels.compiled(odd) is None
-    assert kernels.compiled(values(5, 6, 16).bfloat16()) is None
-    assert kernels.compiled(values(5, 16, 6).transpose(1, 2)) is None
+    assert kernels.library_for(odd) is None
+    assert kernels.library_for(values(5, 6, 16).bfloat16()) is None
+    assert kernels.library_for(values(5, 16, 6).transpose(1, 2)) is None
     unit = MSCA(12)
     convs = [conv for conv in unit.children() if conv is not unit.conv3]
-    assert kernels.strips(odd, convs).shape == odd.shape
+    assert kernels.multiscale_conv(odd, convs).shape == odd.shape
 
 
 @needs_compiled

@@ -120,13 +120,13 @@ def test_an_error_in_any_piece_is_raised(guilty: int) -> None:
 
 
 @pytest.mark.skipif(not library(), reason="no compiler was at hand")
-@pytest.mark.parametrize("slabs", [False, True])
-def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, slabs: bool) -> None:
+@pytest.mark.parametrize("bands", [False, True])
+def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, bands: bool) -> None:
     """Every kernel that is divided, in pieces as small as they get."""
     torch.manual_seed(0)
     monkeypatch.setattr(matmul, "is_plain_avx2", lambda: True)
-    if slabs:
-        monkeypatch.setattr(fused, "fits_mlp", lambda x, hidden: False)
+    if bands:
+        monkeypatch.setattr(fused, "use_fused_mlp", lambda x, hidden: False)
     model = fused.fuse(SegNeXt("T", 16))
     x = torch.randn(1, 3, 224, 160).contiguous(memory_format=torch.channels_last)
     divided = set[str]()
@@ -143,7 +143,7 @@ def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, slabs: bool
             divided.add(work.__qualname__.partition(".")[0])
 
     for module in (kernels, matmul):
-        monkeypatch.setattr(module, "WORTHWHILE", 1)
+        monkeypatch.setattr(module, "MIN_WORK", 1)
         monkeypatch.setattr(module, "parallel_for", noting)
 
     def run() -> torch.Tensor:
@@ -154,7 +154,6 @@ def test_help_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, slabs: bool
     alone = WorkerPool(jobs=1, cores=1).submit(run).result()
     assert not divided
     helped = WorkerPool(jobs=3, cores=3).submit(run).result()
-    assert divided == {"multiply", "strips", "bias_gelu", "depthwise_gelu", "mlp"} - (
-        {"mlp"} if slabs else set()
-    )
+    expected = {"native_gemm", "multiscale_conv", "bias_gelu", "depthwise_gelu"}
+    assert divided == (expected if bands else {*expected, "fused_mlp"})
     assert torch.equal(alone, helped)

@@ -12,7 +12,7 @@ import torch
 
 import geoseg
 from geoseg.errors import GeosegError, MachineError, OptionError
-from geoseg.model.cpu.kernels import compiled
+from geoseg.model.cpu.kernels import library_for
 from geoseg.native.library import library
 
 module = sys.modules[library.__module__]
@@ -31,13 +31,13 @@ def _forgotten() -> Iterator[None]:
 def test_unset_and_one_use_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEOSEG_NATIVE", value)
     assert library() is not None
-    assert compiled(torch.zeros(2, 8)) is not None
+    assert library_for(torch.zeros(2, 8)) is not None
 
 
 def test_zero_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEOSEG_NATIVE", "0")
     assert library() is None
-    assert compiled(torch.zeros(2, 8)) is None
+    assert library_for(torch.zeros(2, 8)) is None
 
 
 @pytest.mark.parametrize(
