@@ -109,11 +109,10 @@ def import_(
     IN is a .pth of the official code or of mmsegmentation 1.x, or a .pkl of the Jittor code.
     The variant is worked out from the weights. Nothing in the file is run.
     """
-    from geoseg.classes import ISAID
+    from geoseg.classes import ISAID, read_class_list
     from geoseg.errors import OutputError
     from geoseg.guard import refuse_inputs
     from geoseg.model.convert import import_checkpoint
-    from geoseg.model.metadata import read_classes
 
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists already; --overwrite replaces it")
@@ -122,7 +121,7 @@ def import_(
     metadata = import_checkpoint(
         source,
         target,
-        named[classes] if classes in named else read_classes(Path(classes)),
+        named[classes] if classes in named else read_class_list(Path(classes)),
         scale=scale,
         nmf_rank=nmf_rank,
         gsd_range=gsd,

@@ -10,12 +10,13 @@ from geoseg.model.variants import Variant
 
 
 def depthwise(dim: int, kernel: tuple[int, int]) -> nn.Conv2d:
+    """Return a depthwise convolution that keeps height and width."""
     padding = (kernel[0] // 2, kernel[1] // 2)
     return nn.Conv2d(dim, dim, kernel, padding=padding, groups=dim)
 
 
 class DropPath(nn.Module):
-    """Drops a whole residual branch, per sample, while training (Huang et al. 2016)."""
+    """Stochastic depth: training drops residual branches, per sample (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class DropPath(nn.Module):
 
 
 class MSCA(nn.Module):
-    """Multi-scale convolutional attention (paper, eq. 1 and 2): weights times the input."""
+    """Multi-scale convolutional attention (paper, eq. 1 and 2)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class MSCA(nn.Module):
 
 
 class Attention(nn.Module):
-    """1×1 - GELU - MSCA - 1×1. The shortcut is this module's (already normed) input."""
+    """1×1 - GELU - MSCA - 1×1, plus the module's input, which is already normed."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -62,6 +63,8 @@ class Attention(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
+    """A 3×3 depthwise convolution; a module only to keep the official parameter name."""
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dwconv = depthwise(dim, (3, 3))
@@ -84,6 +87,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and MLP, each normed before and scaled after, added to the input."""
+
     def __init__(self, dim: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(dim)
@@ -138,7 +143,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class MSCAN(nn.Module):
-    """Encoder. Returns the maps of its four stages, at 1/4, 1/8, 1/16 and 1/32."""
+    """Encoder of pixels (N,3,H,W) to the maps of four stages, at 1/4, 1/8, 1/16 and 1/32."""
 
     def __init__(self, variant: Variant, in_channels: int = 3) -> None:
         super().__init__()
@@ -160,7 +165,7 @@ class MSCAN(nn.Module):
             x = self.get_submodule(f"patch_embed{i}")(x)
             for block in self.get_submodule(f"block{i}").children():
                 x = block(x)
-            # The normed map is not a side output: the next stage reads it too.
+            # The next stage reads the normed map, too.
             x = self.get_submodule(f"norm{i}")(x)
             stages.append(x)
         return stages

@@ -1,4 +1,4 @@
-"""SegNeXt, readable top to bottom: MSCAN encoder and light Hamburger decoder.
+"""SegNeXt: the light Hamburger decoder, and the network of the `MSCAN` encoder and this decoder.
 
 Source: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic
 Segmentation", NeurIPS 2022 (arXiv 2209.08575). Parameter names are those of the official
@@ -26,15 +26,17 @@ class NMF(nn.Module):
     """Non-negative matrix factorization X ≈ B·Cᵀ by multiplicative updates.
 
     Geng et al., "Is Attention Better Than Matrix Decomposition?", ICLR 2021. In evaluation
-    the initial bases are drawn once, so that a scene gives the same map twice; the official
-    code draws them anew at every forward, which training here keeps.
+    the initial bases are drawn once, so that results are reproducible; in training they are drawn
+    at every forward, as in the official code.
 
-    `gradient`: ``full`` back-propagates through all steps (official PyTorch code), ``last``
-    through the final coefficient update only (Jittor code, public iSAID weights).
+    Args:
+        gradient: ``full`` back-propagates through all steps (official PyTorch code), ``last``
+            through the final coefficient update only (Jittor code, public iSAID weights).
     """
 
     bases: Tensor
     train_steps, eval_steps = 6, 7
+    """Updates, as in the official code."""
     eps = 1e-6
 
     def __init__(self, dim: int, rank: int, gradient: NmfGradient = "full") -> None:
@@ -48,13 +50,13 @@ class NMF(nn.Module):
         return F.normalize(torch.rand((n, dim, rank), generator=generator), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W), non-negative
-        # The updates divide by sums of products: half precision is not enough for them.
+        # Half precision is not enough for the updates, which divide by sums of products.
         with torch.autocast(x.device.type, enabled=False):
             bases, coef = self.factorize(x.float().flatten(2).transpose(1, 2))
             return (coef @ bases.transpose(1, 2)).transpose(1, 2).reshape(x.shape).to(x.dtype)
 
     def factorize(self, samples: Tensor) -> tuple[Tensor, Tensor]:  # (N,HW,D)
-        """Bases (N,D,R) and coefficients (N,HW,R)."""
+        """Return bases (N,D,R) and coefficients (N,HW,R)."""
         bases = self.bases.float().expand(len(samples), -1, -1)
         if self.training:
             bases = F.normalize(torch.rand_like(bases), dim=1)
@@ -110,8 +112,9 @@ class Hamburger(nn.Module):
 class HamHead(nn.Module):
     """Decoder on stages 2-4: resize to 1/8, squeeze, Hamburger, align, classify.
 
-    `bias` gives the three convolutions before a GroupNorm a bias, as the Jittor code had
-    until December 2022.
+    Args:
+        bias: whether the three convolutions before a GroupNorm have a bias, as in the Jittor
+            code until December 2022.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class SegNeXt(nn.Module):
     """
 
     metadata: Metadata
-    """What the checkpoint says of itself; set where weights are loaded."""
+    """Description of the weights; set where they are loaded."""
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class SegNeXt(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """The official initialization: Kaiming with fan-out, per group, for convolutions."""
+    """Initialize convolutions as the official code: Kaiming with fan-out, per group."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
         nn.init.normal_(module.weight, std=(2.0 * module.groups / fan_out) ** 0.5)

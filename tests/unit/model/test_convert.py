@@ -25,11 +25,11 @@ from checkpoint_formats import (
 from torch import Tensor
 
 from geoseg import ISAID, LabelClass
-from geoseg.errors import CheckpointError
+from geoseg.classes import read_class_list
+from geoseg.errors import CheckpointError, DataError
 from geoseg.model.checkpoint import Metadata, save_checkpoint
 from geoseg.model.convert import import_checkpoint, load_backbone_state
 from geoseg.model.load import load_model
-from geoseg.model.metadata import read_classes
 from geoseg.model.mscan import MSCAN
 from geoseg.model.segnext import SegNeXt
 
@@ -140,7 +140,7 @@ def test_other_precisions_and_layouts(tiny: State, tmp_path: Path) -> None:
 
 def test_number_of_classes_is_checked(tiny: State, tmp_path: Path) -> None:
     write_original(tmp_path / "in.pth", tiny)
-    with pytest.raises(CheckpointError, match=r"tells 16 classes apart, --classes names 3"):
+    with pytest.raises(CheckpointError, match=r"has 16 classes, but --classes names 3"):
         import_checkpoint(tmp_path / "in.pth", tmp_path / "out", ISAID[:3])
     assert not (tmp_path / "out").exists()
 
@@ -166,14 +166,14 @@ def test_class_files(tmp_path: Path) -> None:
     expected = (LabelClass(0, "road", (255, 0, 16)), LabelClass(1, "roof, red", (0, 0, 0)))
     table = tmp_path / "classes.csv"
     table.write_text('id,name,color\n0,road,#ff0010\n1,"roof, red",#000000\n')
-    assert read_classes(table) == expected
+    assert read_class_list(table) == expected
     rows = [
         {"id": 0, "name": "road", "color": [255, 0, 16]},
         {"id": 1, "name": "roof, red", "color": "#000000"},
     ]
     listing = tmp_path / "classes.json"
     listing.write_text(json.dumps(rows))
-    assert read_classes(listing) == expected
+    assert read_class_list(listing) == expected
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_class_files(tmp_path: Path) -> None:
 def test_bad_class_files(tmp_path: Path, name: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(CheckpointError, match=name):
-        read_classes(tmp_path / name)
+    with pytest.raises(DataError, match=name):
+        read_class_list(tmp_path / name)
 
 
 # Wrong files --------------------------------------------------------------------------------
