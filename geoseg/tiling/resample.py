@@ -15,8 +15,8 @@ from PIL import Image
 from geoseg.tiling.grid import Window
 
 _UNIT = 1024
-"""Steps are multiples of 1/1024 px: every position on the new grid is exact in Pillow's float32, and
-pixels do not depend on the windows that they are computed in."""
+"""Steps are multiples of 1/1024 px, so that positions on the new grid are exact in Pillow's float32
+and pixels do not depend on the windows that they are computed in."""
 _CLOSE = 0.02
 """Steps this close to 1 are taken as 1, without resampling."""
 _PIECE = 4096
