@@ -89,7 +89,7 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
 
 
-def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbours():
+def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbors():
     image = np.full((3, 256, 256), 200, np.uint8)
     image[1] = 250
     valid = np.ones((256, 256), bool)
