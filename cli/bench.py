@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geoseg.native.malloc import keep_free_memory
+
 from . import options
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def command(scene: str | None, as_json: bool, **how: Any) -> None:
     """
     from geoseg.pipeline.bench import bench
 
+    keep_free_memory()
     with options.count_bar("bench", "run") as progress:
         report = bench(scene, progress=progress, **how)
     click.echo(json.dumps(asdict(report)) if as_json else table(report))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from geoseg.native.malloc import keep_free_memory
+
 from . import options
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def command(output: Path, weights: str | None, device: str) -> None:
     """Render a scene with known objects, find them, and count what is right and what is false."""
     from geoseg.pipeline.demo import run_demo
 
+    keep_free_memory()
     with options.pixel_bar("demo", quiet=False) as progress:
         demo = run_demo(output, weights=weights, device=device, progress=progress)
     click.echo(report(demo))

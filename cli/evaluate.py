@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geoseg.native.malloc import keep_free_memory
+
 from . import options
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ def score_pixels(
     network = load_model(path)
     ids_by_name(folder, network.metadata.classes)
     hidden = {} if rules is None else hidden_by_group(rules, items, len(folder.classes))
+    keep_free_memory()
     model = TileModel(network, device=device, precision=precision, tta=tta, backend=backend)
     with options.count_bar("evaluate", "image") as progress:
         evaluation = evaluate(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoseg.errors import DamageError, GeosegError, InUseError, SchedulerError
+from geoseg.native.malloc import keep_free_memory
 
 from . import options
 
@@ -133,6 +134,7 @@ def command(
     chosen = PredictOptions.of(folder=output, **others)
     if not mosaic:
         refuse_clashes(scenes, chosen.output)
+    keep_free_memory()
     model = TileModel(
         load_model(weights),
         device=device,

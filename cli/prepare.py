@@ -165,9 +165,9 @@ def boxes(
     gets boxes.csv, by which `geoseg evaluate` counts objects. Several sources can be prepared
     into one DST, one after the other.
     """
+    from geoseg.classes import read_class_list
     from geoseg.datasets.from_boxes import prepare_boxes
     from geoseg.datasets.layout import Patching
-    from geoseg.model.metadata import read_classes
 
     with options.count_bar("prepare", "image") as progress:
         prepared = prepare_boxes(
@@ -177,7 +177,7 @@ def boxes(
             Patching(patch, overlap),
             group=group,
             renamed=dict(renamed),
-            classes=read_classes(classes_file) if classes_file else None,
+            classes=read_class_list(classes_file) if classes_file else None,
             val_share=val_share,
             skip_bad=skip_bad,
             progress=progress,

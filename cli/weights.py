@@ -21,23 +21,23 @@ def command() -> None:
 @command.command("list")
 def list_() -> None:
     """List the built-in weights and those that can be fetched by name."""
-    from geoseg.model.hub import LICENCE, PUBLIC_WEIGHTS
+    from geoseg.model.hub import LICENSE, PUBLIC_WEIGHTS
 
     click.echo(f"{'name':<20} {'model':<10} {'iSAID val mIoU':>14}  where")
     click.echo(f"{'default':<20} {'SegNeXt-T':<10} {'':>14}  inside geoseg")
     for entry in PUBLIC_WEIGHTS:
         where = str(entry.path) if entry.path.is_file() else "not fetched yet"
         click.echo(f"{entry.name:<20} SegNeXt-{entry.variant:<2} {entry.miou:>14.1f}  {where}")
-    click.echo(f"Fetched weights: {LICENCE}.")
+    click.echo(f"Fetched weights: {LICENSE}.")
 
 
 @command.command()
 @click.argument("weights", metavar="NAME|PATH")
 def show(weights: str) -> None:
     """Describe the weights NAME (as in `list`; not fetched by this) or the checkpoint PATH."""
+    from geoseg.model.checkpoint import weights_hash
     from geoseg.model.hub import find_public
     from geoseg.model.load import load_model, locate_weights
-    from geoseg.model.tile_model import weights_hash
 
     public = find_public(weights)
     if public and not public.path.is_file():
@@ -92,7 +92,7 @@ def fetch(name: str, force: bool) -> None:
     "which weights do not show.  [default: as configured in IN, else the paper's]",
 )
 @click.option("--gsd", type=(float, float), metavar="MIN MAX", help="Meters a pixel trained on.")
-@click.option("--licence", default="not stated in the imported file", show_default=True)
+@click.option("--license", default="not stated in the imported file", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def import_(
     source: Path,
@@ -101,7 +101,7 @@ def import_(
     scale: float | None,
     nmf_rank: int | None,
     gsd: tuple[float, float] | None,
-    licence: str,
+    license: str,
     overwrite: bool,
 ) -> None:
     """Convert the SegNeXt weights IN to the geoseg checkpoint OUT (.safetensors).
@@ -109,11 +109,10 @@ def import_(
     IN is a .pth of the official code or of mmsegmentation 1.x, or a .pkl of the Jittor code.
     The variant follows from the weights. No code in the file is run.
     """
-    from geoseg.classes import ISAID
+    from geoseg.classes import ISAID, read_class_list
     from geoseg.errors import OutputError
     from geoseg.guard import refuse_inputs
     from geoseg.model.convert import import_checkpoint
-    from geoseg.model.metadata import read_classes
 
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists already; --overwrite replaces it")
@@ -122,11 +121,11 @@ def import_(
     metadata = import_checkpoint(
         source,
         target,
-        named[classes] if classes in named else read_classes(Path(classes)),
+        named[classes] if classes in named else read_class_list(Path(classes)),
         scale=scale,
         nmf_rank=nmf_rank,
         gsd_range=gsd,
-        licence=licence,
+        license=license,
     )
     click.echo(f"{target}\n{describe(metadata)}")
 
@@ -144,7 +143,7 @@ def describe(metadata: Metadata) -> str:
         "trained on": gsd,
         "scale": f"{metadata.scale:g}",
         "metrics": ", ".join(f"{name} {value:g}" for name, value in metadata.metrics.items()),
-        "licence": metadata.licence,
+        "license": metadata.license,
         "provenance": metadata.provenance.replace("\n", "\n            "),
     }
     return "\n".join(f"{name:<11} {text}" for name, text in rows.items() if text)

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all: one file, or all files of a run together."""
+"""Replace files atomically: one file, or all files of a run together."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from geoseg.errors import InUseError, OutputError
 from geoseg.lock import Lock
 
 SUFFIX = ".unfinished"
-"""Of the folders in which results lie until all of them are complete."""
+"""Suffix of folders that contain results until all of them are complete."""
 _NEW, _OLD, _JOURNAL, _LOCK = "new", "old", "commit.json", "lock"
 RUN = "run.json"
-"""In a folder with kept blocks: what they were made with."""
-_PATIENCE = 100
-"""Times that a folder is made which other runs remove as often."""
+"""File in a working folder with finished blocks: the options that they were made with."""
+_ATTEMPTS = 100
+"""Attempts to create a folder that other runs remove at the same time."""
 
 _COMPANIONS: dict[str, tuple[str, ...]] = {
     ".gpkg": ("-wal", "-shm", "-journal", ".aux.xml"),
@@ -30,7 +30,7 @@ _COMPANIONS: dict[str, tuple[str, ...]] = {
     ".vrt": (".aux.xml", ".ovr", ".msk"),
     ".parquet": (".aux.xml",),
 }
-"""Files that GDAL, SQLite, QGIS and ArcGIS put beside a file, by its suffix; behind its name."""
+"""Suffixes that GDAL, SQLite, QGIS and ArcGIS append to a file's name for files beside it."""
 _SIBLINGS: dict[str, tuple[str, ...]] = {
     ".shp": (
         *(".shx", ".dbf", ".prj", ".cpg", ".qix", ".qpj", ".idm", ".ind"),
@@ -40,11 +40,11 @@ _SIBLINGS: dict[str, tuple[str, ...]] = {
     ".csv": (".csvt",),
     ".tif": (".tfw", ".tifw", ".qml", ".qmd"),
 }
-"""The same, in place of the file's own suffix: only what no file of another suffix shares."""
+"""Suffixes that replace the file's own, and that belong to no other kind of file."""
 
 
 def replace(temporary: Path, path: Path) -> None:
-    """Give a complete file its name, in place of what had it; not before it is on the disk.
+    """Rename a complete file to `path`, which it replaces, once it is on the disk.
 
     Raises OSError.
     """
@@ -53,7 +53,7 @@ def replace(temporary: Path, path: Path) -> None:
 
 
 def companions(path: Path) -> list[Path]:
-    """Files beside `path` that belong to it alone, and go when it goes."""
+    """Return the files beside `path` that belong to it alone, to be removed with it."""
     suffix = path.suffix.lower()
     appended = [path.with_name(path.name + extra) for extra in _COMPANIONS.get(suffix, ())]
     siblings = [path.with_name(path.stem + extra) for extra in _SIBLINGS.get(suffix, ())]
@@ -61,20 +61,22 @@ def companions(path: Path) -> list[Path]:
 
 
 class WorkingFolder:
-    """The folder `<name>.unfinished` beside results: one process at a time works in it.
+    """The folder `<name>.unfinished` beside results, locked by one process at a time.
 
-    A context. A `commit` during which a process was killed is completed first. When the context is
-    left, the folder goes if nothing is in it, and so do parents that were made for it.
+    A context. Entering it completes a `commit` whose process was killed. Leaving it removes the
+    folder if it is empty, and parents that were created for it.
 
-    Raises InUseError while another process is in it, and OutputError where the folder cannot be
-    written or is not one of geoseg's.
+    Args:
+        folder: of the results.
+        name: of the results, for the working folder's.
+        given_as: the option or argument that names `folder`, for messages.
+
+    Raises:
+        InUseError: another process has locked it.
+        OutputError: the folder cannot be written or is not one of geoseg's.
     """
 
     def __init__(self, folder: Path, name: str, *, given_as: str = "-o") -> None:
-        """Args:
-        name: of the results, for the working folder's.
-        given_as: the option or argument that names `folder`, for messages.
-        """
         self.folder, self.given_as = folder, given_as
         self.path = folder / f"{name}{SUFFIX}"
         self._made: list[Path] = []
@@ -90,7 +92,7 @@ class WorkingFolder:
                 )
             try:
                 recover(self.path, self.folder)
-                shutil.rmtree(self.path / _NEW, ignore_errors=True)  # never got as far
+                shutil.rmtree(self.path / _NEW, ignore_errors=True)  # of a killed run
             except OSError:
                 self._leave()
                 raise
@@ -108,8 +110,8 @@ class WorkingFolder:
         self._leave()
 
     def _locked(self) -> Lock | None:
-        """Another run that ends may remove the folders that this one has just made or seen."""
-        for patience in reversed(range(_PATIENCE)):
+        """Create and lock the folder, again if a run that ends has removed it in between."""
+        for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 made = {*self._made, *_make_folders(self.folder)}
                 self._made = sorted(made, key=lambda path: -len(path.parts))
@@ -117,12 +119,12 @@ class WorkingFolder:
                 self._refuse_foreign()
                 return Lock.acquire(self.path / _LOCK)
             except FileNotFoundError:
-                if not patience:
+                if not attempts_left:
                     raise
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def _refuse_foreign(self) -> None:
-        """A folder of the user's that happens to have this name is no place to work in."""
+        """Raise OutputError if the folder is one of the user's that happens to have this name."""
         names = {path.name for path in self.path.iterdir()}
         if names and not names & {_LOCK, _JOURNAL, RUN}:
             raise OutputError(
@@ -132,20 +134,31 @@ class WorkingFolder:
 
     def _leave(self) -> None:
         assert self._lock is not None
-        # What a server keeps of replaced files that are open goes with a later run.
+        # A file server may keep replaced files that are open; a later run removes them.
         self._lock.release(remove=not (self.path / _OLD).exists())
         _remove_empty([self.path, *self._made])
 
 
 class Staging:
-    """Results under construction, which take their places together.
+    """Results that replace the old ones together.
 
-    A context. Whatever is written into `new` appears in `folder` under the same name when the
-    context is left without an error, in place of what had that name there, its companions and
-    the `obsolete` files. When it is left by an error, `folder` is as it was. A process that is
-    killed while files change places leaves a journal, with which `recover` completes the change.
+    A context. When it is left without an error, all files in `new` move to `folder`, where they
+    replace files of the same names, their companions and the `obsolete` files. When it is left by
+    an error, `folder` does not change. A process that is killed during the move leaves a journal,
+    with which `recover` completes it.
 
-    Raises OutputError where the folder cannot be written, InUseError while others write there.
+    Args:
+        folder: of the results.
+        name: of the results, for the working folder `<name>.unfinished` in `folder`.
+        obsolete: files and folders in `folder` to remove when the new ones come.
+        within: that working folder, if this process has already locked it.
+        merged: files below folders of `new` join those in folders of the same name; otherwise
+            a new folder replaces the old one.
+        given_as: the option or argument that names `folder`, for messages.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        InUseError: another process writes there.
     """
 
     def __init__(
@@ -158,14 +171,6 @@ class Staging:
         merged: bool = False,
         given_as: str = "-o",
     ) -> None:
-        """Args:
-        name: of the results, for the working folder `<name>.unfinished` in `folder`.
-        obsolete: files and folders in `folder` that go when the new ones come.
-        within: that working folder, where this process is in it already.
-        merged: files below folders of `new` join those in folders of the same name; otherwise
-            a new folder takes the place of the old one.
-        given_as: the option or argument that names `folder`, for messages.
-        """
         self.folder = folder
         self.working = folder / f"{name}{SUFFIX}"
         self.obsolete, self.merged = list(obsolete), merged
@@ -174,7 +179,7 @@ class Staging:
 
     @property
     def new(self) -> Path:
-        """Where the files are to be written."""
+        """Folder to write the files to."""
         return self.working / _NEW
 
     def __enter__(self) -> Staging:
@@ -201,13 +206,13 @@ class Staging:
             except OSError as failure:
                 raise cannot_write(self.folder, failure, self.given_as) from failure
             finally:
-                # With a journal, files are on their way, and the next run completes it.
+                # If there is a journal, the next run completes the move.
                 if not (self.working / _JOURNAL).exists():
                     shutil.rmtree(self.new, ignore_errors=True)
 
 
 def cannot_write(folder: Path, error: OSError, given_as: str = "-o") -> OutputError:
-    """What is said where results cannot be written."""
+    """Return the error for results that cannot be written."""
     reason = error.strerror or str(error)
     return OutputError(f"{folder} cannot be written: {reason}; choose another folder ({given_as})")
 
@@ -215,9 +220,9 @@ def cannot_write(folder: Path, error: OSError, given_as: str = "-o") -> OutputEr
 def commit(
     working: Path, folder: Path, obsolete: Iterable[Path] = (), *, merged: bool = False
 ) -> None:
-    """Move all of `working/new` into `folder`; what fails on the way is taken back.
+    """Move all of `working/new` to `folder`, or undo everything if a step fails.
 
-    `merged` is that of `Staging`. Raises OSError, after which `folder` is as it was.
+    `obsolete` and `merged` are those of `Staging`. Raises OSError, with `folder` unchanged.
     """
     new = _names(working / _NEW, merged=merged)
     leaving = {*obsolete, *(folder / name for name in new)}
@@ -241,7 +246,7 @@ def commit(
             except FileNotFoundError:
                 if source.is_relative_to(working) or not target.parent.exists():
                     raise
-                continue  # somebody removed what was to go
+                continue  # another process removed the old file
             done.append((source, target))
         _sync_parents(folder, new)
     except BaseException:
@@ -255,7 +260,7 @@ def commit(
 
 
 def recover(working: Path, folder: Path) -> None:
-    """Complete a `commit` during which the process was killed; do nothing where there was none.
+    """Complete a `commit` whose process was killed; do nothing if there was none.
 
     Raises OSError.
     """
@@ -267,7 +272,7 @@ def recover(working: Path, folder: Path) -> None:
         shutil.rmtree(working / _OLD, ignore_errors=True)
         return
     for name in plan["old"]:
-        # What is no longer in `new` has taken its place already.
+        # A file that is no longer in `new` has been moved already.
         arrived = name in plan["new"] and not os.path.lexists(working / _NEW / name)
         if os.path.lexists(folder / name) and not arrived:
             _move(folder / name, working / _OLD / name)
@@ -278,16 +283,16 @@ def recover(working: Path, folder: Path) -> None:
     _clean(working)
 
 
-def is_under_way(folder: Path, name: str) -> bool:
-    """Whether files are just changing places in `folder`, or a process was killed while they did.
+def commit_in_progress(folder: Path, name: str) -> bool:
+    """Return whether a `commit` to `folder` runs, or was killed.
 
-    What lies there is then neither all old nor all new.
+    The files there are then neither all old nor all new.
     """
     return (folder / f"{name}{SUFFIX}" / _JOURNAL).exists()
 
 
 def _names(folder: Path, *, merged: bool) -> list[str]:
-    """What is moved, relative to `folder`: what lies in it, or all files below it."""
+    """Return what to move, relative to `folder`: its entries, or all files below it if `merged`."""
     if not merged:
         return sorted(path.name for path in folder.iterdir())
     files = (path for path in folder.rglob("*") if not path.is_dir())
@@ -300,16 +305,16 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _clean(working: Path) -> None:
-    """Forget what was replaced. The journal goes first: without it nothing is moved again."""
+    """Remove the replaced files. The journal goes first: without it nothing is moved again."""
     (working / _JOURNAL).unlink()
     sync(working)
     shutil.rmtree(working / _OLD, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """See that a file, or the names in a folder, are on the disk. Raises OSError."""
+    """Write a file, or the names in a folder, through to the disk. Raises OSError."""
     if path.is_dir():
-        if os.name == "nt":  # where folders cannot be opened
+        if os.name == "nt":  # which cannot open folders
             return
         descriptor = os.open(path, os.O_RDONLY)
     else:
@@ -321,8 +326,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_parents(folder: Path, names: Iterable[str]) -> None:
-    """See that the names in `folder` and in the folders below, which `names` lie in, are on the
-    disk."""
+    """Write the names in `folder`, and in those folders below it that contain `names`, to disk."""
     parents = {parent for name in names for parent in Path(name).parents}
     for parent in sorted(parents | {Path()}):
         sync(folder / parent)
@@ -334,7 +338,7 @@ def _sync_below(folder: Path) -> None:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make `folder` and its parents; those that were made, the innermost first."""
+    """Create `folder` and its parents; return the new ones, innermost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
@@ -345,4 +349,4 @@ def _remove_empty(folders: Iterable[Path]) -> None:
         try:
             folder.rmdir()
         except OSError:
-            return  # something lies in it, so it stays, and so do its parents
+            return  # it is not empty, and neither are its parents

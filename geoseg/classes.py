@@ -1,4 +1,4 @@
-"""The iSAID classes, and the one value that means "no class"."""
+"""Classes: iSAID's, their colors, and tables of classes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ PALETTE: tuple[Color, ...] = (
     (0, 240, 0),
     (210, 15, 210),
 )
-"""Colors of the ids 1, 2, …, chosen to be seen on asphalt, water and grass, and told apart: the
-first 15, which are those of the built-in classes, by 0.15 in OKLab, all by 0.1."""
+"""Colors of the ids 1, 2, …, visible on asphalt, water and grass. The first 15, of the built-in
+classes, are at least 0.15 apart in OKLab, all of them 0.1."""
 _GOLDEN = 0.618034
-"""Multiples of the golden ratio never crowd on the circle of hues."""
+"""Golden ratio: its multiples spread evenly over the circle of hues."""
 
 
-def hue(class_id: int) -> Color:
+def class_color(class_id: int) -> Color:
     """Return the RGB color of a class, 0-255; bright for every id."""
     if 1 <= class_id <= len(PALETTE):
         return PALETTE[class_id - 1]
@@ -92,19 +92,20 @@ ISAID_MASK_COLORS: dict[str, Color] = {
     "plane": (0, 127, 255),
     "harbor": (0, 100, 155),
 }
-"""By name in the order of ids: the colors of iSAID's masks (Waqas Zamir et al., CVPR workshops
-2019). Too dark and too alike to be seen on a picture, so they are for reading masks only."""
+"""Colors of iSAID's masks (Waqas Zamir et al., CVPR workshops 2019), by name in the order of ids.
+Only for reading masks: they are too dark and similar to show on an image."""
 
 ISAID = tuple(
-    LabelClass(i, name, hue(i) if i else (0, 0, 0)) for i, name in enumerate(ISAID_MASK_COLORS)
+    LabelClass(i, name, class_color(i) if i else (0, 0, 0))
+    for i, name in enumerate(ISAID_MASK_COLORS)
 )
-"""Ids and names of iSAID, in the colors of our palette."""
+"""Ids and names of iSAID, in colors of `PALETTE`."""
 
 
-def fault_of_name(name: str) -> str:
-    """Return what keeps `name` from being a class's, or nothing if it can be.
+def name_problem(name: str) -> str:
+    """Return what is wrong with the name of a class, or an empty text.
 
-    Layers and files are called by a cleaned name, so any text on one line will do.
+    Names of layers and files are cleaned, so a class may have any text of one line.
     """
     if not 1 <= len(name) <= LONGEST_NAME:
         return f"has {len(name)} characters; give it 1 to {LONGEST_NAME}"
@@ -114,9 +115,9 @@ def fault_of_name(name: str) -> str:
 
 
 def display_color(name: str, stored: Color) -> Color:
-    """Return the color to draw a class in that a file stores with `stored`.
+    """Return the color to draw a class in, given the one `stored` in a file.
 
-    Older files hold iSAID's classes in the colors of its masks; the palette's take their place.
+    Older files store iSAID's classes in the colors of its masks, which are replaced.
     """
     if ISAID_MASK_COLORS.get(name) != stored:
         return stored
@@ -126,14 +127,14 @@ def display_color(name: str, stored: Color) -> Color:
 BLACK = (0, 0, 0)
 FORM = "the first line is id,name,color and the next, say, 0,background,#000000"
 SEPARATORS = ",;\t"
-"""Spreadsheets of many countries write semicolons."""
+"""Separators of CSV; spreadsheets of many countries write semicolons."""
 
 
 def read_class_list(path: Path) -> tuple[LabelClass, ...]:
-    """Classes from a CSV table or a JSON list of objects with id, name and, if wanted, color.
+    """Read classes from a CSV table or a JSON list of objects with id, name and optional color.
 
-    Ids count from 0 without gaps, in any order of the lines: they are channels of the model.
-    A color is `#rrggbb`, in JSON also `[r, g, b]`; without one a class gets a hue of its own.
+    Ids count from 0 without gaps, in any order, since they are channels of the model. A color is
+    `#rrggbb`, in JSON also `[r, g, b]`; the default is `class_color`.
 
     Raises:
         DataError: names the file, the line, what is wrong with it and what to do.
@@ -154,7 +155,7 @@ def read_class_list(path: Path) -> tuple[LabelClass, ...]:
     lines: dict[int, str] = {}
     found: dict[int, LabelClass] = {}
     for where, row in rows:
-        item = parsed(f"{path}, {where}", row)
+        item = parse_class(f"{path}, {where}", row)
         if item.id in found:
             raise DataError(f"{path}, {where}: id {item.id} is that of {lines[item.id]}, too")
         for other in found.values():
@@ -169,7 +170,7 @@ def read_class_list(path: Path) -> tuple[LabelClass, ...]:
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row with the line that it is on."""
+    """Yield each row with its line."""
     head = text.partition("\n")[0]
     separator = max(SEPARATORS, key=head.count)
     reader = csv.DictReader(
@@ -192,7 +193,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object with its number."""
+    """Yield each object with its number."""
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -203,8 +204,8 @@ def json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"class {number}", row
 
 
-def parsed(where: str, row: dict[str, Any]) -> LabelClass:
-    """One class. Raises DataError."""
+def parse_class(where: str, row: dict[str, Any]) -> LabelClass:
+    """Parse one class. Raises DataError."""
     value, name, color = row.get("id"), row.get("name"), row.get("color")
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         value = int(value)
@@ -213,10 +214,10 @@ def parsed(where: str, row: dict[str, Any]) -> LabelClass:
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{where}: class {value} has no name; give one")
     name = name.strip()
-    if fault := fault_of_name(name):
+    if fault := name_problem(name):
         raise DataError(f"{where}: the name {name!r:.80} {fault}")
     if color is None or color == "":
-        return LabelClass(value, name, hue(value) if value else BLACK)
+        return LabelClass(value, name, class_color(value) if value else BLACK)
     if isinstance(color, str) and re.fullmatch(r"\s*#[0-9a-fA-F]{6}\s*", color):
         color = list(bytes.fromhex(color.strip()[1:]))
     is_rgb = isinstance(color, list) and len(color) == 3
@@ -226,7 +227,7 @@ def parsed(where: str, row: dict[str, Any]) -> LabelClass:
 
 
 def check_ids(path: Path, found: dict[int, LabelClass], lines: dict[int, str]) -> None:
-    """Raises DataError unless the ids are 0, 1, 2 and so on, fewer than IGNORE."""
+    """Raise DataError unless the ids are 0, 1, 2 and so on, fewer than IGNORE."""
     if not found:
         raise DataError(f"{path} lists no class; {FORM}")
     for number, value in enumerate(sorted(found)):

@@ -1,6 +1,6 @@
-"""What can go wrong, as one small tree. A message says what, what was found, what to do.
+"""Errors. A message says what is wrong, what was found and what to do, in one line.
 
-The command line prints the message as one line and exits with `exit_code`.
+The command line prints the message and exits with `exit_code`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ class SceneError(GeosegError):
 
 
 class DamageError(GeosegError):
-    """All is done, but parts of a scene could not be read and were left as nodata."""
+    """A run is complete, but parts of a scene could not be read and became nodata."""
 
     exit_code = 3
 
 
 class CheckpointError(GeosegError):
-    """Weights cannot be read, are not trusted, or do not fit."""
+    """Weights cannot be read, would run code, or do not fit."""
 
 
 class DownloadError(CheckpointError):
-    """Weights cannot be fetched."""
+    """Weights cannot be downloaded."""
 
 
 class RecipeError(GeosegError):
@@ -45,15 +45,15 @@ class OptionError(GeosegError):
 
 
 class ClusterError(GeosegError):
-    """The workers of a cluster are not there, or cannot do the work."""
+    """The workers of a cluster are missing or cannot do the work."""
 
 
 class SchedulerError(ClusterError):
-    """The scheduler of a cluster does not answer or has no worker, whatever the scene."""
+    """The scheduler of a cluster does not answer or has no worker, for any scene."""
 
 
 class MachineError(GeosegError):
-    """The machine lacks what the work takes, such as memory."""
+    """The machine lacks a resource, such as memory."""
 
 
 class OutputError(GeosegError):

@@ -1,4 +1,4 @@
-"""What results may take the place of: never of what they are made from."""
+"""Checks before writing: results replace existing files only if asked, and never their inputs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ def check_outputs(
     overwrite: bool,
     obsolete: Iterable[Path] = (),
 ) -> None:
-    """Raise OutputError where results may not be written, before anything is done.
+    """Check that results may be written, before anything is done.
 
     Args:
-        outputs: files that will appear.
+        outputs: files to write.
         inputs: files that are read; see `refuse_inputs`.
-        overwrite: outputs may replace files, but not folders.
-        obsolete: files that go when the outputs come.
+        overwrite: whether outputs may replace files. They never replace folders.
+        obsolete: files to remove when the outputs are written.
+
+    Raises:
+        OutputError: an output exists or is a folder.
+        OptionError: an output is an input.
     """
     planned = [*outputs, *obsolete]
     refuse_inputs(planned, inputs)
@@ -35,11 +39,14 @@ def check_outputs(
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise OptionError where one of the `outputs`, or what goes with it, is one of the `inputs`,
-    or holds it, and OutputError where it cannot have its name.
+    """Check that no output, nor a companion of it, is an input or a folder with an input.
 
-    The same file counts by whatever name: through links, or spelled another way. What is no local
-    file is no output.
+    Files are compared by identity: links and other spellings of a path do not matter. Inputs that
+    are not local files are ignored.
+
+    Raises:
+        OptionError: an output is an input.
+        OutputError: an output has an impossible name.
     """
     files = [Path(each) for each in inputs]
     names: dict[object, Path] = {
@@ -51,19 +58,19 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[st
         except OSError as error:
             raise OutputError(f"{output} cannot be written: {error.strerror}") from error
         for path in replaced:
-            held = names.get(_identity(path)) or names.get(_resolved(path))
-            if held is None and path.is_dir():
-                place = _resolved(path)
-                held = next((file for file in files if place in _resolved(file).parents), None)
-            if held is not None:
+            input_ = names.get(_identity(path)) or names.get(_resolved(path))
+            if input_ is None and path.is_dir():
+                resolved = _resolved(path)
+                input_ = next((file for file in files if resolved in _resolved(file).parents), None)
+            if input_ is not None:
                 raise OptionError(
-                    f"{path} would be replaced, and is the input {held}; choose another name or "
+                    f"{path} would be replaced, and is the input {input_}; choose another name or "
                     "folder (-o)"
                 )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file that exists."""
+    """Return device and inode of a file, or None if there is none."""
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -1,4 +1,7 @@
-"""Ending soon, though a thread hangs in C: GDAL waits for a stalled server for minutes."""
+"""End soon after an error or Ctrl-C, even if a thread hangs in C.
+
+GDAL, for example, waits for minutes for a stalled server.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,19 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 GRACE = 2.0
-"""Seconds that threads get to end after an error or Ctrl-C."""
+"""Seconds to wait for threads after an error or Ctrl-C."""
 T = TypeVar("T")
 
 
 def interruptible(work: Callable[[], T]) -> T:
-    """What `work` returns, computed on a thread: Ctrl-C reaches a main thread that waits, but not
-    one that is in C."""
+    """Return ``work()``, run in a thread: Ctrl-C interrupts a main thread that waits for it, but
+    not one that runs C code."""
     future = Future[T]()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # for whoever waits
+        except BaseException as error:  # raised in the thread that waits
             future.set_exception(error)
 
     threading.Thread(target=run, name="geoseg-work", daemon=True).start()
@@ -31,7 +34,7 @@ def interruptible(work: Callable[[], T]) -> T:
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that is waited for; but not for longer than `GRACE` where an error leaves it."""
+    """A thread pool; leaving it waits for its threads, after an error for `GRACE` at most."""
     name = f"geoseg-{time.monotonic_ns()}"
     pool = ThreadPoolExecutor(count, name)
     try:

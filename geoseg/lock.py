@@ -1,4 +1,4 @@
-"""A lock on a file, for one process at a time; gone when its holder is, however that ended."""
+"""A file lock for one process at a time, which ends with its process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What file systems answer that have no locks."""
+"""Errors of file systems without locks."""
 _LOG = logging.getLogger("geoseg")
 
 if sys.platform == "win32":
@@ -27,7 +27,7 @@ else:
 
 
 class Lock:
-    """A lock file that is held, from `acquire` to `release`."""
+    """A locked file, from `acquire` to `release`."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -35,10 +35,9 @@ class Lock:
 
     @classmethod
     def acquire(cls, path: Path) -> Lock | None:
-        """Make the file at `path` and lock it; None where another holds it.
+        """Create and lock the file at `path`; return None if another process has locked it.
 
-        Who held it before may have removed the file between the two: then it is made again.
-        Raises OSError.
+        If that process removes the file in between, it is created again. Raises OSError.
         """
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -63,11 +62,11 @@ class Lock:
             return False
 
     def release(self, *, remove: bool = True) -> None:
-        """Let others in, and remove the file first: who waits for it then makes another."""
-        if sys.platform == "win32":  # where an open file cannot be removed
+        """Unlock the file, and remove it before, so that the next process creates another."""
+        if sys.platform == "win32":  # which cannot remove an open file
             os.close(self._descriptor)
         if remove:
-            with suppress(OSError):  # others are at it already
+            with suppress(OSError):  # another process may have removed it
                 self.path.unlink()
         if sys.platform != "win32":
             os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds per stage."""
+"""Measure the seconds of each stage of the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class StageTimer:
-    """Adds up the seconds spent in named stages. One per thread of work; add them at the end."""
+    """Sums of the seconds spent in named stages, for one thread; sum them up at the end."""
 
     seconds: Counter[str] = field(default_factory=Counter)
 

@@ -15,7 +15,8 @@ from geoseg.errors import DataError, OptionError
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.stretch import Rescale
 from geoseg.model.backends import Backend
-from geoseg.model.tile_model import Precision, TileModel
+from geoseg.model.devices import Precision
+from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import TilingOptions
 from geoseg.tiling.blending import blend
 from geoseg.tiling.blocks import infer

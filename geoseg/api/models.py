@@ -9,9 +9,10 @@ from torch import nn
 
 from geoseg.errors import OptionError
 from geoseg.model.backends import Backend
+from geoseg.model.devices import Precision
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
-from geoseg.model.tile_model import Precision, TileModel
+from geoseg.model.tile_model import TileModel
 
 _CHOICES = {"precision": get_args(Precision), "backend": get_args(Backend)}
 _DEFAULTS = {

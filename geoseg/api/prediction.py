@@ -25,7 +25,7 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg.classes import IGNORE, LabelClass, hue
+from geoseg.classes import IGNORE, LabelClass, class_color
 from geoseg.errors import GeosegError, OutputError
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.raster.class_raster import declared_classes
@@ -234,7 +234,7 @@ class Prediction:
 
 def _drawn(class_ids: NDArray[np.uint8], legend: Sequence[LabelClass]) -> bytes:
     """Return classes in their colors as a PNG; background and nodata are transparent."""
-    table = np.array([(*hue(i), 255) for i in range(256)], np.uint8)
+    table = np.array([(*class_color(i), 255) for i in range(256)], np.uint8)
     for item in legend:
         table[item.id, :3] = item.color
     table[[0, IGNORE], 3] = 0

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from geoseg.api.messages import python_messages
 from geoseg.api.models import ready_model
 from geoseg.api.progress import Progress, reporting
+from geoseg.classes import read_class_list
 from geoseg.datasets.layout import Patching, Prepared
 from geoseg.guard import refuse_inputs
 from geoseg.model.backends import Backend
+from geoseg.model.devices import Precision
 from geoseg.model.load import load_model, locate_weights
-from geoseg.model.metadata import read_classes
-from geoseg.model.tile_model import Precision
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def prepare_boxes(
             Patching(patch, overlap),
             group=group,
             renamed=map,
-            classes=None if classes is None else read_classes(Path(classes)),
+            classes=None if classes is None else read_class_list(Path(classes)),
             val_share=val_share,
             skip_bad=skip_bad,
             progress=report,

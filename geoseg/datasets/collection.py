@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from geoseg.atomic import SUFFIX, Staging, is_under_way
+from geoseg.atomic import SUFFIX, Staging, commit_in_progress
 from geoseg.classes import LabelClass
 from geoseg.datasets.layout import SPLIT_COLUMNS, Patch, read_table, write_classes, write_table
 from geoseg.errors import DataError
@@ -38,7 +38,7 @@ def adding(folder: Path, scene: str, stem: str) -> Iterator[Addition]:
 
 def check_complete(folder: Path) -> None:
     """Raise DataError for a folder into which patches are being moved, or were when killed."""
-    if is_under_way(folder, _NAME):
+    if commit_in_progress(folder, _NAME):
         raise DataError(
             f"{folder} holds patches old and new: a preparation is moving them into it, or was "
             f"killed while it did ({_NAME}{SUFFIX}); run it again, which completes the folder"

@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geoseg.classes import IGNORE, ISAID, LabelClass, fault_of_name, hue, read_class_list
+from geoseg.classes import IGNORE, ISAID, LabelClass, class_color, name_problem, read_class_list
 from geoseg.datasets.box_masks import paint_boxes, polygon
 from geoseg.datasets.boxes import Box, BoxedImage, read_boxes, translate
 from geoseg.datasets.collection import Addition, adding
@@ -190,10 +190,10 @@ def name_classes(
         )
     found = sorted(set(wanted.values()) - {IGNORED, "background"})
     for name in found:
-        if fault := fault_of_name(name):
+        if fault := name_problem(name):
             raise DataError(f"the class name {name!r:.80} {fault}, or give --map {name}=NAME")
     own = [LabelClass(0, "background", (0, 0, 0))]
-    own += [LabelClass(i, name, hue(i)) for i, name in enumerate(found, start=1)]
+    own += [LabelClass(i, name, class_color(i)) for i, name in enumerate(found, start=1)]
     return wanted, tuple(own)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely import STRtree
 
-from geoseg.classes import IGNORE, LabelClass, fault_of_name, hue, read_class_list
+from geoseg.classes import IGNORE, LabelClass, class_color, name_problem, read_class_list
 from geoseg.datasets.collection import Addition, adding
 from geoseg.datasets.layout import Patch, Patching, Prepared, patch_name, refuse, write_patch
 from geoseg.errors import DataError, OptionError
@@ -149,14 +149,14 @@ def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
     known = [item.name for item in classes]
     known += sorted(set(names) - set(known))
     for name in known:
-        if fault := fault_of_name(name):
+        if fault := name_problem(name):
             raise DataError(f"the class name {name!r:.80} {fault}")
     folded = [name.casefold() for name in known]
     if twins := [name for name in known if folded.count(name.casefold()) > 1]:
         raise DataError(f"classes {twins[0]!r} and {twins[1]!r} differ by case only; rename one")
     if len(known) > IGNORE:
         raise DataError(f"{len(known)} classes; at most {IGNORE} are possible: is the field right?")
-    new = [LabelClass(i, known[i], hue(i)) for i in range(len(classes), len(known))]
+    new = [LabelClass(i, known[i], class_color(i)) for i in range(len(classes), len(known))]
     return (*classes, *new)
 
 

@@ -1,7 +1,7 @@
-"""Other inference engines than torch for a CPU, through one ONNX export.
+"""Inference engines for a CPU besides torch, through one ONNX export.
 
-Each tile shape is exported and compiled once, when the first such tile comes; the loops and sizes
-inside are then constants. torch's own eager mode needs none of this and is the default.
+Each tile shape is exported and compiled once, with its first tile, so that all sizes in the program
+are constants. The default, torch's eager mode, compiles nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ PRECISIONS: dict[Backend, dict[torch.dtype, str]] = {
     "openvino": {torch.float32: "f32", torch.bfloat16: "bf16"},
     "onnxruntime": {torch.float32: "f32"},
 }
-"""What the other backends can compute in, and OpenVINO's names for it."""
+"""Data types of each backend, with OpenVINO's names for them."""
 
 
 def open_backend(
     backend: Backend, model: nn.Module, device: torch.device, dtype: torch.dtype, threads: int
 ) -> Callable[[Tensor], Tensor]:
-    """`model` run by another engine: from and to float32 tensors on the CPU.
+    """Return `model` as a function of float32 tensors on the CPU, computed by another engine.
 
-    Raises OptionError, naming the flag, for what the backend cannot do or what is not installed.
+    Raises:
+        OptionError: the backend cannot do it or is not installed; the message names the flag.
     """
     if device.type != "cpu":
         raise OptionError(
@@ -59,13 +60,13 @@ def open_backend(
 
 
 def missing_packages(backend: Backend) -> list[str]:
-    """Those that the backend needs and that are not installed."""
+    """Return the packages that the backend needs and that are not installed."""
     needed = () if backend == "torch" else (backend, "onnx", "onnxscript")
     return [name for name in needed if find_spec(name) is None]
 
 
 class Compiled:
-    """A model that is compiled for every new shape of its input. Picklable, without the results."""
+    """A model that is compiled for each new input shape. Pickling drops the compiled programs."""
 
     def __init__(self, model: nn.Module, compile_onnx: Callable[[bytes], Run]) -> None:
         self.model, self.compile_onnx = model, compile_onnx
@@ -75,7 +76,7 @@ class Compiled:
         return {**self.__dict__, "compiled": {}}
 
     def __call__(self, x: Tensor) -> Tensor:
-        # One by one: a CPU gains nothing from a batch, and the last one may be smaller.
+        # Tile by tile: a CPU gains nothing from a batch, and the last batch may be smaller.
         return torch.cat([self.run(tile) for tile in x.split(1)])
 
     def run(self, tile: Tensor) -> Tensor:
@@ -85,12 +86,17 @@ class Compiled:
 
 
 def export_onnx(model: nn.Module, shape: torch.Size) -> bytes:
-    """The ONNX file of `model` for inputs of one shape."""
-    # It warns of every optional package that it could also have translated.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(model, (torch.zeros(shape),), dynamo=True, verbose=False)
+    """Return the ONNX file of `model` for inputs of one shape."""
+    # The exporter warns of every optional package that is not installed.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(model, (torch.zeros(shape),), dynamo=True, verbose=False)
+    finally:
+        logger.setLevel(level)
     assert program is not None
     return program.model_proto.SerializeToString()
 
@@ -100,7 +106,7 @@ def compile_onnxruntime(model: bytes, *, threads: int) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Idle threads would go on taking the cores from the pipeline's.
+    # Spinning threads would take cores from the pipeline's threads.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (pixels,) = session.get_inputs()

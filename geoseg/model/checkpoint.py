@@ -1,4 +1,4 @@
-"""geoseg's own weights: one safetensors file that describes itself."""
+"""geoseg's checkpoints: safetensors files whose header describes the weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from torch import Tensor, nn
 from geoseg.atomic import replace
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
-from geoseg.model.pyramid import LITE, EfficientNetPyramid
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.model.variants import PYRAMIDS
 
 
-def checkpoint_hash(path: Path) -> str:
-    """SHA-256 of the file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of all tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_checkpoint(
@@ -40,14 +45,14 @@ def save_checkpoint(
         dtype: see `stored_state`.
 
     Raises:
-        CheckpointError: weights that are not finite or do not fit the metadata.
+        CheckpointError: the weights are not finite or do not fit the metadata.
         OutputError: the file cannot be written.
     """
     tensors = stored_state(model, dtype)
-    build_model(tensors, metadata)  # what could not be loaded must not be written
+    build_model(tensors, metadata)  # never write a file that cannot be loaded
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # safetensors' own files are readable by their owner only, whatever the umask says.
+        # safetensors would make the file readable by its owner only, ignoring the umask.
         temporary.write_bytes(save(tensors, metadata.to_header()))
         replace(temporary, path)
     except OSError as error:
@@ -59,13 +64,16 @@ def save_checkpoint(
 def stored_state(
     model: nn.Module | Mapping[str, Tensor], dtype: torch.dtype = torch.float16
 ) -> dict[str, Tensor]:
-    """The tensors that a checkpoint of these weights holds.
+    """Return the tensors that a checkpoint of these weights holds.
 
-    `dtype` (float16 or float32) is that of the convolution kernels. Biases, norms and their
-    running statistics, 2 % of the bytes, stay float32: a variance does not fit into float16.
-    BatchNorm's step counters are left out, evaluation does not need them.
+    Biases, norms and their running statistics, 2 % of the bytes, stay float32: a variance may
+    exceed the range of float16. BatchNorm's step counters are left out.
 
-    Raises CheckpointError where a weight is not finite.
+    Args:
+        dtype: of the convolution kernels, float16 or float32.
+
+    Raises:
+        CheckpointError: a weight is not finite.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     tensors = {}
@@ -79,21 +87,22 @@ def stored_state(
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata of a geoseg checkpoint, without its tensors."""
-    with opened(path) as (_, metadata):
+    """Read the metadata of a checkpoint, without its tensors."""
+    with open_checkpoint(path) as (_, metadata):
         return metadata
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Metadata]:
-    """State dict (float32) and metadata of a geoseg checkpoint."""
-    with opened(path) as (file, metadata):
+    """Read the state dict (float32) and metadata of a checkpoint."""
+    with open_checkpoint(path) as (file, metadata):
         state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         check_finite(state)
         return state, metadata
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[safe_open, Metadata]]:
+def open_checkpoint(path: Path) -> Iterator[tuple[safe_open, Metadata]]:
+    """Open a checkpoint; a context. Raises CheckpointError, which names the file."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file, Metadata.from_header(file.metadata())
@@ -104,20 +113,20 @@ def opened(path: Path) -> Iterator[tuple[safe_open, Metadata]]:
 
 
 def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt | EfficientNetPyramid:
-    """The network that `metadata` describes, with the weights in `state`, in evaluation mode.
+    """Return the network that `metadata` describes with the weights `state`, in evaluation mode.
 
-    Raises CheckpointError naming the keys that are missing, unknown or of another shape.
+    Raises:
+        CheckpointError: keys are missing, unknown or of another shape; the message names some.
     """
-    if metadata.variant in LITE:
-        teacher = EfficientNetPyramid(metadata.variant, len(metadata.classes))
-        check_fit(state, teacher.state_dict(), f"EfficientNet-{metadata.variant}")
-        teacher.load_state_dict(state)
-        teacher.metadata = metadata
-        return teacher.eval()
-    model = SegNeXt(metadata.variant, len(metadata.classes), head_bias=metadata.head_bias)
-    if metadata.nmf_rank != model.variant.rank:
-        model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank)
-    check_fit(state, model.state_dict(), f"SegNeXt-{metadata.variant}")
+    variant, classes = metadata.variant, len(metadata.classes)
+    model: SegNeXt | EfficientNetPyramid
+    if variant in PYRAMIDS:
+        model, name = EfficientNetPyramid(variant, classes), f"EfficientNet-{variant}"
+    else:
+        model, name = SegNeXt(variant, classes, head_bias=metadata.head_bias), f"SegNeXt-{variant}"
+        if metadata.nmf_rank != model.variant.rank:
+            model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank)
+    check_fit(state, model.state_dict(), name)
     model.load_state_dict(state)
     model.metadata = metadata
     return model.eval()
@@ -127,12 +136,12 @@ def check_fit(
     state: Mapping[str, Tensor | np.ndarray], expected: Mapping[str, Tensor], what: str
 ) -> None:
     """Raise CheckpointError unless `state` has the keys and shapes of `expected`."""
-    # BatchNorm counts its training steps; nothing reads the count, and few files carry it.
+    # Few files contain BatchNorm's count of training steps, and nothing reads it.
     needed = {key for key in expected if not key.endswith("num_batches_tracked")}
     if missing := needed - state.keys():
-        raise CheckpointError(f"{what} needs {sample(missing)}, missing here")
+        raise CheckpointError(f"{what} needs {some_of(missing)}, missing here")
     if unknown := state.keys() - expected.keys():
-        raise CheckpointError(f"{what} has no {sample(unknown)}")
+        raise CheckpointError(f"{what} has no {some_of(unknown)}")
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             found, shape = tuple(tensor.shape), tuple(expected[key].shape)
@@ -140,12 +149,13 @@ def check_fit(
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a weight is NaN or infinite."""
     if bad := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"NaN or infinite weights in {sample(bad)}")
+        raise CheckpointError(f"NaN or infinite weights in {some_of(bad)}")
 
 
-def sample(keys: Iterable[str]) -> str:
-    """The first few keys, for an error message."""
+def some_of(keys: Iterable[str]) -> str:
+    """Return the first few keys, for an error message."""
     ordered = sorted(keys)
     more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
     return ", ".join(f"{key!r:.80}" for key in ordered[:3]) + more

@@ -1,8 +1,8 @@
-"""Public SegNeXt weights, in their three spellings, to geoseg checkpoints.
+"""Convert public SegNeXt weights to geoseg checkpoints.
 
-The spellings: the official PyTorch code's ``.pth`` (mmsegmentation 0.x), mmsegmentation 1.x's
-``.pth`` (one level less in the name of the MLP's depthwise convolution), and the ``.pkl`` of
-the Jittor code. None of the files can run code here: see `pth` and `pickles`.
+Three formats exist: the ``.pth`` of the official PyTorch code (mmsegmentation 0.x), that of
+mmsegmentation 1.x (one level less in the name of the MLP's depthwise convolution), and the ``.pkl``
+of the Jittor code. None of the files can run code here: see `pickles`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from geoseg.classes import ISAID, LabelClass
 from geoseg.errors import CheckpointError
-from geoseg.model.checkpoint import check_fit, checkpoint_hash, read_checkpoint, save_checkpoint
-from geoseg.model.metadata import Metadata, classes_from_json
-from geoseg.model.pickles import PickledArray, read_jittor
-from geoseg.model.pth import is_torch_file, read_torch
-from geoseg.model.segnext import MSCAN, SegNeXt
+from geoseg.model.checkpoint import check_fit, read_checkpoint, save_checkpoint
+from geoseg.model.metadata import Metadata, classes_from_json, file_hash
+from geoseg.model.mscan import MSCAN
+from geoseg.model.pickles import PickledArray, is_torch_file, read_jittor, read_torch
+from geoseg.model.segnext import SegNeXt
 from geoseg.model.variants import VARIANTS, Variant
 
 WRAPPERS = ("module.", "model.", "_orig_mod.")
@@ -37,11 +37,11 @@ State = dict[str, Tensor | np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What a file of another program holds, in the official spelling."""
+    """Content of a file of another program, under the official parameter names."""
 
     state: State
-    """Official parameter names to floating-point arrays, not yet checked against a network."""
-    spelling: str
+    """Floating-point arrays by parameter name, not yet checked against a network."""
+    format: str
     """`original`, `mmsegmentation` or `jittor`."""
     meta: dict[str, Any]
     """The file's own description; untrusted."""
@@ -56,17 +56,21 @@ def import_checkpoint(
     nmf_rank: int | None = None,
     gsd_range: tuple[float, float] | None = None,
     provenance: str = "",
-    licence: str = "not stated in the imported file",
+    license: str = "not stated in the imported file",
     metrics: Mapping[str, float] | None = None,
 ) -> Metadata:
     """Convert public weights to a geoseg checkpoint (float32) and return its metadata.
 
-    `classes` None takes the names and colours that the file itself carries. `scale` and
-    `nmf_rank` None stand for what is known of the spelling: 1.12 for the Jittor code's iSAID
-    weights, and the rank in the file's own configuration or else the paper's.
+    Nothing in the file is executed.
 
-    Raises CheckpointError where the file is damaged, hostile, of another network or of
-    another number of classes. Nothing in the file is executed.
+    Args:
+        classes: None = the names and colors stored in the file.
+        scale: None = 1.12 for the Jittor code's iSAID weights, else 1.
+        nmf_rank: None = the rank in the file's configuration, or else the paper's.
+
+    Raises:
+        CheckpointError: the file is damaged, hostile, of another network or of another number
+            of classes.
     """
     foreign = read_foreign(source)
     try:
@@ -80,11 +84,11 @@ def import_checkpoint(
             classes = stored_classes(foreign.meta)
         found = length_of(foreign.state, "decode_head.conv_seg.weight")
         if found != len(classes):
-            raise CheckpointError(f"it tells {found} classes apart, --classes names {len(classes)}")
+            raise CheckpointError(f"it has {found} classes, but --classes names {len(classes)}")
         head_bias = "decode_head.squeeze.conv.bias" in foreign.state
         if scale is None:
-            scale = JITTOR_ISAID_SCALE if (foreign.spelling, classes) == ("jittor", ISAID) else 1.0
-        origin = f"imported from {source.name} ({foreign.spelling}), "
+            scale = JITTOR_ISAID_SCALE if (foreign.format, classes) == ("jittor", ISAID) else 1.0
+        origin = f"imported from {source.name} ({foreign.format}), "
         metadata = Metadata(
             variant.name,
             classes,
@@ -92,12 +96,12 @@ def import_checkpoint(
             nmf_rank=nmf_rank or stored_rank(foreign.meta) or variant.rank,
             gsd_range=gsd_range,
             scale=scale,
-            provenance=f"{provenance}\n{origin}sha256 {checkpoint_hash(source)}".strip(),
-            licence=licence,
+            provenance=f"{provenance}\n{origin}sha256 {file_hash(source)}".strip(),
+            license=license,
             metrics=metrics or {},
         )
         network = SegNeXt(variant.name, len(classes), head_bias=head_bias)
-        state = fitted(foreign.state, network, f"SegNeXt-{variant.name}")
+        state = fit_state(foreign.state, network, f"SegNeXt-{variant.name}")
         save_checkpoint(target, state, metadata, dtype=torch.float32)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
@@ -105,10 +109,10 @@ def import_checkpoint(
 
 
 def load_backbone_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of an `MSCAN`, to start a training from.
+    """Return the state dict of an `MSCAN`, to start a training from.
 
-    From ImageNet weights (`mscan_t.pth` and the like), from any spelling of a whole SegNeXt,
-    or from a geoseg checkpoint.
+    Args:
+        path: ImageNet weights (as `mscan_t.pth`), a SegNeXt in any format, or a geoseg checkpoint.
     """
     if path.suffix == ".safetensors":
         state: State = dict(read_checkpoint(path)[0])
@@ -118,13 +122,13 @@ def load_backbone_state(path: Path) -> dict[str, Tensor]:
     backbone = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
         variant = variant_of(state)
-        return fitted(backbone, MSCAN(variant), f"the backbone of SegNeXt-{variant.name}")
+        return fit_state(backbone, MSCAN(variant), f"the backbone of SegNeXt-{variant.name}")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
 def read_foreign(path: Path) -> Foreign:
-    """Weights of another program, with their keys in the official spelling."""
+    """Read the weights of another program, under the official parameter names."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -135,16 +139,16 @@ def read_foreign(path: Path) -> Foreign:
         found = read_torch(path) if content is None else read_jittor(content)
         if not isinstance(found, dict):
             raise CheckpointError("no dictionary of weights")
-        state, in_mmseg = official_spelling(unwrapped(found))
+        state, in_mmseg = official_names(strip_wrappers(found))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    spelling = "jittor" if content else "mmsegmentation" if in_mmseg else "original"
+    format_ = "jittor" if content else "mmsegmentation" if in_mmseg else "original"
     meta = found.get("meta")
-    return Foreign(state, spelling, meta if isinstance(meta, dict) else {})
+    return Foreign(state, format_, meta if isinstance(meta, dict) else {})
 
 
-def unwrapped(found: dict[Any, Any]) -> dict[Any, Any]:
-    """The dictionary of weights inside a checkpoint, without prefixes common to all keys."""
+def strip_wrappers(found: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the dictionary of weights in a checkpoint, without prefixes common to all keys."""
     for container in ("state_dict", "model"):
         if isinstance(found.get(container), dict):
             found = found[container]
@@ -157,8 +161,8 @@ def unwrapped(found: dict[Any, Any]) -> dict[Any, Any]:
     return found
 
 
-def official_spelling(found: dict[str, Any]) -> tuple[State, bool]:
-    """Weights under their official names, and whether they were in mmsegmentation 1.x's."""
+def official_names(found: dict[str, Any]) -> tuple[State, bool]:
+    """Return weights under their official names, and whether they had mmsegmentation 1.x's."""
     bare = any(key.startswith("patch_embed1.") for key in found)
     state: State = {}
     in_mmseg = False
@@ -174,12 +178,12 @@ def official_spelling(found: dict[str, Any]) -> tuple[State, bool]:
         if re.search(r"\.mlp\.dwconv\.(weight|bias)$", key):
             in_mmseg = True
             key = key.replace(".mlp.dwconv.", ".mlp.dwconv.dwconv.")
-        state[key] = numbers(key, value)
+        state[key] = real_array(key, value)
     return state, in_mmseg
 
 
-def numbers(key: str, value: Any) -> Tensor | np.ndarray:
-    """`value` where it is an ordinary floating-point array, still uncopied."""
+def real_array(key: str, value: Any) -> Tensor | np.ndarray:
+    """Return `value`, uncopied, if it is a floating-point array. Raises CheckpointError if not."""
     if isinstance(value, PickledArray) and value.data is not None and value.data.dtype.kind == "f":
         return value.data
     if (
@@ -193,10 +197,10 @@ def numbers(key: str, value: Any) -> Tensor | np.ndarray:
     raise CheckpointError(f"{key!r:.80} is not an array of real numbers")
 
 
-def fitted(state: State, network: torch.nn.Module, what: str) -> dict[str, Tensor]:
-    """`state` as float32 tensors, after it was found to fit `network`.
+def fit_state(state: State, network: torch.nn.Module, what: str) -> dict[str, Tensor]:
+    """Return `state` as float32 tensors, checked to fit `network`.
 
-    The check comes first: many keys can share one array, and are copied here.
+    The check comes before the copies: a small file may hold one array under many keys.
     """
     check_fit(state, network.state_dict(), what)
     return {key: as_float32(value) for key, value in state.items()}
@@ -205,12 +209,12 @@ def fitted(state: State, network: torch.nn.Module, what: str) -> dict[str, Tenso
 def as_float32(value: Tensor | np.ndarray) -> Tensor:
     if isinstance(value, Tensor):
         return value.float()
-    with np.errstate(over="ignore"):  # infinity is refused, with its key, when saved
+    with np.errstate(over="ignore"):  # `save_checkpoint` refuses infinity and names the key
         return torch.from_numpy(value.astype(np.float32))
 
 
 def variant_of(state: State) -> Variant:
-    """The variant whose widths and depths the backbone has."""
+    """Return the variant with the widths and depths of the backbone."""
     dims = tuple(length_of(state, f"backbone.norm{stage}.weight") for stage in range(1, 5))
     blocks = {tuple(key.split(".")[1:3]) for key in state if key.startswith("backbone.block")}
     depths = tuple(sum(name == f"block{i}" for name, *_ in blocks) for i in range(1, 5))
@@ -221,19 +225,20 @@ def variant_of(state: State) -> Variant:
 
 
 def length_of(state: State, key: str) -> int:
+    """Return the first dimension of an array. Raises CheckpointError if there is none."""
     if key not in state or not state[key].shape:
         raise CheckpointError(f"no SegNeXt: {key} is missing")
     return int(state[key].shape[0])
 
 
 def stored_classes(meta: dict[str, Any]) -> tuple[LabelClass, ...]:
-    """Names and colours as OpenMMLab's programs store them in a checkpoint."""
+    """Return the classes that OpenMMLab's programs store in a checkpoint."""
     inner = meta.get("dataset_meta")
     source = inner if isinstance(inner, dict) else meta
     names = source.get("CLASSES", source.get("classes"))
     colors = source.get("PALETTE", source.get("palette"))
     if not isinstance(names, list | tuple) or not isinstance(colors, list | tuple):
-        raise CheckpointError("no class names and colours are stored in it; --classes FILE")
+        raise CheckpointError("no class names and colors are stored in it; --classes FILE")
     rows = zip(names, colors, strict=False)
     return classes_from_json(
         [
@@ -244,7 +249,8 @@ def stored_classes(meta: dict[str, Any]) -> tuple[LabelClass, ...]:
 
 
 def stored_rank(meta: dict[str, Any]) -> int | None:
-    """`MD_R` in the training configuration: text in a ``.pth``, a dictionary in a ``.pkl``."""
+    """Return `MD_R` of the training configuration, text in a ``.pth`` or a dictionary in a
+    ``.pkl``."""
     config = meta.get("config", meta.get("cfg"))
     if isinstance(config, str):
         found = re.search(r"\bMD_R['\"]?\s*[=:]\s*(\d{1,4})\b", config)

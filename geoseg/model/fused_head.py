@@ -1,4 +1,4 @@
-"""The decoder of SegNeXt for inference; `geoseg.model.fused` says what was folded."""
+"""The decoder of SegNeXt for inference; `geoseg.model.fused` explains what is fused."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from geoseg.model.cpu.kernels import LANES, add_resized, addresses, compiled, group_norm_relu, sizes
+from geoseg.model.cpu.kernels import (
+    LANES,
+    add_resized,
+    group_norm_relu,
+    library_for,
+    longs,
+    pointers,
+)
 from geoseg.model.cpu.matmul import add_low_rank, project
 from geoseg.model.segnext import NMF, Hamburger, HamHead
 
 
-class FoldedHead(nn.Module):
+class FusedHead(nn.Module):
     """`HamHead`, squeezing each stage on its own grid."""
 
     def __init__(self, head: HamHead, dims: Sequence[int]) -> None:
@@ -22,13 +29,16 @@ class FoldedHead(nn.Module):
         biases = [head.squeeze.conv.bias, None, None]
         self.squeeze = nn.ModuleList(map(pointwise, kernels, biases))
         self.squeeze_norm = head.squeeze.gn
-        self.hamburger = FoldedHamburger(head.hamburger)
+        self.hamburger = FusedHamburger(head.hamburger)
         self.align, self.align_norm = head.align.conv, head.align.gn
         self.classify = head.conv_seg
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Logits. Takes the stages' maps, from fine to coarse, out of their list: each is freed as
-        soon as it is added."""
+        """Return the logits.
+
+        Args:
+            stages: maps from fine to coarse. The list is emptied, to free each map after its use.
+        """
         fine, *others = self.squeeze
         x = project(fine, stages.pop(0))
         for conv in reversed(others):
@@ -38,10 +48,10 @@ class FoldedHead(nn.Module):
         return project(self.classify, x)
 
 
-class FoldedHamburger(nn.Module):
+class FusedHamburger(nn.Module):
     """`Hamburger` with `ham_out` applied to the bases: W·(B·Cᵀ) = (W·B)·Cᵀ.
 
-    The norm after it needs the moments of a product, which are known from those of its factors.
+    The moments of the product, which the norm after it needs, follow from those of its factors.
     """
 
     def __init__(self, ham: Hamburger) -> None:
@@ -50,9 +60,9 @@ class FoldedHamburger(nn.Module):
         self.out, self.norm = ham.ham_out.conv, ham.ham_out.gn
 
     def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W)
-        lifted = project(self.lift, x, ending="relu")
+        lifted = project(self.lift, x, activation="relu")
         rows = x.movedim(1, -1).flatten(1, 2)  # (N,HW,D)
-        with torch.autocast(x.device.type, enabled=False):  # for the reason given in `NMF`
+        with torch.autocast(x.device.type, enabled=False):  # as in `NMF`
             bases, coef = factorize(lifted.float().flatten(2).mT, self.nmf)  # (N,D,R), (N,HW,R)
             bases = self.out.weight.flatten(1) @ bases
             slope, offset = self.affine(bases, coef)
@@ -60,7 +70,7 @@ class FoldedHamburger(nn.Module):
         return rows.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
     def affine(self, bases: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope and offset (N,D) of the norm of bases·coefᵀ + bias."""
+        """Return slope and offset (N,D) of the norm of bases·coefᵀ + bias."""
         bias = 0.0 if self.out.bias is None else self.out.bias
         mean = coef.mean(dim=1, keepdim=True)  # (N,1,R)
         spread = coef - mean
@@ -78,18 +88,18 @@ class FoldedHamburger(nn.Module):
 
 
 def pointwise(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A 1×1 convolution with these weights, (D,C,1,1) and (D,)."""
+    """Return a 1×1 convolution with these weights, (D,C,1,1) and (D,)."""
     dim, channels = kernel.shape[:2]
-    conv = nn.Conv2d(channels, dim, 1, device="meta")  # nothing to initialise
+    conv = nn.Conv2d(channels, dim, 1, device="meta")  # saves the initialization
     conv.weight = nn.Parameter(kernel.clone())
     conv.bias = None if bias is None else nn.Parameter(bias)
     return conv
 
 
 def factorize(samples: Tensor, nmf: NMF) -> tuple[Tensor, Tensor]:
-    """`nmf.factorize(samples)`; of (N,P,D)."""
+    """Return ``nmf.factorize(samples)`` of samples (N,P,D), in C where it can."""
     rank, dim = nmf.bases.shape[-1], samples.shape[-1]
-    lib = compiled(samples)
+    lib = library_for(samples)
     if lib is None or rank != 2 * LANES:
         return nmf.factorize(samples)
     bases = nmf.bases.expand(len(samples), -1, -1).clone()  # (N,D,R)
@@ -100,9 +110,9 @@ def factorize(samples: Tensor, nmf: NMF) -> tuple[Tensor, Tensor]:
             correlations, squares = x.new_zeros(dim, rank), x.new_zeros(rank, rank)
             sums = (None, None) if last else (correlations, squares)
             lib.geoseg_nmf(
-                *addresses(x, basis, shrink, coef, *sums),
+                *pointers(x, basis, shrink, coef, *sums),
                 ctypes.c_float(nmf.eps),
-                *sizes((int(step == 0), len(x), dim)),
+                *longs((int(step == 0), len(x), dim)),
             )
             if not last:
                 divisor = (basis @ squares).add_(nmf.eps)

@@ -1,10 +1,9 @@
-"""Fetches public weights into the user's cache, once, and checks them at every use.
+"""Download public weights to the user's cache, once, and check them at every use.
 
-The standard library's HTTP client is enough, and resumes; pooch would not. A partial download
-lies in ``partial/`` beside what its server calls it (ETag), so that it only goes on while the
-file on the server is the same. Weights appear under their final name when they are complete,
-converted and hashed. Where no hash was published the first download is trusted, its hash is
-recorded, and a later one must have it too.
+A partial download lies in ``partial/`` with the server's ETag, and is resumed only while the file
+on the server is the same; pooch cannot resume, the standard library's HTTP client can. Weights get
+their final name when they are complete, converted and hashed. If no hash was published, the first
+download is trusted and recorded, and later ones must have the same hash.
 """
 
 from __future__ import annotations
@@ -23,17 +22,16 @@ from tqdm import tqdm
 
 from geoseg.classes import ISAID
 from geoseg.errors import CheckpointError, DownloadError
-from geoseg.model.checkpoint import checkpoint_hash
-from geoseg.model.convert import import_checkpoint
+from geoseg.model.metadata import file_hash
 from geoseg.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class PublicWeights:
-    """One checkpoint on its authors' server."""
+    """A checkpoint on its authors' server."""
 
     name: str
-    """What `--weights` and `geoseg weights fetch` take."""
+    """Name for `--weights` and `geoseg weights fetch`."""
     variant: str
     """T, S, B or L."""
     url: str
@@ -41,7 +39,7 @@ class PublicWeights:
     miou: float
     """Mean IoU on iSAID val in percent, as published."""
     sha256: str | None = None
-    """Hash of the download; None = unknown, then the first download's hash is recorded."""
+    """Published hash of the download; None = the first download's hash is recorded."""
 
     @property
     def filename(self) -> str:
@@ -50,15 +48,15 @@ class PublicWeights:
 
     @property
     def path(self) -> Path:
-        """Where the converted weights lie once they are fetched."""
+        """Path of the converted weights, in the cache."""
         return cache_folder() / f"{self.name}.safetensors"
 
 
 def cache_folder() -> Path:
-    """`weights` in `$GEOSEG_CACHE`, or in the user's cache folder."""
+    """Return `weights` in `$GEOSEG_CACHE`, or in the user's cache folder."""
     if configured := os.environ.get("GEOSEG_CACHE"):
         return Path(configured) / "weights"
-    # Training runs where platformdirs is not installed, and needs no cache.
+    # Machines for training may lack platformdirs; they use no cache.
     from platformdirs import user_cache_path
 
     return user_cache_path("geoseg") / "weights"
@@ -82,24 +80,30 @@ PUBLIC_WEIGHTS = tuple(
 )
 """SegNeXt on iSAID by its authors, 896 × 896 px, 160 000 iterations (Jittor code)."""
 
-LICENCE = "code Apache-2.0; weights trained on iSAID, which is for academic use only"
-"""Of all the weights above."""
+LICENSE = "code Apache-2.0; weights trained on iSAID, which is for academic use only"
+"""License of `PUBLIC_WEIGHTS`."""
 
 
 def find_public(name: str) -> PublicWeights | None:
-    """The entry of that name."""
+    """Return the entry of that name, or None."""
     return next((entry for entry in PUBLIC_WEIGHTS if entry.name == name), None)
 
 
 TIMEOUT = 30.0
+"""Seconds to wait for the server's next byte."""
 CHUNK = 1 << 18
+"""Bytes read at once."""
 
 
 def fetch(entry: PublicWeights, *, force: bool = False) -> Path:
-    """The path of the weights, after downloading and converting them where they are missing.
+    """Return the path of the weights, downloaded and converted if they are not in the cache.
 
-    `force` fetches anew. Raises DownloadError where the server cannot be reached, the transfer
-    breaks (what came is kept, the next call goes on) or what came is not what was expected.
+    Args:
+        force: download them even if they are.
+
+    Raises:
+        DownloadError: the server cannot be reached, the transfer broke (the next call resumes
+            it), or the file is not the expected one.
     """
     final = entry.path
     partial = final.parent / "partial"
@@ -120,11 +124,11 @@ def fetch(entry: PublicWeights, *, force: bool = False) -> Path:
 
 
 def is_intact(entry: PublicWeights) -> bool:
-    """Whether the weights are in the cache. Raises CheckpointError where they have changed."""
+    """Return whether the weights are in the cache. Raises CheckpointError if they have changed."""
     final, hashes = entry.path, recorded_hashes(entry)
     if not final.is_file() or final.name not in hashes:
         return False
-    if checkpoint_hash(final) != hashes[final.name]:
+    if file_hash(final) != hashes[final.name]:
         raise CheckpointError(
             f"{final} is not what was fetched (its sha256 differs from the recorded one); "
             f"replace it: geoseg weights fetch {entry.name} --force"
@@ -137,7 +141,7 @@ def record_path(entry: PublicWeights) -> Path:
 
 
 def recorded_hashes(entry: PublicWeights) -> dict[str, str]:
-    """File name to SHA-256, from a record in the format of `sha256sum`."""
+    """Return SHA-256 by file name, from a record in the format of `sha256sum`."""
     path = record_path(entry)
     if not path.is_file():
         return {}
@@ -146,16 +150,14 @@ def recorded_hashes(entry: PublicWeights) -> dict[str, str]:
 
 
 def install(entry: PublicWeights, source: Path) -> None:
-    """Check a complete download, convert it, record its hash, give it its final name."""
+    """Check and convert a complete download, record its hash, and give it its final name."""
     final, record = entry.path, record_path(entry)
     converted = source.with_name(final.name)
     try:
-        digest = checkpoint_hash(source)
+        digest = file_hash(source)
         convert(entry, source, digest, converted)
         note = record.with_suffix(".tmp")
-        note.write_text(
-            f"{digest}  {source.name}\n{checkpoint_hash(converted)}  {final.name}\n", "utf-8"
-        )
+        note.write_text(f"{digest}  {source.name}\n{file_hash(converted)}  {final.name}\n", "utf-8")
         note.replace(record)
         converted.replace(final)
     except CheckpointError as error:
@@ -167,6 +169,9 @@ def install(entry: PublicWeights, source: Path) -> None:
 
 
 def convert(entry: PublicWeights, source: Path, digest: str, target: Path) -> None:
+    # It imports torch, which `geoseg weights list` must not wait for.
+    from geoseg.model.convert import import_checkpoint
+
     expected = entry.sha256 or recorded_hashes(entry).get(source.name, digest)
     if digest != expected:
         origin = "as published" if entry.sha256 else f"as recorded in {record_path(entry)}"
@@ -176,7 +181,7 @@ def convert(entry: PublicWeights, source: Path, digest: str, target: Path) -> No
         target,
         ISAID,
         provenance=f"{entry.url}, iSAID, by the authors of SegNeXt",
-        licence=LICENCE,
+        license=LICENSE,
         metrics={"iSAID val mIoU": entry.miou},
     )
     if metadata.variant != entry.variant:
@@ -193,7 +198,7 @@ def validator_path(part: Path) -> Path:
 
 
 def download(entry: PublicWeights, part: Path) -> None:
-    """Bring `part` to completion, going on where an earlier attempt ended if that is safe."""
+    """Complete `part`, resuming an earlier attempt if the server still has the same file."""
     note = validator_path(part)
     validator = note.read_text("utf-8") if note.is_file() else ""
     offset = part.stat().st_size if validator and part.is_file() else 0
@@ -224,7 +229,7 @@ def download(entry: PublicWeights, part: Path) -> None:
 
 
 def request(entry: PublicWeights, offset: int, validator: str) -> tuple[HTTPResponse, int]:
-    """A response, and at which byte its body begins: at `offset`, or else at 0."""
+    """Return a response and the offset of its body in the file: `offset`, or else 0."""
     headers = {"User-Agent": f"geoseg/{VERSION}", "Accept-Encoding": "identity"}
     resume = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
     try:
@@ -232,7 +237,7 @@ def request(entry: PublicWeights, offset: int, validator: str) -> tuple[HTTPResp
             urllib.request.Request(entry.url, headers=headers | resume), timeout=TIMEOUT
         )
     except HTTPError as error:
-        if resume and error.code == 416:  # the server's file is not longer than what is here
+        if resume and error.code == 416:  # the part is as long as the server's file
             return request(entry, 0, "")
         raise unreachable(entry, f"HTTP {error.code} {error.reason}") from None
     except (URLError, OSError, HTTPException) as error:
@@ -247,7 +252,7 @@ def request(entry: PublicWeights, offset: int, validator: str) -> tuple[HTTPResp
 
 
 def validator_of(response: HTTPResponse) -> str:
-    """What identifies this version of the file: a strong ETag or else its date."""
+    """Return what identifies this version of the file: a strong ETag or else its date."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 

@@ -1,4 +1,4 @@
-"""Weights by name or file, as a network ready to use."""
+"""Find weights by name or file, and load them as a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import build_model, read_checkpoint
-from geoseg.model.cpu.parallel import one_thread
+from geoseg.model.cpu.parallel import single_threaded
 from geoseg.model.hub import fetch, find_public
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
@@ -19,19 +19,24 @@ FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
 def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyramid:
-    """A trained network on the CPU, in float32 and evaluation mode.
+    """Return a trained network on the CPU, in float32 and evaluation mode.
 
-    `weights` is the path of a geoseg checkpoint, the name of public weights (`geoseg weights
-    list`; fetched on first use), or None for the default inside the package. The model's
-    `metadata` says how to normalise the pixels that its `forward` takes.
+    Its `metadata` tells how to normalize the pixels for its `forward`.
+
+    Args:
+        weights: path of a geoseg checkpoint, name of public weights (`geoseg weights list`; they
+            are downloaded on first use), or None for the default weights in the package.
+
+    Raises:
+        CheckpointError: there are no such weights, or they cannot be read.
     """
-    with one_thread():
+    with single_threaded():
         state, metadata = read_checkpoint(locate_weights(weights))
         return build_model(state, metadata)
 
 
 def locate_weights(weights: str | Path | None = None) -> Path:
-    """The checkpoint file that `load_model` reads for the same argument."""
+    """Return the checkpoint file that `load_model` reads for the same argument."""
     if weights is None:
         path = Path(str(files("geoseg.model.weights") / DEFAULT_WEIGHTS))
         if not path.is_file():

@@ -1,23 +1,21 @@
-"""What a checkpoint says about itself: one JSON object in the safetensors header.
+"""The description of a checkpoint: one JSON object in the safetensors header.
 
-The header is untrusted input. Every field is checked when it is read and when it is built,
-and an error names the field.
+The header is untrusted input: constructing `Metadata` checks every field, and errors name it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import IGNORE, LabelClass, display_color, fault_of_name, read_class_list
-from geoseg.errors import CheckpointError, DataError
-from geoseg.model.variants import VARIANTS
+from geoseg.classes import IGNORE, LabelClass, display_color, name_problem
+from geoseg.errors import CheckpointError
+from geoseg.model.variants import PYRAMIDS, VARIANTS
 
-TEACHERS = ("lite0", "lite2")
-"""Names of other networks than SegNeXt, see `geoseg.model.pyramid`."""
 HEADER_KEY = "geoseg"
 FORMAT = 1
 
@@ -28,36 +26,37 @@ IMAGENET_STD: Triple = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Everything that predict and a reader need to know about weights besides the tensors.
+    """All that predictions and readers need to know of weights besides the tensors.
 
-    Raises CheckpointError, naming the field, where a value makes no sense.
+    Raises:
+        CheckpointError: a field has an impossible value.
     """
 
     variant: str
-    """T, S, B or L, or one of `TEACHERS`."""
+    """T, S, B or L, or one of `PYRAMIDS`."""
     classes: tuple[LabelClass, ...]
-    """One per channel of the logits, in order."""
+    """Classes of the channels of the logits, in order."""
     mean: Triple = IMAGENET_MEAN
-    """Per channel, red first, on the 0-255 scale."""
+    """Of red, green and blue, on the 0-255 scale."""
     std: Triple = IMAGENET_STD
-    """Per channel, red first, on the 0-255 scale."""
+    """Of red, green and blue, on the 0-255 scale."""
     head_bias: bool = False
-    """True for Jittor weights from before December 2022, see `HamHead`."""
+    """Whether the decoder's convolutions have a bias, as in Jittor weights before December 2022."""
     nmf_rank: int = 0
-    """Columns of the NMF bases, which no tensor shows. 0 stands for the paper's for the variant."""
+    """Columns of the NMF bases, which no tensor shows; 0 becomes the variant's in the paper."""
     gsd_range: tuple[float, float] | None = None
-    """Metres a pixel that the weights were trained on; None = unknown."""
+    """Least and largest pixel size of the training images, m; None = unknown."""
     scale: float = 1.0
     """Factor by which a scene's pixels are enlarged before the model sees them."""
     provenance: str = ""
-    """Where the weights come from: data, recipe, file."""
-    licence: str = ""
-    """Under which terms they may be used."""
+    """Origin of the weights: data, recipe, file."""
+    license: str = ""
+    """Terms of use of the weights."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Figures to compare weights by, as `{"val mIoU": 0.47}`."""
+    """Scores by name, as `{"val mIoU": 0.47}`."""
 
     def __post_init__(self) -> None:
-        known = (*VARIANTS, *TEACHERS)
+        known = (*VARIANTS, *PYRAMIDS)
         check("variant", self.variant, isinstance(self.variant, str) and self.variant in known)
         if self.nmf_rank == 0:
             rank = VARIANTS[self.variant].rank if self.variant in VARIANTS else 1
@@ -72,7 +71,7 @@ class Metadata:
         check("gsd_range", gsd, gsd is None or (is_numbers(gsd, 2, 1e-6) and gsd[0] <= gsd[1]))
         check("scale", self.scale, is_number(self.scale, 1 / 16) and self.scale <= 16)
         check("provenance", self.provenance, is_text(self.provenance))
-        check("licence", self.licence, is_text(self.licence))
+        check("license", self.license, is_text(self.license))
         metrics = self.metrics
         check(
             "metrics",
@@ -82,13 +81,17 @@ class Metadata:
         )
 
     def to_header(self) -> dict[str, str]:
-        """The safetensors header's string map."""
+        """Return the safetensors header."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False)
         return {HEADER_KEY: text}
 
     @classmethod
     def from_header(cls, header: Mapping[str, str] | None) -> Metadata:
-        """The inverse of `to_header`. Raises CheckpointError for anything else."""
+        """Parse a safetensors header.
+
+        Raises:
+            CheckpointError: there is no metadata, or it is of another format or not valid.
+        """
         try:
             values = json.loads((header or {})[HEADER_KEY])
         except KeyError:
@@ -98,6 +101,8 @@ class Metadata:
         check("format", values, isinstance(values, dict))
         if (version := values.pop("format", None)) != FORMAT:
             raise CheckpointError(f"metadata format {version!r:.40}, this geoseg reads {FORMAT}")
+        if "license" not in values and "licence" in values:  # as the first checkpoints spelled it
+            values["license"] = values.pop("licence")
         names = {f.name for f in fields(cls)}
         if wrong := sorted(names ^ values.keys()):
             state = "is missing" if wrong[0] in names else "is unknown"
@@ -110,7 +115,7 @@ class Metadata:
 
 
 def classes_from_json(rows: Any) -> tuple[LabelClass, ...]:
-    """Label classes from a list of `{"id": 0, "name": "ship", "color": [r, g, b]}`."""
+    """Return classes from a list of `{"id": 0, "name": "ship", "color": [r, g, b]}`."""
     check("classes", rows, isinstance(rows, list))
     for row in rows:
         check("classes", row, isinstance(row, dict) and row.keys() == {"id", "name", "color"})
@@ -120,21 +125,19 @@ def classes_from_json(rows: Any) -> tuple[LabelClass, ...]:
     return tuple(replace(item, color=display_color(item.name, item.color)) for item in classes)
 
 
-def read_classes(path: Path) -> tuple[LabelClass, ...]:
-    """`read_class_list` for weights: its errors are CheckpointErrors."""
-    try:
-        return read_class_list(path)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_classes(classes: tuple[LabelClass, ...]) -> None:
-    """Ids count from 0, names are unique whatever their case, colors are RGB."""
+    """Check that ids count from 0, names differ by more than case, and colors are RGB."""
     check("classes", classes, isinstance(classes, tuple) and 1 <= len(classes) <= IGNORE)
     for index, item in enumerate(classes):
         check("classes", item, isinstance(item, LabelClass))
         check("classes", item, type(item.id) is int and item.id == index)
-        check("classes", item, isinstance(item.name, str) and not fault_of_name(item.name))
+        check("classes", item, isinstance(item.name, str) and not name_problem(item.name))
         rgb = item.color
         check("classes", item, isinstance(rgb, tuple) and len(rgb) == 3)
         check("classes", item, all(type(v) is int and 0 <= v <= 255 for v in rgb))
@@ -143,16 +146,18 @@ def check_classes(classes: tuple[LabelClass, ...]) -> None:
 
 
 def check(name: str, value: object, holds: object) -> None:
+    """Raise CheckpointError with the name and value of a metadata field unless `holds`."""
     if not holds:
         raise CheckpointError(f"metadata field {name!r} is wrong: {value!r:.80}")
 
 
 def is_number(value: Any, low: float) -> bool:
-    """A real number from `low` to a million; NaN and infinity are not."""
+    """Return whether `value` is a real number from `low` to a million."""
     return isinstance(value, int | float) and type(value) is not bool and low <= value <= 1e6
 
 
 def is_numbers(value: Any, length: int, low: float) -> bool:
+    """Return whether `value` is a tuple of `length` numbers from `low` on."""
     return (
         isinstance(value, tuple)
         and len(value) == length
@@ -161,5 +166,5 @@ def is_numbers(value: Any, length: int, low: float) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Printable: what a terminal shows of it can do nothing to the terminal."""
+    """Return whether `value` is text without control characters, which is safe to print."""
     return isinstance(value, str) and all(c.isprintable() or c == "\n" for c in value)

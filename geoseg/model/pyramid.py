@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with a feature pyramid: a teacher that has seen ImageNet.
+"""EfficientNet-Lite with a feature pyramid: a teacher pretrained on ImageNet.
 
 The encoder is that of Tan & Le, "EfficientNet" (ICML 2019), in its Lite form (no squeeze and
 excitation, ReLU6), with TensorFlow's padding, so that the published weights fit. The decoder
@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.metadata import Metadata
-
-LITE: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
-"""Factors on width and depth, by name."""
+from geoseg.model.variants import PYRAMIDS
 
 STAGES = (
     # repeats, kernel, stride, expansion, channels
@@ -29,17 +27,19 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+"""Stages of EfficientNet-B0 (paper, table 1)."""
 STEM = 32
+"""Channels of the stem."""
 WIDTH = 96
 """Channels of the pyramid."""
 DROP_PATH = 0.1
-"""Probability that the last block of the encoder is skipped in training; 0 for the first."""
+"""Probability that training skips the last block of the encoder; it rises from 0 at the first."""
 EPSILON, MOMENTUM = 1e-3, 0.01
-"""Of the encoder's batch norms, as the weights were trained."""
+"""Parameters of the encoder's batch norms, as the published weights were trained."""
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's `same` padding: odd amounts put more at the end."""
+    """A convolution with TensorFlow's `same` padding: an odd amount has more at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
@@ -90,19 +90,19 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        width, depth = LITE[name]
+        width, depth = PYRAMIDS[name]
         self.stem = nn.Sequential(
             SameConv2d(3, STEM, 3, 2, bias=False), norm(STEM), nn.ReLU6(inplace=True)
         )
         repeats = [
-            # The Lite form scales neither the first nor the last stage.
+            # The Lite form does not scale the first and the last stage.
             r if i in (0, len(STAGES) - 1) else math.ceil(r * depth)
             for i, (r, *_) in enumerate(STAGES)
         ]
         total, count, inputs = sum(repeats), 0, STEM
         self.stages = nn.ModuleList()
         self.channels: list[int] = []
-        """Of the maps that `forward` returns."""
+        """Channels of the maps that `forward` returns."""
         for i, (_, kernel, stride, expansion, channels) in enumerate(STAGES):
             outputs = divisible(channels * width)
             blocks = []
@@ -129,13 +129,13 @@ class Encoder(nn.Module):
 
 
 def divisible(channels: float, by: int = 8) -> int:
-    """The nearest multiple of `by` that is not below nine tenths of `channels`."""
+    """Return the nearest multiple of `by` that is at least nine tenths of `channels`."""
     rounded = max(by, int(channels + by / 2) // by * by)
     return rounded + by if rounded < 0.9 * channels else rounded
 
 
 class Pyramid(nn.Module):
-    """Decoder: maps of an encoder to logits (N,C,H/4,W/4)."""
+    """Decoder of an encoder's maps to logits (N,C,H/4,W/4)."""
 
     def __init__(self, channels: list[int], num_classes: int) -> None:
         super().__init__()
@@ -171,17 +171,19 @@ class Pyramid(nn.Module):
 
 
 def enlarged(x: Tensor, like: Tensor) -> Tensor:
+    """Resize `x` bilinearly to the height and width of `like`."""
     return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
 class EfficientNetPyramid(nn.Module):
-    """The whole network, with `metadata` once it is trained or loaded.
+    """The whole network.
 
     Args:
-        name: of the encoder, a key of `LITE`.
+        name: of the encoder, a key of `PYRAMIDS`.
     """
 
     metadata: Metadata
+    """Description of the weights; set where they are loaded or trained."""
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
@@ -189,6 +191,6 @@ class EfficientNetPyramid(nn.Module):
         self.decode_head = Pyramid(self.backbone.channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized pixels (N,3,H,W) to logits (N,C,H/4,W/4) in training, else (N,C,H/8,W/8)."""
+        """Return logits (N,C,H/4,W/4) in training, else (N,C,H/8,W/8), of pixels (N,3,H,W)."""
         logits: Tensor = self.decode_head(self.backbone(x))
         return logits if self.training else F.avg_pool2d(logits, 2)

@@ -1,16 +1,16 @@
-"""Tiles in, logits out: normalisation, device, precision, batches, test-time augmentation."""
+"""Tiles in, logits out: normalization, batches, devices, threads, test-time augmentation."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
+import itertools
 import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,43 +19,40 @@ from torch import Tensor, nn
 
 from geoseg.errors import OptionError
 from geoseg.model.backends import Backend, open_backend
-from geoseg.model.cpu.kernels import normalise
-from geoseg.model.cpu.parallel import Crew, one_thread
-from geoseg.model.fused import FoldedSegNeXt, fold
+from geoseg.model.checkpoint import weights_hash
+from geoseg.model.cpu.kernels import normalize
+from geoseg.model.cpu.parallel import WorkerPool, single_threaded
+from geoseg.model.devices import (
+    DeviceOptions,
+    Precision,
+    choose_device,
+    choose_dtype,
+    computes_bfloat16,
+)
+from geoseg.model.fused import FusedSegNeXt, fuse
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.native.malloc import idle_bytes, keep_free_memory
+from geoseg.native.malloc import idle_bytes
 from geoseg.timing import StageTimer
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 LOG = logging.getLogger("geoseg")
 MAX_STREAMS = 8
-"""Tiles that a CPU computes side by side; each takes memory."""
-DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-class Asked(TypedDict):
-    """Options that each machine answers for itself; see `TileModel`."""
-
-    device: str
-    precision: Precision
-    batch_size: int | None
+"""Tiles that a CPU computes side by side, at most: each needs memory."""
+DIHEDRAL_GROUP = tuple(itertools.product((False, True), range(4)))
+"""The symmetries of the square: whether to mirror, then how many right angles to rotate."""
 
 
 class TileModel:
-    """A segmentation network, ready to be fed with tiles from several threads.
+    """A segmentation network that threads feed with tiles.
 
-    The device computes in threads of its own, for which others wait: one, but on a CPU one for
-    each core, up to `MAX_STREAMS`. Tiles side by side need no barriers, as the parts of one would.
-    Picklable: where it arrives, it finds the device, precision and cores of that machine.
+    Callers wait while the device computes in threads of the model's own: one, or on a CPU one per
+    core, up to `MAX_STREAMS`. Tiles side by side need no barriers, unlike the parts of one tile.
+    Pickling drops the device, precision and threads; unpickling chooses those of that machine.
+
+    A process that predicts much on a CPU calls `geoseg.native.malloc.keep_free_memory` first.
 
     Args:
-        model: normalised pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
+        model: normalized pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
             and `std` per channel on the 0-255 scale, `classes`). A SegNeXt is copied in its
             inference form, as its weights are now; another module is used as it is.
         device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
@@ -66,7 +63,7 @@ class TileModel:
             the device runs out of memory.
         tta: average the probabilities over the 8 flips and right-angle rotations.
         backend: the engine; others than ``torch`` compute on a CPU.
-        consume: nobody needs `model` any more, which saves copying it.
+        consume: take `model` apart instead of a copy; the caller no longer uses it.
 
     Raises:
         OptionError: the device, precision or backend is not there, or they exclude each other.
@@ -85,50 +82,53 @@ class TileModel:
     ) -> None:
         if backend != "torch" and device == "auto":
             device = "cpu"
-        self.asked: Asked = {"device": device, "precision": precision, "batch_size": batch_size}
-        """What was asked for; what it becomes depends on the machine."""
+        self.requested: DeviceOptions = {
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+        }
+        """The arguments; what they resolve to depends on the machine."""
         self.tta, self.backend = tta, backend
-        self._choose()
+        self._resolve_options()
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
         self.weights_hash = weights_hash(model)
-        with one_thread():
-            self._settle(
-                fold(model, consume=consume) if isinstance(model, SegNeXt) else model.eval()
-            )
+        with single_threaded():
+            if isinstance(model, SegNeXt):
+                self._place(fuse(model, consume=consume))
+            else:
+                self._place(model.eval())
 
-    def _choose(self) -> None:
-        """Find the device of this machine, and how it computes."""
-        keep_free_memory()
-        self.device = choose_device(self.asked["device"])
-        self.dtype = choose_dtype(self.asked["precision"], self.device)
+    def _resolve_options(self) -> None:
+        """Choose this machine's device, precision, batch size and threads."""
+        self.device = choose_device(self.requested["device"])
+        self.dtype = choose_dtype(self.requested["precision"], self.device)
         on_cpu = self.device.type == "cpu"
-        imitated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
-        if imitated and on_cpu and self.backend == "torch":
-            LOG.warning("this processor only imitates bfloat16: float32 is many times faster")
-        self.batch_size = self.asked["batch_size"] or (1 if on_cpu else 8)
+        emulated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
+        if emulated and on_cpu and self.backend == "torch":
+            LOG.warning("this processor only emulates bfloat16: float32 is many times faster")
+        self.batch_size = self.requested["batch_size"] or (1 if on_cpu else 8)
         self.cores = torch.get_num_threads()
         self.streams = min(self.cores, MAX_STREAMS if on_cpu and self.backend == "torch" else 1)
-        self.threads = self.cores // self.streams
         self.idle_bytes = 0
-        """Heap that a call leaves idle and the next one needs again."""
+        """Heap that is free between two calls, and that the next one uses again."""
 
-    def _settle(self, module: nn.Module) -> None:
-        """Give the device its network."""
+    def _place(self, module: nn.Module) -> None:
+        """Put the network on the device and start the threads that feed it."""
         self.module = module
+        self.pool = WorkerPool(self.streams, self.cores)
         self.network: Callable[[Tensor], Tensor] = (
             module.to(self.device)
             if self.backend == "torch"
-            else open_backend(self.backend, module, self.device, self.dtype, self.threads)
+            else open_backend(self.backend, module, self.device, self.dtype, self.pool.share)
         )
-        self.crew = Crew(self.streams, self.cores)
         self.cancelled = False
         self.batch_lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        """What is the same on every machine."""
-        parts = ("asked", "tta", "backend", "metadata", "weights_hash")
+        """Return what does not depend on the machine."""
+        parts = ("requested", "tta", "backend", "metadata", "weights_hash")
         on_cpu = self.device.type == "cpu"
         module = self.module if on_cpu else copy.deepcopy(self.module).cpu()
         return {"module": module, **{part: getattr(self, part) for part in parts}}
@@ -136,13 +136,13 @@ class TileModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         module = state.pop("module")
         self.__dict__.update(state)
-        self._choose()
-        with one_thread():
-            self._settle(module)
+        self._resolve_options()
+        with single_threaded():
+            self._place(module)
 
     @property
     def options(self) -> dict[str, object]:
-        """How it computes, for a summary."""
+        """How the model computes, for a summary."""
         return {
             "device": str(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
@@ -166,46 +166,50 @@ class TileModel:
         valid: Sequence[NDArray[np.bool_]],
         timer: StageTimer,
     ) -> list[NDArray[np.float32]]:
-        """Logits (C,H/8,W/8) of each tile, in order. The time on the device counts as "model".
+        """Return the logits (C,H/8,W/8) of each tile, in order.
 
         Args:
             images: (3,H,W) each, on the 0-255 scale; all of one size, sides multiples of 32.
             valid: (H,W) each; where False the model sees the channel mean.
+            timer: its stage "model" gets the time on the device.
         """
         if not images:
             return []
         pixels, mask = self.stack_pinned(images), self.stack_pinned(valid)
         batches = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
-        jobs = [self.crew.submit(self.run_batch, pixels[b], mask[b]) for b in batches]
+        jobs = [self.pool.submit(self.run_batch, pixels[b], mask[b]) for b in batches]
         found = []
         for queued, seconds in [job.result() for job in jobs]:
             timer.seconds["model"] += seconds  # type: ignore[assignment]
-            # A GPU is still computing, and the next thread queues its tiles behind.
+            # A GPU may still compute them, while the next thread queues its tiles.
             with timer.stage("model"):
-                # Copies: who keeps logits must not keep the memory that they were computed in.
+                # Copies, since views would keep the arena that the logits were computed in.
                 found += [np.array(tile) for logits in queued for tile in logits.cpu().numpy()]
         self.idle_bytes = self.idle_bytes or idle_bytes()
         return found
 
     def stack_pinned(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
-        """Stacked, in memory from which the device copies without waiting; one alone is enough for
-        a batch of one."""
+        """Stack arrays in memory from which the device copies asynchronously.
+
+        A single array is not copied.
+        """
         first, *others = arrays
         tensor = torch.from_numpy(np.stack(arrays) if others else first[None])
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def run_batch(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
-        """Logits of a batch, on a CPU computed, on a GPU perhaps not yet; and the seconds taken.
+        """Return the logits of a batch and the seconds spent; a GPU may not have finished them.
 
-        In parts where the device's memory is too small for all of it. For the workers' threads
-        only: no others may have teams of threads, see `one_thread`.
+        A batch that exceeds the device's memory is computed in parts. Runs in the pool's threads
+        only, which alone may start OpenMP teams; see `single_threaded`.
 
         Args:
             pixels: (N,3,H,W) uint8.
             mask: (N,H,W) bool.
+
+        Raises:
+            CancelledError: another thread failed; see `cancelled_on_error`.
         """
-        # Sums are split by threads, so their number decides the last bits of the logits.
-        torch.set_num_threads(self.threads)
         timer, queued, start = StageTimer(), list[Tensor](), 0
         with timer.stage("model"), torch.inference_mode():
             while start < len(pixels):
@@ -221,11 +225,12 @@ class TileModel:
         return queued, timer.seconds["model"]
 
     def halve_batch(self, tried: int, side: int) -> None:
-        """After a batch of `tried` tiles was too much for the device.
+        """Halve the batch size after the device had no memory for `tried` tiles.
 
-        Threads that ran out of memory with the same batch halve it once.
+        Threads that ran out of memory with the same batch size halve it once.
 
-        Raises OptionError where one tile of `side` px is too much already.
+        Raises:
+            OptionError: one tile of `side` px is already too large.
         """
         if tried == 1:
             raise OptionError(
@@ -244,7 +249,7 @@ class TileModel:
 
     @contextmanager
     def cancelled_on_error(self) -> Iterator[None]:
-        """An error that leaves it, Ctrl-C too, ends what other threads compute or wait for."""
+        """Cancel the batches of all threads if the block is left by an error or Ctrl-C."""
         self.cancelled = False
         try:
             yield
@@ -253,11 +258,11 @@ class TileModel:
             raise
 
     def release_memory(self) -> None:
-        """Give back what tiles took; the next one takes it anew."""
-        self.crew.workspaces.clear()
+        """Free the memory of tiles; the next one allocates it again."""
+        self.pool.arenas.clear()
 
-    def normalise(self, pixels: Tensor, mask: Tensor) -> Tensor:
-        """(N,3,H,W), zero mean and unit deviation, 0 where there is no data."""
+    def normalize(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        """Return (N,3,H,W) on the device, with zero mean and unit deviation, 0 where masked."""
         pixels, mask = (
             tensor.contiguous().to(self.device, non_blocking=tensor.is_pinned())
             for tensor in (pixels, mask)
@@ -266,31 +271,32 @@ class TileModel:
             torch.tensor(values, device=self.device)
             for values in (self.metadata.mean, self.metadata.std)
         )
-        return normalise(pixels, mask, mean, std)
+        return normalize(pixels, mask, mean, std)
 
     def logits(self, pixels: Tensor, mask: Tensor) -> Tensor:
-        """Logits of tiles, (N,3,H,W) and (N,H,W); log-probabilities with test-time augmentation."""
+        """Return logits of tiles (N,3,H,W), (N,H,W); log-probabilities if `tta` is set."""
         if self.tta:
-            return self.augmented(self.normalise(pixels, mask))
-        if self.device.type == "cpu" and isinstance(self.network, FoldedSegNeXt):
+            return self.augmented(self.normalize(pixels, mask))
+        if self.device.type == "cpu" and isinstance(self.network, FusedSegNeXt):
 
             def rows(top: int, bottom: int) -> Tensor:
-                return self.normalise(pixels[:, :, top:bottom], mask[:, top:bottom])
+                return self.normalize(pixels[:, :, top:bottom], mask[:, top:bottom])
 
             with self.autocast():
                 return self.network.by_rows(rows, pixels.shape[2])
-        return self.forward(self.normalise(pixels, mask))
+        return self.forward(self.normalize(pixels, mask))
 
     def augmented(self, x: Tensor) -> Tensor:
-        """Logarithms of the mean probabilities of normalised tiles over all `symmetries`."""
+        """Return the log of the mean probabilities over the `DIHEDRAL_GROUP`."""
         probs = sum(
-            back(self.forward(turn(x)).float().softmax(dim=1)) for turn, back in symmetries()
+            invert(self.forward(transform(x, *symmetry)).float().softmax(dim=1), *symmetry)
+            for symmetry in DIHEDRAL_GROUP
         )
         assert isinstance(probs, Tensor)
-        return (probs / 8).log()
+        return (probs / len(DIHEDRAL_GROUP)).log()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised tiles."""
+        """Return the logits of normalized tiles."""
         with self.autocast():
             return self.network(x)
 
@@ -299,70 +305,12 @@ class TileModel:
         return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
 
 
-class Dihedral:
-    """A symmetry of the square on (N,C,H,W), or its inverse."""
-
-    def __init__(self, quarters: int, mirror: bool, inverse: bool = False) -> None:
-        self.quarters, self.mirror, self.inverse = quarters, mirror, inverse
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.inverse:
-            x = torch.rot90(x, -self.quarters, (2, 3))
-            return x.flip(3) if self.mirror else x
-        x = x.flip(3) if self.mirror else x
-        return torch.rot90(x, self.quarters, (2, 3))
+def transform(x: Tensor, mirror: bool, quarters: int) -> Tensor:
+    """Apply a symmetry of the square to maps (N,C,H,W)."""
+    return torch.rot90(x.flip(3) if mirror else x, quarters, (2, 3))
 
 
-def symmetries() -> list[tuple[Dihedral, Dihedral]]:
-    """The 8 symmetries of the square, each with its inverse."""
-    return [
-        (Dihedral(quarters, mirror), Dihedral(quarters, mirror, inverse=True))
-        for mirror in (False, True)
-        for quarters in range(4)
-    ]
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the names and values of all tensors, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        values = tensor.detach().cpu().contiguous().flatten()
-        digest.update(values.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def choose_device(name: str) -> torch.device:
-    """Raises OptionError for a device that is unknown or not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(
-            f"--device {name} cannot be used ({reason}); use --device cpu or auto"
-        ) from error
-    return device
-
-
-def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return DTYPES[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if computes_bfloat16(device) else torch.float16
-    return torch.float32
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16.
-
-    A processor without them imitates it, at a sixteenth of its speed in float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+def invert(x: Tensor, mirror: bool, quarters: int) -> Tensor:
+    """Undo `transform`."""
+    x = torch.rot90(x, -quarters, (2, 3))
+    return x.flip(3) if mirror else x

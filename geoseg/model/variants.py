@@ -1,4 +1,4 @@
-"""The sizes of SegNeXt."""
+"""Names and sizes of the networks, without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The sizes that tell SegNeXt-T, S, B and L apart (paper, table 2)."""
+    """Sizes of SegNeXt-T, S, B and L (paper, table 2)."""
 
     name: str
     dims: tuple[int, int, int, int]
@@ -17,10 +17,11 @@ class Variant:
     head: int
     """Channels inside the decoder, the `D` of its matrix factorization."""
     rank: int
-    """Columns of the NMF bases (`MD_R`). Not visible in weights."""
+    """Columns of the NMF bases (`MD_R`); no tensor of a checkpoint shows it."""
     drop_path: float
-    """Stochastic depth at the last block; grows linearly from 0."""
+    """Rate of stochastic depth at the last block; it rises linearly from 0 at the first."""
     mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
+    """Hidden channels of an MLP per channel of the stage."""
 
 
 VARIANTS = {
@@ -29,3 +30,6 @@ VARIANTS = {
     "B": Variant("B", (64, 128, 320, 512), (3, 3, 12, 3), head=512, rank=64, drop_path=0.2),
     "L": Variant("L", (64, 128, 320, 512), (3, 5, 27, 3), head=1024, rank=64, drop_path=0.3),
 }
+
+PYRAMIDS: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
+"""Encoders of `geoseg.model.pyramid`: factors on width and depth."""

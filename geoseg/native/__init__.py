@@ -1,1 +1,1 @@
-"""Code in C, optional: everything works without it."""
+"""Optional C code; without it everything works, more slowly."""

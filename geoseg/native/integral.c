@@ -1,6 +1,6 @@
-/* Sums over rectangles of a raster; see polygons.py. */
+/* Sums over rectangles of a raster; see geo/vector/polygonize.py. */
 
-/* sums: (height + 1, width + 1), each of all values above and to the left, in whole units. */
+/* sums: (height + 1, width + 1): of all values above and to the left, in whole units. */
 void geoseg_accumulate(long long *sums, const float *values, float unit, long height, long width)
 {
     for (long x = 0; x <= width; x++)

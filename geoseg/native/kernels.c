@@ -1,10 +1,10 @@
-/* What torch does slowly on a CPU: GELU, depthwise convolutions, norms, skinny matrix products and
- * what follows them, all in channels-last order.
+/* Operations that torch computes slowly on a CPU: GELU, depthwise convolutions, norms, products
+ * with narrow matrices and their epilogues, all in channels-last order.
  *
- * Called by kernels.py, which documents each function; all maps are (rows, columns, channels),
- * contiguous float32, with channels a multiple of LANES. One thread computes: tiles are what runs
- * in parallel, and parts of them where threads are idle. So where the loop is not over all of a
- * map's pixels, a function takes the rows or channels that it computes. */
+ * Called by model/cpu/kernels.py and matmul.py, which document each function; all maps are (rows,
+ * columns, channels), contiguous float32, with channels a multiple of LANES. A call computes in one
+ * thread: tiles run in parallel, and parts of them where threads are idle. So where the loop is not
+ * over all of a map's pixels, a function takes the range of rows or channels to compute. */
 
 #include "simd.h"
 
@@ -34,20 +34,21 @@ KERNEL void geoseg_bias_gelu(float *map, const float *bias, long pixels, long ch
             store(map + c, gelu(load(map + c) + load(bias + c)));
 }
 
-/* Of `vectors` times LANES channels: two fill a line of the cache, of which each is read once. */
-INLINE void depthwise_gelu(float *map, const float *before, const float *kernel, const float *after,
-                           long rows, long columns, long channels, const int vectors)
+/* Computes `vectors` times LANES channels: two vectors fill a cache line, which is read once. */
+INLINE void depthwise_gelu(float *map, const float *bias, const float *kernel,
+                           const float *conv_bias, long rows, long columns, long channels,
+                           const int vectors)
 {
     enum { MOST = 2 };
     lanes a[MOST], b[MOST], k[9][MOST];
     for (int v = 0; v < vectors; v++) {
-        b[v] = load(before + v * LANES), a[v] = load(after + v * LANES);
+        b[v] = load(bias + v * LANES), a[v] = load(conv_bias + v * LANES);
         for (int i = 0; i < 9; i++)
             k[i][v] = load(kernel + i * channels + v * LANES);
     }
     for (long y = 0; y < rows; y++) {
-        /* Each value is read once, and given to the three results of a row that it is part of; so
-         * the first of them can be written where it was. */
+        /* Each value is read once and added to the three sums of a row that it contributes to, so a
+         * finished sum can overwrite it. */
         float *upper = map + y * columns * channels;
         const float *middle = upper + columns * channels, *lower = middle + columns * channels;
         lanes left[MOST], here[MOST], right[MOST];
@@ -55,142 +56,144 @@ INLINE void depthwise_gelu(float *map, const float *before, const float *kernel,
             here[v] = right[v] = a[v];
         for (long x = 0; x < columns; x++)
             for (int v = 0; v < vectors; v++) {
-                const long place = x * channels + v * LANES;
-                lanes u = load(upper + place) + b[v], m = load(middle + place) + b[v],
-                      l = load(lower + place) + b[v];
+                const long offset = x * channels + v * LANES;
+                lanes u = load(upper + offset) + b[v], m = load(middle + offset) + b[v],
+                      l = load(lower + offset) + b[v];
                 left[v] = here[v], here[v] = right[v], right[v] = a[v];
                 left[v] += k[2][v] * u, left[v] += k[5][v] * m, left[v] += k[8][v] * l;
                 here[v] += k[1][v] * u, here[v] += k[4][v] * m, here[v] += k[7][v] * l;
                 right[v] += k[0][v] * u, right[v] += k[3][v] * m, right[v] += k[6][v] * l;
                 if (x > 0)
-                    store(upper + place - channels, gelu(left[v]));
+                    store(upper + offset - channels, gelu(left[v]));
             }
         for (int v = 0; v < vectors; v++)
             store(upper + (columns - 1) * channels + v * LANES, gelu(here[v]));
     }
 }
 
-KERNEL void geoseg_depthwise_gelu(float *map, const float *before, const float *kernel,
-                                  const float *after, long rows, long columns, long channels,
+KERNEL void geoseg_depthwise_gelu(float *map, const float *bias, const float *kernel,
+                                  const float *conv_bias, long rows, long columns, long channels,
                                   long from, long to)
 {
     long c = from;
     for (; c + 2 * LANES <= to; c += 2 * LANES)
-        depthwise_gelu(map + c, before + c, kernel + c, after + c, rows, columns, channels, 2);
+        depthwise_gelu(map + c, bias + c, kernel + c, conv_bias + c, rows, columns, channels, 2);
     for (; c < to; c += LANES)
-        depthwise_gelu(map + c, before + c, kernel + c, after + c, rows, columns, channels, 1);
+        depthwise_gelu(map + c, bias + c, kernel + c, conv_bias + c, rows, columns, channels, 1);
 }
 
-/* A matrix product whose left side, unlike in BLAS, is read where it lies: with so few columns,
- * packing it takes a fifth of the time. TALL rows times the BROAD columns of a panel at once. */
-enum { TALL = 6, BROAD = 2 * LANES, NEAR = 8 * 1024 /* floats of the left side in the cache */ };
+/* A matrix product that, unlike BLAS, does not pack its left side: with so few columns packing
+ * takes a fifth of the time. TILE_ROWS rows times a panel of PANEL columns are computed at once. */
+enum { TILE_ROWS = 6, PANEL = 2 * LANES, X_FLOATS = 8 * 1024 /* of the left side, in the cache */ };
 
-/* What becomes of a product x W, column by column. */
-enum ending { NOTHING, GELU, RELU };
-struct ends {
-    const float *bias;   /* is added, */
-    const float *scale;  /* as is what `out` held, times this; or NULL: that is overwritten. */
-    const float *factor; /* (rows, columns), perhaps `out`, that multiplies the sum, or NULL */
-    long ending;         /* what the sum goes through before */
+/* What is fused with a product x W, column by column. */
+enum activation { NONE, GELU, RELU };
+struct epilogue {
+    const float *bias;   /* added */
+    const float *scale;  /* times the old values of `out`, added too; NULL: they are overwritten */
+    const float *factor; /* (rows, columns), may be `out`: multiplies the activation; or NULL */
+    long activation;     /* applied to the sum */
 };
 
-INLINE lanes start(const float *out, const struct ends *ends, long column)
+INLINE lanes initial_sum(const float *out, const struct epilogue *epilogue, long column)
 {
-    const lanes bias = load(ends->bias + column);
-    if (!ends->scale)
+    const lanes bias = load(epilogue->bias + column);
+    if (!epilogue->scale)
         return bias;
-    return load(out) * load(ends->scale + column) + bias;
+    return load(out) * load(epilogue->scale + column) + bias;
 }
 
-INLINE void finish(float *out, lanes sum, const struct ends *ends, long place)
+INLINE void apply_epilogue(float *out, lanes sum, const struct epilogue *epilogue, long offset)
 {
-    if (ends->ending == GELU)
+    if (epilogue->activation == GELU)
         sum = gelu(sum);
-    if (ends->ending == RELU)
+    if (epilogue->activation == RELU)
         sum = choose(sum < 0, (lanes){0}, sum);
-    if (ends->factor)
-        sum *= load(ends->factor + place);
+    if (epilogue->factor)
+        sum *= load(epilogue->factor + offset);
     store(out, sum);
 }
 
 INLINE void multiply(float *out, long columns, const float *x, long depth, const float *panel,
-                     const struct ends *ends, long row, long column, const int rows)
+                     const struct epilogue *epilogue, long row, long column, const int rows)
 {
-    lanes left[TALL], right[TALL];
+    lanes left[TILE_ROWS], right[TILE_ROWS];
     out += row * columns + column, x += row * depth, panel += column * depth;
     for (int i = 0; i < rows; i++) {
-        left[i] = start(out + i * columns, ends, column);
-        right[i] = start(out + i * columns + LANES, ends, column + LANES);
+        left[i] = initial_sum(out + i * columns, epilogue, column);
+        right[i] = initial_sum(out + i * columns + LANES, epilogue, column + LANES);
     }
-    for (long k = 0; k < depth; k++, panel += BROAD) {
+    for (long k = 0; k < depth; k++, panel += PANEL) {
         const lanes l = load(panel), r = load(panel + LANES);
 #pragma GCC unroll 6
         for (int i = 0; i < rows; i++)
             left[i] += l * x[i * depth + k], right[i] += r * x[i * depth + k];
     }
     for (int i = 0; i < rows; i++) {
-        const long place = (row + i) * columns + column;
-        finish(out + i * columns, left[i], ends, place);
-        finish(out + i * columns + LANES, right[i], ends, place + LANES);
+        const long offset = (row + i) * columns + column;
+        apply_epilogue(out + i * columns, left[i], epilogue, offset);
+        apply_epilogue(out + i * columns + LANES, right[i], epilogue, offset + LANES);
     }
 }
 
-KERNEL void geoseg_product(float *out, const float *x, const float *panels, const float *bias,
-                           const float *scale, const float *factor, long ending, long rows,
-                           long depth, long columns)
+KERNEL void geoseg_gemm(float *out, const float *x, const float *panels, const float *bias,
+                        const float *scale, const float *factor, long activation, long rows,
+                        long depth, long columns)
 {
-    const struct ends ends = {bias, scale, factor, ending};
-    const long fit = NEAR / depth / TALL * TALL, near = fit < TALL ? TALL : fit;
-    for (long top = 0; top < rows; top += near) {
-        const long end = top + near < rows ? top + near : rows;
-        for (long c = 0; c < columns; c += BROAD) {
+    const struct epilogue epilogue = {bias, scale, factor, activation};
+    const long most = X_FLOATS / depth / TILE_ROWS * TILE_ROWS;
+    const long step = most < TILE_ROWS ? TILE_ROWS : most;
+    for (long top = 0; top < rows; top += step) {
+        const long end = top + step < rows ? top + step : rows;
+        for (long c = 0; c < columns; c += PANEL) {
             long i = top;
-            for (; i + TALL <= end; i += TALL)
-                multiply(out, columns, x, depth, panels, &ends, i, c, TALL);
+            for (; i + TILE_ROWS <= end; i += TILE_ROWS)
+                multiply(out, columns, x, depth, panels, &epilogue, i, c, TILE_ROWS);
             for (; i < end; i++)
-                multiply(out, columns, x, depth, panels, &ends, i, c, 1);
+                multiply(out, columns, x, depth, panels, &epilogue, i, c, 1);
         }
     }
 }
 
-/* An MLP with a 3x3 depthwise convolution between its products, row by row in strips of columns.
- * Of the map in between there is only what the next row needs: three rows, and one that has passed
- * the convolution, in panels of BROAD channels. So it stays in the cache. */
-enum { IN_CACHE = 24 * 1024 /* floats of a strip's row, in all hidden channels */ };
+/* An MLP with a 3x3 depthwise convolution between its products, row by row in blocks of columns.
+ * Of the hidden map only three rows exist at a time, and a convolved one, in panels of PANEL
+ * channels, so that they stay in the cache. */
+enum { ROW_FLOATS = 24 * 1024 /* of a block's row, in all hidden channels */ };
 
-static long strip_of(long width, long hidden)
+static long block_width(long width, long hidden)
 {
-    const long most = IN_CACHE / hidden < TALL ? TALL : IN_CACHE / hidden;
-    const long strips = (width + most - 1) / most;
-    return (width + strips - 1) / strips;
+    const long most = ROW_FLOATS / hidden < TILE_ROWS ? TILE_ROWS : ROW_FLOATS / hidden;
+    const long blocks = (width + most - 1) / most;
+    return (width + blocks - 1) / blocks;
 }
 
 long geoseg_mlp_workspace(long width, long hidden)
 {
-    return 4 * hidden * (strip_of(width, hidden) + 2);
+    return 4 * hidden * (block_width(width, hidden) + 2);
 }
 
-/* GELU(convolution) of `columns` columns, from the three rows around them, which begin one column
- * before and end one after. */
+/* GELU(convolution) of `columns` columns, from three rows that begin one column before them and end
+ * one column after. */
 INLINE void convolve_panel(float *out, const float *upper, const float *middle, const float *lower,
-                           const float *kernel, const float *after, long hidden, long columns)
+                           const float *kernel, const float *conv_bias, long hidden, long columns)
 {
     lanes k[9][2], a[2], left[2], here[2], right[2];
     for (int v = 0; v < 2; v++) {
         for (int i = 0; i < 9; i++)
             k[i][v] = load(kernel + i * hidden + v * LANES);
-        a[v] = here[v] = right[v] = load(after + v * LANES);
+        a[v] = here[v] = right[v] = load(conv_bias + v * LANES);
     }
     for (long x = 0; x < columns + 2; x++)
         for (int v = 0; v < 2; v++) {
-            const long place = x * BROAD + v * LANES;
-            const lanes u = load(upper + place), m = load(middle + place), l = load(lower + place);
+            const long offset = x * PANEL + v * LANES;
+            const lanes u = load(upper + offset), m = load(middle + offset),
+                        l = load(lower + offset);
             left[v] = here[v], here[v] = right[v], right[v] = a[v];
             left[v] += k[2][v] * u, left[v] += k[5][v] * m, left[v] += k[8][v] * l;
             here[v] += k[1][v] * u, here[v] += k[4][v] * m, here[v] += k[7][v] * l;
             right[v] += k[0][v] * u, right[v] += k[3][v] * m, right[v] += k[6][v] * l;
             if (x > 1)
-                store(out + place - 2 * BROAD, gelu(left[v]));
+                store(out + offset - 2 * PANEL, gelu(left[v]));
         }
 }
 
@@ -198,103 +201,106 @@ INLINE void convolve_panel(float *out, const float *upper, const float *middle, 
 INLINE void multiply_panels(float *out, const float *base, long columns, const float *x, long step,
                             long depth, const float *panel, const int rows)
 {
-    lanes left[TALL], right[TALL];
+    lanes left[TILE_ROWS], right[TILE_ROWS];
     for (int i = 0; i < rows; i++)
         left[i] = load(base + i * columns), right[i] = load(base + i * columns + LANES);
-    for (long d = 0; d < depth; d += BROAD, x += step)
-        for (int k = 0; k < BROAD; k++, panel += BROAD) {
+    for (long d = 0; d < depth; d += PANEL, x += step)
+        for (int k = 0; k < PANEL; k++, panel += PANEL) {
             const lanes l = load(panel), r = load(panel + LANES);
 #pragma GCC unroll 6
             for (int i = 0; i < rows; i++)
-                left[i] += l * x[i * BROAD + k], right[i] += r * x[i * BROAD + k];
+                left[i] += l * x[i * PANEL + k], right[i] += r * x[i * PANEL + k];
         }
     for (int i = 0; i < rows; i++)
         store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
 }
 
-/* out = x + second(GELU(convolution(first(x) + before))), with both products' weights in panels, in
- * the rows from `begin` to `end`. */
-KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const float *before,
-                       const float *kernel, const float *after, const float *second,
+/* out = x + second(GELU(convolution(first(x) + bias))) for the rows from `begin` to `end`, with the
+ * weights of both products in panels. */
+KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const float *bias,
+                       const float *kernel, const float *conv_bias, const float *second,
                        float *workspace, long height, long width, long channels, long hidden,
                        long begin, long end)
 {
-    const long strip = strip_of(width, hidden), step = (strip + 2) * BROAD;
-    float *rows[3], *passed = workspace + 3 * hidden * (strip + 2);
+    const long block = block_width(width, hidden), step = (block + 2) * PANEL;
+    float *rows[3], *passed = workspace + 3 * hidden * (block + 2);
     for (int i = 0; i < 3; i++)
-        rows[i] = workspace + i * hidden * (strip + 2);
-    for (long left = 0; left < width; left += strip) {
-        const long columns = width - left < strip ? width - left : strip;
+        rows[i] = workspace + i * hidden * (block + 2);
+    for (long left = 0; left < width; left += block) {
+        const long columns = width - left < block ? width - left : block;
         const long from = left > 0 ? left - 1 : 0,
                    to = left + columns < width ? left + columns + 1 : width, count = to - from;
-        __builtin_memset(workspace, 0, 3 * hidden * (strip + 2) * sizeof(float));
+        __builtin_memset(workspace, 0, 3 * hidden * (block + 2) * sizeof(float));
         for (long y = begin > 0 ? begin - 2 : -1; y < end; y++) {
-            float *upper = rows[(y + 2) % 3], *middle = rows[(y + 3) % 3], *lower = rows[(y + 1) % 3];
+            float *upper = rows[(y + 2) % 3], *middle = rows[(y + 3) % 3],
+                  *lower = rows[(y + 1) % 3];
             const float *below = x + ((y + 1) * width + from) * channels;
-            for (long c = 0; c < hidden; c += BROAD) {
-                const long panel = c / BROAD * step;
-                const struct ends ends = {before + c, 0, 0, NOTHING};
-                float *next = lower + panel + (from - left + 1) * BROAD;
+            for (long c = 0; c < hidden; c += PANEL) {
+                const long panel = c / PANEL * step;
+                const struct epilogue epilogue = {bias + c, 0, 0, NONE};
+                const float *weights = first + c * channels;
+                float *next = lower + panel + (from - left + 1) * PANEL;
                 if (y + 1 == height)
-                    __builtin_memset(next, 0, count * BROAD * sizeof(float));
+                    __builtin_memset(next, 0, count * PANEL * sizeof(float));
                 else
-                    for (long i = 0; i < count; i += TALL)
-                        if (i + TALL <= count)
-                            multiply(next, BROAD, below, channels, first + c * channels, &ends, i,
-                                     0, TALL);
-                        else if (count >= TALL) /* some once more */
-                            multiply(next, BROAD, below, channels, first + c * channels, &ends,
-                                     count - TALL, 0, TALL);
+                    for (long i = 0; i < count; i += TILE_ROWS)
+                        if (i + TILE_ROWS <= count)
+                            multiply(next, PANEL, below, channels, weights, &epilogue, i, 0,
+                                     TILE_ROWS);
+                        else if (count >= TILE_ROWS) /* overlaps the last tile */
+                            multiply(next, PANEL, below, channels, weights, &epilogue,
+                                     count - TILE_ROWS, 0, TILE_ROWS);
                         else
                             for (long j = i; j < count; j++)
-                                multiply(next, BROAD, below, channels, first + c * channels, &ends,
-                                         j, 0, 1);
+                                multiply(next, PANEL, below, channels, weights, &epilogue, j, 0, 1);
                 if (y >= begin)
                     convolve_panel(passed + panel, upper + panel, middle + panel, lower + panel,
-                                   kernel + c, after + c, hidden, columns);
+                                   kernel + c, conv_bias + c, hidden, columns);
             }
             if (y < begin)
                 continue;
-            const long place = (y * width + left) * channels;
-            for (long c = 0; c < channels; c += BROAD)
-                for (long i = 0; i < columns; i += TALL) {
-                    const long at = i + TALL <= columns || columns < TALL ? i : columns - TALL;
-                    float *target = out + place + at * channels + c;
-                    const float *base = x + place + at * channels + c;
-                    const float *weights = second + c * hidden, *pixels = passed + at * BROAD;
-                    if (columns >= TALL)
-                        multiply_panels(target, base, channels, pixels, step, hidden, weights, TALL);
+            const long offset = (y * width + left) * channels;
+            for (long c = 0; c < channels; c += PANEL)
+                for (long i = 0; i < columns; i += TILE_ROWS) {
+                    const int is_whole = i + TILE_ROWS <= columns || columns < TILE_ROWS;
+                    const long at = is_whole ? i : columns - TILE_ROWS;
+                    float *target = out + offset + at * channels + c;
+                    const float *base = x + offset + at * channels + c;
+                    const float *weights = second + c * hidden, *pixels = passed + at * PANEL;
+                    if (columns >= TILE_ROWS)
+                        multiply_panels(target, base, channels, pixels, step, hidden, weights,
+                                        TILE_ROWS);
                     else
                         for (long j = 0; j < columns; j++)
                             multiply_panels(target + j * channels, base + j * channels, channels,
-                                            pixels + j * BROAD, step, hidden, weights, 1);
+                                            pixels + j * PANEL, step, hidden, weights, 1);
                 }
         }
     }
 }
 
-/* sums (depth, BROAD) += columns c to c + `width` of x, transposed, times y (rows, BROAD). */
+/* sums (depth, PANEL) += columns c to c + `width` of x, transposed, times y (rows, PANEL). */
 INLINE void multiply_transposed(float *sums, const float *x, const float *y, long rows, long depth,
                                 long c, const int width)
 {
-    lanes left[TALL], right[TALL];
+    lanes left[TILE_ROWS], right[TILE_ROWS];
     for (int i = 0; i < width; i++)
-        left[i] = load(sums + (c + i) * BROAD), right[i] = load(sums + (c + i) * BROAD + LANES);
+        left[i] = load(sums + (c + i) * PANEL), right[i] = load(sums + (c + i) * PANEL + LANES);
     for (long k = 0; k < rows; k++) {
-        const lanes l = load(y + k * BROAD), r = load(y + k * BROAD + LANES);
+        const lanes l = load(y + k * PANEL), r = load(y + k * PANEL + LANES);
 #pragma GCC unroll 6
         for (int i = 0; i < width; i++)
             left[i] += l * x[k * depth + c + i], right[i] += r * x[k * depth + c + i];
     }
     for (int i = 0; i < width; i++)
-        store(sums + (c + i) * BROAD, left[i]), store(sums + (c + i) * BROAD + LANES, right[i]);
+        store(sums + (c + i) * PANEL, left[i]), store(sums + (c + i) * PANEL + LANES, right[i]);
 }
 
 INLINE void correlate(float *sums, const float *x, const float *y, long rows, long depth)
 {
     long c = 0;
-    for (; c + TALL <= depth; c += TALL)
-        multiply_transposed(sums, x, y, rows, depth, c, TALL);
+    for (; c + TILE_ROWS <= depth; c += TILE_ROWS)
+        multiply_transposed(sums, x, y, rows, depth, c, TILE_ROWS);
     for (; c + 4 <= depth; c += 4)
         multiply_transposed(sums, x, y, rows, depth, c, 4);
     for (; c < depth; c++)
@@ -304,7 +310,7 @@ INLINE void correlate(float *sums, const float *x, const float *y, long rows, lo
 INLINE void softmax(float *row)
 {
     float highest = row[0], sum = 0;
-    for (int i = 1; i < BROAD; i++)
+    for (int i = 1; i < PANEL; i++)
         highest = row[i] > highest ? row[i] : highest;
     const lanes left = exponential(load(row) - highest),
                 right = exponential(load(row + LANES) - highest);
@@ -313,58 +319,57 @@ INLINE void softmax(float *row)
     store(row, left / sum), store(row + LANES, right / sum);
 }
 
-/* A multiplicative update of the coefficients (rows, BROAD), or with `first` their softmax and then
- * one; and with `correlations` (depth, BROAD) and `squares` (BROAD, BROAD), which are added to, what
- * the update of the bases needs: transposed, x and the coefficients times the coefficients. All of
- * it reads x (rows, depth) once. */
+/* One multiplicative update of the coefficients (rows, PANEL), after their softmax if `first`. Adds
+ * the terms of the bases' update, unless NULL: x^T coefficients to `correlations` (depth, PANEL)
+ * and coefficients^T coefficients to `squares` (PANEL, PANEL). Reads x (rows, depth) once. */
 KERNEL void geoseg_nmf(const float *x, const float *bases, const float *shrink, float *coefficients,
                        float *correlations, float *squares, float epsilon, long first, long rows,
                        long depth)
 {
-    enum { RUN = 5 * TALL };
-    static const float zeros[BROAD];
-    const struct ends plain = {zeros, 0, 0, NOTHING};
-    float products[RUN * BROAD], divisors[RUN * BROAD];
-    for (long top = 0; top < rows; top += RUN, x += RUN * depth, coefficients += RUN * BROAD) {
+    enum { RUN = 5 * TILE_ROWS };
+    static const float zeros[PANEL];
+    const struct epilogue plain = {zeros, 0, 0, NONE};
+    float products[RUN * PANEL], divisors[RUN * PANEL];
+    for (long top = 0; top < rows; top += RUN, x += RUN * depth, coefficients += RUN * PANEL) {
         const long count = rows - top < RUN ? rows - top : RUN;
         long i = 0;
-        for (; i + TALL <= count; i += TALL)
-            multiply(products, BROAD, x, depth, bases, &plain, i, 0, TALL);
+        for (; i + TILE_ROWS <= count; i += TILE_ROWS)
+            multiply(products, PANEL, x, depth, bases, &plain, i, 0, TILE_ROWS);
         for (; i < count; i++)
-            multiply(products, BROAD, x, depth, bases, &plain, i, 0, 1);
+            multiply(products, PANEL, x, depth, bases, &plain, i, 0, 1);
         if (first)
             for (i = 0; i < count; i++) {
-                float *row = coefficients + i * BROAD;
-                store(row, load(products + i * BROAD));
-                store(row + LANES, load(products + i * BROAD + LANES));
+                float *row = coefficients + i * PANEL;
+                store(row, load(products + i * PANEL));
+                store(row + LANES, load(products + i * PANEL + LANES));
                 softmax(row);
             }
-        for (i = 0; i + TALL <= count; i += TALL)
-            multiply(divisors, BROAD, coefficients, BROAD, shrink, &plain, i, 0, TALL);
+        for (i = 0; i + TILE_ROWS <= count; i += TILE_ROWS)
+            multiply(divisors, PANEL, coefficients, PANEL, shrink, &plain, i, 0, TILE_ROWS);
         for (; i < count; i++)
-            multiply(divisors, BROAD, coefficients, BROAD, shrink, &plain, i, 0, 1);
-        for (i = 0; i < count * BROAD; i += LANES)
+            multiply(divisors, PANEL, coefficients, PANEL, shrink, &plain, i, 0, 1);
+        for (i = 0; i < count * PANEL; i += LANES)
             store(coefficients + i,
                   load(coefficients + i) * load(products + i) / (load(divisors + i) + epsilon));
         if (correlations) {
             correlate(correlations, x, coefficients, count, depth);
-            correlate(squares, coefficients, coefficients, count, BROAD);
+            correlate(squares, coefficients, coefficients, count, PANEL);
         }
     }
 }
 
-/* Adds to a map what bilinear resizing makes of a coarser one. */
+/* Adds a coarser map, resized bilinearly, to a map. */
 KERNEL void geoseg_add_resized(float *map, const float *coarse, long height, long width,
                                long coarse_height, long coarse_width, long channels)
 {
-    const float down = (float)coarse_height / height, across = (float)coarse_width / width;
+    const float step_y = (float)coarse_height / height, step_x = (float)coarse_width / width;
     for (long y = 0; y < height; y++) {
-        float at = (y + 0.5f) * down - 0.5f;
+        float at = (y + 0.5f) * step_y - 0.5f;
         at = at < 0 ? 0 : at;
         const long row = at, below = row + 1 < coarse_height ? coarse_width * channels : 0;
         const float lower = at - row;
         for (long x = 0; x < width; x++, map += channels) {
-            at = (x + 0.5f) * across - 0.5f;
+            at = (x + 0.5f) * step_x - 0.5f;
             at = at < 0 ? 0 : at;
             const long column = at, next = column + 1 < coarse_width ? channels : 0;
             const float *cell = coarse + (row * coarse_width + column) * channels;
@@ -372,18 +377,18 @@ KERNEL void geoseg_add_resized(float *map, const float *coarse, long height, lon
             for (long c = 0; c < channels; c += LANES, cell += LANES) {
                 const lanes a = load(cell), b = load(cell + next), d = load(cell + below),
                             e = load(cell + below + next);
-                const lanes upper = a + (b - a) * right, under = d + (e - d) * right;
-                store(map + c, load(map + c) + upper + (under - upper) * lower);
+                const lanes top = a + (b - a) * right, bottom = d + (e - d) * right;
+                store(map + c, load(map + c) + top + (bottom - top) * lower);
             }
         }
     }
 }
 
-/* Adds to the sums of each channel, and of its squares. */
+/* Adds the values of each channel to its sum, and their squares to its sum of squares. */
 KERNEL void geoseg_moments(const float *map, double *sums, double *squares, long pixels,
                            long channels)
 {
-    enum { RUN = 64 }; /* pixels that are added in single precision */
+    enum { RUN = 64 }; /* pixels added in single precision */
     for (long start = 0; start < pixels; start += RUN, map += RUN * channels) {
         const long count = pixels - start < RUN ? pixels - start : RUN;
         for (long c = 0; c < channels; c += LANES) {
@@ -408,34 +413,34 @@ KERNEL void geoseg_affine_relu(float *map, const float *slope, const float *offs
         }
 }
 
-/* A 5x5 convolution and what three pairs of strips make of it, summed: all in one go over LANES
- * channels and COLUMNS columns of the map, ROWS rows at a time, so that what comes between stays
- * in the cache. */
+/* A 5x5 convolution plus three pairs of a horizontal and a vertical one of it, in one pass over
+ * LANES channels and COLUMNS columns of the map, ROWS rows at a time, so that intermediate maps
+ * stay in the cache. */
 enum {
-    SIDE = 8,   /* sums at once, each in a register */
-    REACH = 10, /* of the longest strip */
-    COLUMNS = 72, /* no power of two: rows would meet in the same sets of the cache */
+    SIDE = 8,     /* sums at once, each in a register */
+    HALO = 10,    /* of the longest kernel */
+    COLUMNS = 72, /* not a power of two, whose rows would share the same sets of the cache */
     ROWS = 24,
-    WIDE = REACH + COLUMNS + REACH + SIDE,
+    WIDE = HALO + COLUMNS + HALO + SIDE,
 };
 
 struct weights {
-    float local[25][LANES], across_7[7][LANES], down_7[7][LANES], across_11[11][LANES],
-        down_11[11][LANES], across_21[21][LANES], down_21[21][LANES];
-    float local_bias[LANES], across_bias[3][LANES], down_bias[LANES];
+    float local[25][LANES], horizontal_7[7][LANES], vertical_7[7][LANES], horizontal_11[11][LANES],
+        vertical_11[11][LANES], horizontal_21[21][LANES], vertical_21[21][LANES];
+    float local_bias[LANES], horizontal_bias[3][LANES], vertical_bias[LANES];
 };
 
-/* Columns begin REACH left of the results', those of the input two before. Rows before the last
- * ROWS are what the band above ended with. */
+/* Columns begin HALO left of the results, those of the input two further left. The rows before the
+ * last ROWS are the last ones of the band above. */
 struct band {
     float input[2 + ROWS + 2][2 + WIDE + 2][LANES];
-    float local[REACH + ROWS][WIDE][LANES];
-    float across_7[2 * REACH + ROWS][COLUMNS][LANES];
-    float across_11[2 * REACH + ROWS][COLUMNS][LANES];
-    float across_21[2 * REACH + ROWS][COLUMNS][LANES];
+    float local[HALO + ROWS][WIDE][LANES];
+    float horizontal_7[2 * HALO + ROWS][COLUMNS][LANES];
+    float horizontal_11[2 * HALO + ROWS][COLUMNS][LANES];
+    float horizontal_21[2 * HALO + ROWS][COLUMNS][LANES];
 };
 
-long geoseg_strips_workspace(void) { return sizeof(struct band) / sizeof(float); }
+long geoseg_multiscale_conv_workspace(void) { return sizeof(struct band) / sizeof(float); }
 
 /* sums[i] += taps[0] in[i step] + taps[1] in[(i + 1) step] + ... */
 INLINE void slide(lanes *sums, const float *in, long step, float taps[][LANES], int count)
@@ -455,61 +460,62 @@ INLINE void convolve_row(float out[][LANES], float in[][LANES], float taps[][LAN
         lanes sums[SIDE];
         for (int i = 0; i < SIDE; i++)
             sums[i] = load(bias);
-        slide(sums, in[x + REACH - count / 2], LANES, taps, count);
+        slide(sums, in[x + HALO - count / 2], LANES, taps, count);
         for (int i = 0; i < SIDE; i++)
             store(out[x + i], sums[i]);
     }
 }
 
-INLINE void clear(void *start, long size)
+INLINE void zero(void *start, long size)
 {
     for (long i = 0; i < size / (long)sizeof(float); i++)
         ((float *)start)[i] = 0.0f;
 }
 
-/* Move the rows before the last ROWS to where they were a band ago. */
+/* Move the last rows to the front, for the band below. */
 #define CARRY(rows) __builtin_memmove(rows, rows[ROWS], sizeof(rows) - ROWS * sizeof(rows[0]))
 
-KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, struct band *band,
-                          long height, long width, long channels, long from, long to)
+KERNEL void geoseg_multiscale_conv(const float *map, float *result, struct weights *w,
+                                   struct band *band, long height, long width, long channels,
+                                   long from, long to)
 {
     w += from / LANES;
     for (long c = from; c < to; c += LANES, w++)
         for (long left = 0; left < width; left += COLUMNS) {
             const long columns = width - left < COLUMNS ? width - left : COLUMNS;
-            /* The columns of `local` and of `input` that are on the map. */
-            const long begin = left < REACH ? REACH - left : 0,
-                       first = left < REACH + 2 ? REACH + 2 - left : 0;
-            long end = columns + 2 * REACH, last = end + 4;
-            if (end > width - left + REACH)
-                end = width - left + REACH;
-            if (last > width - left + REACH + 2)
-                last = width - left + REACH + 2;
+            /* The columns of `local` and of `input` that lie on the map. */
+            const long begin = left < HALO ? HALO - left : 0,
+                       first = left < HALO + 2 ? HALO + 2 - left : 0;
+            long end = columns + 2 * HALO, last = end + 4;
+            if (end > width - left + HALO)
+                end = width - left + HALO;
+            if (last > width - left + HALO + 2)
+                last = width - left + HALO + 2;
 
-            clear(band, sizeof *band);
-            for (long top = 0; top < height + REACH; top += ROWS) {
+            zero(band, sizeof *band);
+            for (long top = 0; top < height + HALO; top += ROWS) {
                 if (top > 0) {
                     CARRY(band->local);
-                    CARRY(band->across_7);
-                    CARRY(band->across_11);
-                    CARRY(band->across_21);
+                    CARRY(band->horizontal_7);
+                    CARRY(band->horizontal_11);
+                    CARRY(band->horizontal_21);
                 }
                 for (long j = 0; j < ROWS + 4; j++) {
                     const long y = top - 2 + j;
-                    const float *row = map + (y * width + left - REACH - 2) * channels + c;
+                    const float *row = map + (y * width + left - HALO - 2) * channels + c;
                     if (y < 0 || y >= height)
-                        clear(band->input[j], sizeof band->input[j]);
+                        zero(band->input[j], sizeof band->input[j]);
                     else
                         for (long x = first; x < last; x++)
                             store(band->input[j][x], load(row + x * channels));
                 }
                 for (long j = 0; j < ROWS; j++) {
-                    float(*local)[LANES] = band->local[REACH + j];
-                    const long at = 2 * REACH + j;
+                    float(*local)[LANES] = band->local[HALO + j];
+                    const long at = 2 * HALO + j;
                     if (top + j >= height) {
-                        clear(band->across_7[at], sizeof band->across_7[at]);
-                        clear(band->across_11[at], sizeof band->across_11[at]);
-                        clear(band->across_21[at], sizeof band->across_21[at]);
+                        zero(band->horizontal_7[at], sizeof band->horizontal_7[at]);
+                        zero(band->horizontal_11[at], sizeof band->horizontal_11[at]);
+                        zero(band->horizontal_21[at], sizeof band->horizontal_21[at]);
                         continue;
                     }
                     for (long x = begin; x < end; x += SIDE) {
@@ -521,27 +527,27 @@ KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, st
                         for (int i = 0; i < SIDE; i++)
                             store(local[x + i], x + i < end ? sums[i] : (lanes){0});
                     }
-                    convolve_row(band->across_7[at], local, w->across_7, 7,
-                                 w->across_bias[0], columns);
-                    convolve_row(band->across_11[at], local, w->across_11, 11,
-                                 w->across_bias[1], columns);
-                    convolve_row(band->across_21[at], local, w->across_21, 21,
-                                 w->across_bias[2], columns);
+                    convolve_row(band->horizontal_7[at], local, w->horizontal_7, 7,
+                                 w->horizontal_bias[0], columns);
+                    convolve_row(band->horizontal_11[at], local, w->horizontal_11, 11,
+                                 w->horizontal_bias[1], columns);
+                    convolve_row(band->horizontal_21[at], local, w->horizontal_21, 21,
+                                 w->horizontal_bias[2], columns);
                 }
                 for (long j = 0; j < ROWS; j += SIDE) {
-                    const long y = top - REACH + j;
+                    const long y = top - HALO + j;
                     if (y <= -SIDE || y >= height)
                         continue;
                     for (long x = 0; x < columns; x++) {
                         lanes sums[SIDE];
                         for (int i = 0; i < SIDE; i++)
-                            sums[i] = load(w->down_bias) + load(band->local[j + i][REACH + x]);
-                        slide(sums, band->across_7[j + REACH - 3][x], COLUMNS * LANES,
-                              w->down_7, 7);
-                        slide(sums, band->across_11[j + REACH - 5][x], COLUMNS * LANES,
-                              w->down_11, 11);
-                        slide(sums, band->across_21[j][x], COLUMNS * LANES,
-                              w->down_21, 21);
+                            sums[i] = load(w->vertical_bias) + load(band->local[j + i][HALO + x]);
+                        slide(sums, band->horizontal_7[j + HALO - 3][x], COLUMNS * LANES,
+                              w->vertical_7, 7);
+                        slide(sums, band->horizontal_11[j + HALO - 5][x], COLUMNS * LANES,
+                              w->vertical_11, 11);
+                        slide(sums, band->horizontal_21[j][x], COLUMNS * LANES,
+                              w->vertical_21, 21);
                         for (int i = 0; i < SIDE; i++)
                             if (y + i >= 0 && y + i < height)
                                 store(result + ((y + i) * width + left + x) * channels + c,
@@ -552,9 +558,9 @@ KERNEL void geoseg_strips(const float *map, float *result, struct weights *w, st
         }
 }
 
-/* Colours (3, pixels) become (pixels, 3), looked up in a table (3, 256); 0 where not valid. */
-void geoseg_look_up(float *out, const unsigned char *colors, const unsigned char *valid,
-                    const float *table, long pixels)
+/* Look up colors (3, pixels) in a table (3, 256), to (pixels, 3); 0 where not valid. */
+void geoseg_normalize(float *out, const unsigned char *colors, const unsigned char *valid,
+                      const float *table, long pixels)
 {
     const unsigned char *green = colors + pixels, *blue = green + pixels;
     for (long i = 0; i < pixels; i++, out += 3) {

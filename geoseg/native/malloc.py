@@ -1,10 +1,10 @@
-"""Freed memory: kept from one tile to the next, but not for ever.
+"""Tune glibc's heap: keep freed memory from one tile to the next, and return it after a block.
 
-Left alone, glibc unmaps every large array when it is freed, so that each forward pass faults its
-activations in anew. But what it keeps it reuses badly, because torch asks for aligned pieces:
-predicting 300 Mpx ended with 0.1 GB in use and 1.7 GB free but not returned. So it is told to
-keep everything (`keep_free_memory`), and after every block to return what has piled up
-(`return_free_memory`). Without glibc both do nothing.
+By default, glibc unmaps each large array when it is freed, and every forward pass faults its
+activations in again. `keep_free_memory` makes it keep them, for the whole process. But glibc reuses
+them badly, because torch asks for aligned memory: predicting 300 Mpx ended with 0.1 GB in use and
+1.7 GB free but not returned. `return_free_memory` after each block returns it. Without glibc both
+do nothing.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from contextlib import contextmanager
 from geoseg.errors import MachineError
 
 FREE_LIMIT = 128 * 2**20
-"""Bytes that may lie idle: returning and faulting in a page again takes time, too."""
+"""Bytes that may stay free: returning a page and faulting it in again takes time, too."""
 ARRAY_LIMIT, KEPT_LIMIT = 2**27, 2**30
-"""Bytes of the largest array that is kept, and of idle heap between two blocks."""
+"""Bytes of the largest array that is kept, and of free heap between two blocks."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of `mallopt`, from glibc's malloc.h."""
+"""Parameters of `mallopt`, from glibc's malloc.h."""
 
 
 _REFUSED = re.compile(
     r"(can't|cannot|not able to) allocate memory|not enough memory|out of memory", re.I
 )
-"""What torch says in a RuntimeError when the memory of a processor or an accelerator is used up."""
+"""Messages of torch's RuntimeErrors when the memory of a CPU or an accelerator is exhausted."""
 
 
 @contextmanager
 def refused_memory() -> Iterator[None]:
-    """Raises MachineError where the system refuses memory or a thread."""
+    """Raise MachineError in place of errors that mean that there is no memory or thread left."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -46,13 +46,13 @@ def refused_memory() -> Iterator[None]:
             what, limits = "threads", "ulimit -u, ulimit -v, cgroup"
         else:
             raise
-        told = MachineError(
+        refusal = MachineError(
             f"the machine refuses more {what}; give a smaller --tile-size or --batch-size or fewer "
             f"--workers, or raise the limit ({limits})"
         )
         for note in getattr(error, "__notes__", ()):
-            told.add_note(note)
-        raise told from error
+            refusal.add_note(note)
+        raise refusal from error
 
 
 class HeapState(ctypes.Structure):
@@ -68,20 +68,21 @@ class HeapState(ctypes.Structure):
 
 
 def return_free_memory(spare: int = 0) -> None:
-    """Hand idle heap back to the system where it is a lot; `spare` bytes more may stay."""
+    """Return free heap to the system if it exceeds `FREE_LIMIT` by more than `spare` bytes."""
     if (libc := glibc()) and libc.mallinfo2().fordblks > FREE_LIMIT + spare:
         libc.malloc_trim(0)
 
 
 def idle_bytes() -> int:
-    """Of the heap, what was freed and not returned."""
+    """Return the bytes of the heap that are free but not returned to the system."""
     return int(libc.mallinfo2().fordblks) if (libc := glibc()) else 0
 
 
 def keep_free_memory() -> None:
-    """Reuse freed arrays instead of unmapping them; for threads that start after this call.
+    """Reuse freed arrays instead of unmapping them, in threads that start after this call.
 
-    Threads then share one arena: the others' are made of small pieces that are unmapped, too.
+    It holds for the process, which therefore decides itself: commands and workers call it. Threads
+    then share one heap, since glibc unmaps parts of the heaps of further threads.
     """
     if libc := glibc():
         libc.mallopt(M_MMAP_THRESHOLD, ARRAY_LIMIT)
@@ -90,6 +91,7 @@ def keep_free_memory() -> None:
 
 
 def glibc() -> ctypes.CDLL | None:
+    """Return the C library if it is a glibc with `mallinfo2`."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)

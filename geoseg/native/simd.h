@@ -1,11 +1,11 @@
-/* Vectors of eight floats, and what compiles a function for processors that have them. */
+/* Vectors of eight floats, and KERNEL, which compiles a function for processors that have them. */
 
-#ifndef GEOSEG_LANES_H
-#define GEOSEG_LANES_H
+#ifndef GEOSEG_SIMD_H
+#define GEOSEG_SIMD_H
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-/* Compiled twice; the loader takes what the processor has. */
+/* Compiled twice; the loader picks the version for the processor. */
 #define KERNEL __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define KERNEL

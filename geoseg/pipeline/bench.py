@@ -26,10 +26,11 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.resampled import ResampledScene, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.backends import PRECISIONS, Backend, missing_packages
-from geoseg.model.cpu.parallel import one_thread
+from geoseg.model.cpu.parallel import single_threaded
+from geoseg.model.devices import DTYPES, Precision, computes_bfloat16
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
-from geoseg.model.tile_model import DTYPES, Precision, TileModel, computes_bfloat16
+from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.synthetic import render_scene
@@ -109,7 +110,7 @@ def bench(
     chosen, tiles = name(whole), [(tiling.tile_size, tiling.tile_size)] * AT_ONCE
     stand_in = TileModel(StandIn(), device=str(whole.device))
     if stand_in.streams == whole.streams:
-        stand_in.crew = whole.crew  # share its threads, as if there were one model
+        stand_in.pool = whole.pool  # share its threads, as if there were one model
     others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device)}
     others.pop(chosen, None)
     count = repeat * (len(others) + 4)
@@ -179,8 +180,8 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
 
     Tiles show a picture, since noise is one or two percent faster.
     """
-    with one_thread():
-        tiles = {(h, w): model.normalise(*picture(h, w)) for h, w in set(shapes)}
+    with single_threaded():
+        tiles = {(h, w): model.normalize(*picture(h, w)) for h, w in set(shapes)}
     batches = [
         tiles[shape].expand(min(model.batch_size, len(shapes) - i), -1, -1, -1)
         for i, shape in enumerate(shapes)
@@ -189,11 +190,10 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
 
     @torch.inference_mode()
     def run(x: Tensor) -> Tensor:
-        torch.set_num_threads(model.threads)
         return model.forward(x).cpu()  # waits for the device
 
     def compute(batches: Sequence[Tensor]) -> list[Tensor]:
-        jobs = [model.crew.submit(run, batch) for batch in batches]
+        jobs = [model.pool.submit(run, batch) for batch in batches]
         return [job.result() for job in jobs]
 
     compute(batches[: model.streams])

@@ -119,7 +119,7 @@ def summarize(
         weights={
             "variant": metadata.variant,
             "provenance": metadata.provenance,
-            "licence": metadata.licence,
+            "license": metadata.license,
             "sha256": model.weights_hash,
         },
         options={

@@ -1,1 +1,1 @@
-"""Windows, tiles, blending and decoding: NumPy only."""
+"""Windows, tiles, blending and decoding, with NumPy and Pillow only."""

@@ -1,8 +1,8 @@
-"""Overlap-add: the logits of overlapping tiles become one map, at 1/8 of the resolution.
+"""Overlap-add: blend the logits of overlapping tiles to one map, at 1/8 of the resolution.
 
-Everything here counts in cells of the logits' grid. Each tile's logits are multiplied by a
-positive taper and added up, and so are the tapers; the quotient is the blended map. Where one
-tile alone covers a cell, that is the tile's own logits; at borders nothing is special.
+Windows are in cells of the logits' grid. The blended map is the sum of all tiles' logits times a
+positive taper, divided by the sum of the tapers. Where one tile covers a cell alone, the result is
+that tile's logits. Borders of the scene need no special treatment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class WeightedLogits:
-    """A not yet divided sum over some of the tiles that cover `window`."""
+    """Sums over some of the tiles that cover `window`, not yet divided."""
 
     window: Window
     """In cells."""
@@ -30,7 +30,7 @@ class WeightedLogits:
     """(h,w): tapers."""
 
     def crop(self, window: Window) -> WeightedLogits:
-        """The part inside `window`, as a copy that keeps nothing else alive."""
+        """Return a copy of the part inside `window`."""
         common = self.window.intersection(window)
         if common is None:
             raise ValueError(f"{window} does not meet {self.window}")
@@ -41,7 +41,7 @@ class WeightedLogits:
 
 
 def taper(height: int, width: int, ramp: int) -> Floats:
-    """(h,w) weights of one tile: rising linearly over `ramp` cells from each side, then 1."""
+    """Return the weights (h,w) of a tile: 1, falling linearly over `ramp` cells to each side."""
 
     def profile(size: int) -> Floats:
         distance = np.minimum(np.arange(size), np.arange(size)[::-1]).astype(np.float32)
@@ -56,11 +56,11 @@ def accumulate(
     """Sum one block's tiles.
 
     Args:
-        window: the block's extent, px.
-        tiles: the tiles' windows, px; those without a valid pixel are left out.
+        window: extent of the block, px.
+        tiles: windows of the tiles with a valid pixel, px.
         logits: (C,h,w) for each of `tiles`, in order.
         classes: C.
-        overlap: of neighbouring tiles, px; the taper's length.
+        overlap: of neighboring tiles, px; the length of the taper.
     """
     cells = window.scaled(CELL)
     sums = np.zeros((cells.height, cells.width, classes), np.float32)
@@ -75,10 +75,12 @@ def accumulate(
 
 
 def blend(window: Window, pieces: Iterable[WeightedLogits]) -> Floats:
-    """The blended logits of `window` (cells), (h,w,C); 0 where no tile was predicted.
+    """Return the blended logits (h,w,C) of `window`; 0 where no tile was predicted.
 
-    `pieces` must hold every tile that meets the window. They are added in the order of their
-    windows, so that the result does not depend on which was ready first.
+    Args:
+        window: in cells.
+        pieces: sums that include every tile that intersects the window. They are added in the
+            order of their windows, whatever the order in which they were computed.
     """
     ordered = sorted(pieces, key=lambda p: (p.window.row_off, p.window.col_off))
     classes = ordered[0].sums.shape[2]

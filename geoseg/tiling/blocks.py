@@ -1,6 +1,6 @@
-"""The steps of a prediction on one block, free of files, GIS and schedulers.
+"""The steps of a prediction of one block, without files, GIS and schedulers.
 
-`predict` runs them on a scene through dask; evaluation runs them on an image in memory.
+`predict` runs them on a scene through dask, evaluation on an image in memory.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from geoseg.tiling.resample import Resampler
 from geoseg.timing import StageTimer
 
 REACH = range(-2, 3)
-"""A last tile that was shifted inward may reach over its neighbour into the block after."""
+"""Offsets, in blocks, of blocks whose tiles may overlap: a last tile that was shifted inward may
+extend beyond the neighboring block."""
 
 
 class Model(Protocol):
-    """What `TileModel` offers; see there."""
+    """The part of `TileModel` that predictions use."""
 
     @property
     def num_classes(self) -> int: ...
@@ -36,8 +37,8 @@ class Model(Protocol):
     ) -> Sequence[NDArray[np.float32]]: ...
 
 
-def readable(block: Block, grid: Grid) -> Window:
-    """The part of the block's window that lies inside the scene."""
+def readable_window(block: Block, grid: Grid) -> Window:
+    """Return the part of the block's window inside the scene."""
     common = block.window.intersection(grid.extent)
     assert common is not None, "every tile begins inside the scene"
     return common
@@ -51,30 +52,30 @@ def infer(
     model: Model,
     timer: StageTimer,
 ) -> WeightedLogits:
-    """Logits of a block's tiles, summed under their tapers.
+    """Return the tapered sums of the logits of a block's tiles.
 
     Tiles without a valid pixel are not computed.
 
     Args:
-        image: (3,H,W), the pixels of `readable(block, grid)`.
+        image: (3,H,W), the pixels of `readable_window(block, grid)`.
         valid: (H,W), False where there is no data.
     """
     window = block.window
-    # What a tile lacks at the scene's right and lower border is its own mirror image.
+    # Tiles that exceed the scene at its right and lower border are padded by reflection.
     missing = ((0, window.height - valid.shape[0]), (0, window.width - valid.shape[1]))
     if missing != ((0, 0), (0, 0)):
         image = np.pad(image, ((0, 0), *missing), mode="reflect")
         valid = np.pad(valid, missing, mode="reflect")
-    places = [tile.window.relative_to(window).slices for tile in block.tiles]
-    used = [i for i, place in enumerate(places) if valid[place].any()]
-    logits = model([image[:, *places[i]] for i in used], [valid[places[i]] for i in used], timer)
-    windows = [block.tiles[i].window for i in used]
+    windows = [tile.window for tile in block.tiles]
+    windows = [each for each in windows if valid[each.relative_to(window).slices].any()]
+    parts = [each.relative_to(window).slices for each in windows]
+    logits = model([image[:, *part] for part in parts], [valid[part] for part in parts], timer)
     with timer.stage("stitch"):
         return accumulate(window, windows, logits, model.num_classes, grid.overlap)
 
 
-def contributors(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]]:
-    """For each block the blocks, itself included, whose tiles cover cells that it decodes."""
+def contributing_blocks(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]]:
+    """Return for each block those, itself included, whose tiles cover cells that it decodes."""
     at = {(block.row, block.col): block for block in blocks}
     found = {}
     for block in blocks:
@@ -140,16 +141,17 @@ def image_logits(
     """Logits of an image (3,H,W) in memory, by the same tiling as `predict`.
 
     Args:
-        scale: factor by which pixels are enlarged for the model, as `predict` does.
+        valid: (H,W), False where there is no data.
+        scale: factor by which pixels are enlarged for the model, as by `predict`.
     """
     resampler = Resampler.of(valid.shape[1], valid.shape[0], 1 / scale, 1 / scale)
     width, height = resampler.size
-    whole = Window(0, 0, valid.shape[1], valid.shape[0])
-    shown, seen = resampler.read(
+    extent = Window(0, 0, valid.shape[1], valid.shape[0])
+    resampled, mask = resampler.read(
         Window(0, 0, width, height), lambda part: (image[:, *part.slices], valid[part.slices])
     )
     grid = Grid(width, height, tile_size, overlap, tiles_per_block=max(width, height))
     (block,) = grid.blocks()
     cells = cells_around(grid.extent, grid.extent)
-    logits = blend(cells, [infer(block, grid, shown, seen, model, StageTimer())])
-    return ImageLogits(logits, cells, whole, resampler.step)
+    logits = blend(cells, [infer(block, grid, resampled, mask, model, StageTimer())])
+    return ImageLogits(logits, cells, extent, resampler.step)

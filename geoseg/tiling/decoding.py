@@ -1,10 +1,9 @@
-"""From logits at 1/8 to classes at full resolution.
+"""Decode logits at 1/8 to classes at full resolution.
 
 Decoding is bilinear interpolation (``align_corners=False``, borders clamped) and argmax. An
-interpolated value is a convex combination of its four neighbours, so where the four agree on
-the class the pixel has that class, and only pixels between cells that disagree (the boundaries,
-a few per cent) need the arithmetic. The result is the same. ``decode.c`` does it where the
-installation could compile that.
+interpolated value is a convex combination of its four neighbors, so a pixel between four cells of
+one class has that class, and only pixels between cells of several classes (the boundaries, a few
+percent) are interpolated. ``decode.c`` does this where the installation compiled it.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from geoseg.tiling.grid import CELL, Window
 Floats = NDArray[np.float32]
 
 MIXED = 254
-"""Marks, in between, cells whose corners disagree; no class may have this id."""
+"""Temporary id of pixels between cells of several classes; no class may have it."""
 CHUNK = 1 << 14
-"""Pixels interpolated at once: their logits stay in the processor's cache."""
+"""Pixels interpolated at once, so that their logits stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Where the pixels of one axis lie between the cells of the logits."""
+    """Positions of the pixels of one axis between the cells of the logits."""
 
     index: NDArray[np.intp]
     """(n,) the cell before each pixel."""
     weight: Floats
-    """(n,) how far it is from there to the next cell, 0-1."""
+    """(n,) distance from that cell, 0-1 cells."""
 
     @staticmethod
     def between(start: int, end: int, first_cell: int, cells: int, step: float) -> Axis:
-        """For pixels `start` to `end`, on cells `first_cell` to `first_cell + cells`."""
+        """Return the axis of pixels `start` to `end` on cells from `first_cell` on."""
         position = (np.arange(start, end) + 0.5) / (CELL * step) - 0.5 - first_cell
         position = np.clip(position, 0, cells - 1)
         index = np.minimum(position.astype(np.intp), max(cells - 2, 0))
@@ -46,7 +45,7 @@ class Axis:
 
 
 def cells_around(core: Window, scene: Window) -> Window:
-    """The cells that decoding `core` (px) reads: its own and one more on each inner side."""
+    """Return the cells that decoding `core` (px) reads: its own and one more on each inner side."""
     across, down = -(-scene.width // CELL), -(-scene.height // CELL)
     left, top = max(core.col_off // CELL - 1, 0), max(core.row_off // CELL - 1, 0)
     right = min(-(-core.col_end // CELL) + 1, across)
@@ -61,7 +60,7 @@ class Decoded:
     class_ids: NDArray[np.uint8]
     """(H,W)."""
     confidence: Floats | None
-    """(H,W): softmax probability of the pixel's class; 0 where it was not asked for."""
+    """(H,W): softmax probability of the pixel's class; 0 where it was not computed."""
 
 
 def decode(
@@ -75,9 +74,8 @@ def decode(
     """Decode the pixels of `core` from the logits (h,w,C) of `cells`.
 
     Args:
-        step: pixels of `core`'s grid per pixel that the model saw, across and down.
-        confidence: compute it for ``none`` of the pixels, for ``objects`` (all but class 0),
-            or for ``all``.
+        step: pixels of `core`'s grid per pixel of the model's grid, in x and y.
+        confidence: pixels that get one: ``none``, ``objects`` (all but class 0), or ``all``.
     """
     rows = Axis.between(core.row_off, core.row_end, cells.row_off, cells.height, step[1])
     columns = Axis.between(core.col_off, core.col_end, cells.col_off, cells.width, step[0])
@@ -85,44 +83,44 @@ def decode(
     agreed = agreement(corners)  # (h-1,w-1)
     class_ids = agreed.take(rows.index, axis=0).take(columns.index, axis=1)  # (H,W)
     scores = None if confidence == "none" else np.zeros(class_ids.shape, np.float32)
-    least = 0 if confidence == "all" else 1
-    solve(class_ids, scores, np.ascontiguousarray(logits), rows, columns, least)
+    min_class = 0 if confidence == "all" else 1
+    interpolate_classes(class_ids, scores, np.ascontiguousarray(logits), rows, columns, min_class)
     return Decoded(class_ids, scores)
 
 
 def agreement(corners: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h,w) classes of cells to (h-1,w-1): the class that four neighbours share, or MIXED."""
-    if 1 in corners.shape:  # a scene of one cell: every cell is its own neighbour
+    """Return (h-1,w-1) of classes (h,w): the class that four neighbors share, or MIXED."""
+    if 1 in corners.shape:  # one row or column of cells, which is its own neighbor
         corners = np.pad(corners, [(0, int(side == 1)) for side in corners.shape], mode="edge")
     a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]
     return np.where((a == b) & (a == c) & (a == d), a, np.uint8(MIXED))
 
 
-def solve(
+def interpolate_classes(
     class_ids: NDArray[np.uint8],
     scores: Floats | None,
     logits: Floats,
     rows: Axis,
     columns: Axis,
-    least: int,
+    min_class: int,
 ) -> None:
-    """Put classes where MIXED is, and confidence there and in all classes from `least` on."""
+    """Replace MIXED by classes, and set the scores there and of all classes from `min_class` on."""
     if lib := library():
         width, classes = logits.shape[1:]
-        below, right = neighbours(logits)
+        below, right = neighbor_steps(logits)
         arrays = (class_ids, scores, logits, rows.index, rows.weight, columns.index, columns.weight)
         lib.geoseg_decode(
             *(ctypes.c_void_p(None if array is None else array.ctypes.data) for array in arrays),
             *map(ctypes.c_long, (*class_ids.shape, width, classes)),
-            *map(ctypes.c_long, (below * classes, right * classes, MIXED, least)),
+            *map(ctypes.c_long, (below * classes, right * classes, MIXED, min_class)),
         )
         return
-    wanted = class_ids == MIXED
+    selected = class_ids == MIXED
     if scores is not None:
-        wanted |= class_ids >= least
-    places = np.flatnonzero(wanted)
-    for first in range(0, places.size, CHUNK):
-        pixels = places[first : first + CHUNK]
+        selected |= class_ids >= min_class
+    indices = np.flatnonzero(selected)
+    for first in range(0, indices.size, CHUNK):
+        pixels = indices[first : first + CHUNK]
         values = interpolate(logits, rows, columns, pixels)  # (n,C)
         best = values.argmax(axis=1)
         class_ids.reshape(-1)[pixels] = best
@@ -132,10 +130,10 @@ def solve(
 
 
 def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.intp]) -> Floats:
-    """Bilinear values (n,C) at flat pixel indices."""
+    """Return bilinear values (n,C) at flat pixel indices."""
     width, classes = logits.shape[1:]
     y, x = np.divmod(pixels, len(columns.index))
-    below, right = neighbours(logits)
+    below, right = neighbor_steps(logits)
     flat = logits.reshape(-1, classes)
     corner = rows.index.take(y) * width + columns.index.take(x)
     down, across = rows.weight.take(y)[:, None], columns.weight.take(x)[:, None]
@@ -152,7 +150,7 @@ def interpolate(logits: Floats, rows: Axis, columns: Axis, pixels: NDArray[np.in
     return lerp(between(corner), between(corner + right), across)
 
 
-def neighbours(logits: Floats) -> tuple[int, int]:
-    """Steps to the cell below and to the one on the right; 0 where there is only one."""
+def neighbor_steps(logits: Floats) -> tuple[int, int]:
+    """Return the flat index steps to the cells below and on the right; 0 if there is only one."""
     height, width, _ = logits.shape
     return (width if height > 1 else 0), int(width > 1)

@@ -1,6 +1,6 @@
-"""How a scene is cut: tiles that the model sees, blocks that are computed together.
+"""Cut a scene into tiles, which the model sees, and blocks, which are computed together.
 
-Pure arithmetic on pixel rectangles; nothing here reads a raster or knows a model.
+Arithmetic on pixel rectangles, without rasters or models.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ALIGN = 32
-"""Tile offsets and sizes are multiples of this: the model's deepest stride, px."""
+"""Tile offsets and sizes are multiples of the model's deepest stride, px."""
 CELL = 8
 """Pixels per cell of the logits' grid, the model's output stride."""
 TILE_SIZE, OVERLAP = 1472, 128
-"""Where nobody says otherwise, px; docs/decisions.md says why."""
+"""Defaults, px; docs/decisions.md gives the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,20 @@ class Window:
         return self.row_off + self.height
 
     def relative_to(self, other: Window) -> Window:
-        """The same rectangle in the coordinates of `other`."""
+        """Return the same rectangle in the coordinates of `other`."""
         return Window(
             self.col_off - other.col_off, self.row_off - other.row_off, self.width, self.height
         )
 
     def scaled(self, factor: int) -> Window:
-        """The same rectangle on a grid `factor` times coarser; sides must divide."""
+        """Return the same rectangle on a grid `factor` times coarser, whose cells it must fill."""
         parts = (self.col_off, self.row_off, self.width, self.height)
         if any(part % factor for part in parts):
             raise ValueError(f"{self} does not lie on a grid of {factor} px")
         return Window(*(part // factor for part in parts))
 
     def intersection(self, other: Window) -> Window | None:
-        """The common rectangle, or None where there is none."""
+        """Return the common rectangle, or None if there is none."""
         left, top = max(self.col_off, other.col_off), max(self.row_off, other.row_off)
         right, bottom = min(self.col_end, other.col_end), min(self.row_end, other.row_end)
         if left >= right or top >= bottom:
@@ -57,24 +57,24 @@ class Window:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, to index a (..., H, W) array."""
+        """Rows and columns, to index an array (..., H, W)."""
         return slice(self.row_off, self.row_end), slice(self.col_off, self.col_end)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What the model sees at once."""
+    """A rectangle that the model sees at once."""
 
     window: Window
-    """On the scene's pixels; at the right and lower border it may end beyond the scene, by less
-    than `ALIGN` pixels where the scene is larger than a tile."""
+    """Extent, px. At the right and lower border it may exceed the scene, by less than `ALIGN` where
+    the scene is larger than a tile."""
     core: Window
-    """The part that the tile owns. The cores partition the scene."""
+    """The tile's own part; the cores partition the scene."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring tiles that are read, predicted and decoded together: one dask chunk."""
+    """Neighboring tiles that are read, predicted and decoded together: one dask chunk."""
 
     row: int
     col: int
@@ -87,7 +87,7 @@ class Block:
 
     @property
     def core(self) -> Window:
-        """What the block owns. The cores partition the scene."""
+        """The block's own part; the cores partition the scene."""
         return hull([tile.core for tile in self.tiles])
 
 
@@ -131,7 +131,7 @@ class Grid:
         return spans(self.height, self.tile_size, self.overlap)
 
     def blocks(self) -> Iterator[Block]:
-        """Row by row, left to right."""
+        """Yield the blocks row by row, left to right."""
         side = self.tiles_per_block
         columns, rows = self.columns, self.rows
         for i, top in enumerate(range(0, len(rows), side)):
@@ -153,7 +153,7 @@ class Grid:
 
     @property
     def model_pixels(self) -> int:
-        """Pixels that the model computes for the whole scene."""
+        """Pixels of all tiles of the scene."""
         return sum(x.size for x in self.columns) * sum(y.size for y in self.rows)
 
 
@@ -168,16 +168,15 @@ class Span:
 
 
 def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
-    """Cover `length` px by as few tiles as can be, all of one size; neighbouring cores meet in the
-    middle of their overlap.
+    """Cover `length` px with as few tiles of one size as possible.
 
-    `tile_size` is the most: where tiles of it would reach far beyond the end, smaller ones do, so
-    that next to nothing is computed twice but the overlap.
+    Neighboring cores meet in the middle of their overlap. The tiles are smaller than `tile_size`
+    if so many of that size would exceed `length`: little more than the overlap is computed twice.
     """
-    whole = round_up(length, ALIGN)
-    count = max(1, -(-(whole - overlap) // (tile_size - overlap)))
-    size = round_up(-(-(whole + (count - 1) * overlap) // count), ALIGN)
-    starts = [*(i * (size - overlap) for i in range(count - 1)), whole - size]
+    total = round_up(length, ALIGN)
+    count = max(1, -(-(total - overlap) // (tile_size - overlap)))
+    size = round_up(-(-(total + (count - 1) * overlap) // count), ALIGN)
+    starts = [*(i * (size - overlap) for i in range(count - 1)), total - size]
     # A core ends on the grid of logits, so that every cell belongs to one tile.
     bounds = [
         (left + size + right) // 2 // CELL * CELL for left, right in itertools.pairwise(starts)
@@ -189,11 +188,12 @@ def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
 
 
 def round_up(value: int, multiple: int) -> int:
+    """Return the least multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple
 
 
 def hull(windows: list[Window]) -> Window:
-    """The smallest window that holds all of `windows`."""
+    """Return the smallest window that contains all of `windows`."""
     left, top = min(w.col_off for w in windows), min(w.row_off for w in windows)
     right, bottom = max(w.col_end for w in windows), max(w.row_end for w in windows)
     return Window(left, top, right - left, bottom - top)

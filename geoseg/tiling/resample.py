@@ -1,7 +1,6 @@
-"""A picture on a grid of larger or smaller pixels: what a model sees of it. NumPy and Pillow only.
+"""Resample images to the pixel size of a model, with NumPy and Pillow only.
 
-`geoseg.geo.raster.resampled` shows it scenes in this way, window by window, and evaluation images
-in memory.
+`geoseg.geo.raster.resampled` resamples scenes window by window, evaluation images in memory.
 """
 
 from __future__ import annotations
@@ -16,71 +15,72 @@ from PIL import Image
 from geoseg.tiling.grid import Window
 
 _UNIT = 1024
-"""Steps are whole multiples of 1 / 1024 pixel. Then every position on the new grid is exact in the
-float32 that Pillow computes with, and pixels do not depend on how windows are cut."""
+"""Steps are multiples of 1/1024 px, so that positions on the new grid are exact in Pillow's float32
+and pixels do not depend on the windows that they are computed in."""
 _CLOSE = 0.02
-"""Steps this close to 1 are not worth a resampling."""
+"""Steps this close to 1 are taken as 1, without resampling."""
 _PIECE = 4096
-"""Pixels a side that are resampled at once."""
-_GREY = 128
+"""Side of the part of an image that is resampled at once, px."""
+_GRAY = 128
 
-Picture = tuple[NDArray[np.uint8], NDArray[np.bool_]]
-"""(3, H, W) colors, and validity (H, W)."""
+Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+"""Colors (3,H,W) and validity (H,W)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resampler:
-    """Two grids with one upper left corner: the pixels of a picture, and those it is shown in.
+    """Two grids with one upper left corner: the pixels of a source image, and new ones.
 
-    The picture's (x, y) lies at x / step[0], y / step[1] of the new grid.
+    The source's (x, y) lies at x / step[0], y / step[1] of the new grid.
     """
 
     width: int
-    """Of the picture, px."""
+    """Columns of the source."""
     height: int
-    """Of the picture, px."""
+    """Rows of the source."""
     units: tuple[int, int]
-    """Pixels of the picture per new pixel, across and down, in 1/1024."""
+    """Source pixels per new pixel in x and y, in 1/1024."""
 
     @classmethod
-    def of(cls, width: int, height: int, across: float, down: float) -> Resampler:
-        """Args:
-        across, down: pixels of the picture per new pixel; 1 where they are close to it.
+    def of(cls, width: int, height: int, step_x: float, step_y: float) -> Resampler:
+        """Return the resampler of a source of `width` × `height` px.
+
+        Args:
+            step_x, step_y: source pixels per new pixel; taken as 1 if both are close to it.
         """
-        if abs(across - 1) <= _CLOSE and abs(down - 1) <= _CLOSE:
-            across = down = 1.0
-        return cls(width, height, (round(across * _UNIT), round(down * _UNIT)))
+        if abs(step_x - 1) <= _CLOSE and abs(step_y - 1) <= _CLOSE:
+            step_x = step_y = 1.0
+        return cls(width, height, (round(step_x * _UNIT), round(step_y * _UNIT)))
 
     @property
     def step(self) -> tuple[float, float]:
-        """Pixels of the picture per new pixel, across and down; exact."""
+        """Source pixels per new pixel in x and y; exact."""
         return self.units[0] / _UNIT, self.units[1] / _UNIT
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows of the new grid. The last ones may reach beyond the picture."""
+        """Columns and rows of the new grid; the last ones may exceed the source."""
         return -(-self.width * _UNIT // self.units[0]), -(-self.height * _UNIT // self.units[1])
 
-    def read(self, window: Window, picture: Callable[[Window], Picture]) -> Picture:
-        """The pixels under `window` of the new grid.
+    def read(self, window: Window, source: Callable[[Window], Pixels]) -> Pixels:
+        """Return the resampled pixels in `window` of the new grid.
 
         Args:
-            picture: reads a window of the picture.
+            source: reads a window of the source.
         """
         if self.units == (_UNIT, _UNIT):
-            return picture(window)
+            return source(window)
         image = np.empty((3, window.height, window.width), np.uint8)
         valid = np.empty((window.height, window.width), bool)
         for piece in self._pieces(window):
             rows, columns = piece.relative_to(window).slices
-            image[:, rows, columns], valid[rows, columns] = self._resample(piece, picture)
+            image[:, rows, columns], valid[rows, columns] = self._resample(piece, source)
         return image, valid
 
-    def on_picture(self, window: Window) -> Window | None:
-        """The picture's pixels whose centers lie in `window` of the new grid.
+    def source_window(self, window: Window) -> Window | None:
+        """Return the source pixels whose centers lie in `window` of the new grid, or None.
 
-        Windows that partition the new grid partition the picture. None where there is no such
-        pixel.
+        Windows that partition the new grid partition the source.
         """
         columns = [self._first(edge, 0) for edge in (window.col_off, window.col_end)]
         rows = [self._first(edge, 1) for edge in (window.row_off, window.row_end)]
@@ -90,7 +90,7 @@ class Resampler:
         return found.intersection(Window(0, 0, self.width, self.height))
 
     def _first(self, edge: int, axis: int) -> int:
-        """The picture's first pixel whose center is not before `edge` of the new grid."""
+        """Return the first source pixel whose center is not before `edge` of the new grid."""
         return -(-(2 * edge * self.units[axis] - _UNIT) // (2 * _UNIT))
 
     def _pieces(self, window: Window) -> list[Window]:
@@ -101,21 +101,21 @@ class Resampler:
             for left in range(window.col_off, window.col_end, width)
         ]
 
-    def _resample(self, window: Window, picture: Callable[[Window], Picture]) -> Picture:
+    def _resample(self, window: Window, source: Callable[[Window], Pixels]) -> Pixels:
         left, right, beyond_right = self._support(window.col_off, window.col_end, 0)
         top, bottom, beyond_bottom = self._support(window.row_off, window.row_end, 1)
-        image, valid = picture(Window(left, top, right - left, bottom - top))
+        image, valid = source(Window(left, top, right - left, bottom - top))
         beyond = ((0, beyond_bottom), (0, beyond_right))
-        # The model sees its mean where nothing is valid; grey leaves no edge towards it.
-        image = np.where(valid, image, np.uint8(_GREY))
+        # Invalid pixels become the model's mean; gray leaves no edge at their border.
+        image = np.where(valid, image, np.uint8(_GRAY))
         image = np.pad(image, ((0, 0), *beyond), mode="edge")
         valid = np.pad(valid, beyond, mode="edge")
-        across, down = self.step
-        columns = window.width, window.col_off * across - left, window.col_end * across - left
-        rows = window.height, window.row_off * down - top, window.row_end * down - top
-        shown = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-        shown = _resize(shown, columns, rows, Image.Resampling.BICUBIC)
-        planes = np.ascontiguousarray(np.asarray(shown).transpose(2, 0, 1))
+        step_x, step_y = self.step
+        columns = window.width, window.col_off * step_x - left, window.col_end * step_x - left
+        rows = window.height, window.row_off * step_y - top, window.row_end * step_y - top
+        resized = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        resized = _resize(resized, columns, rows, Image.Resampling.BICUBIC)
+        planes = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
         if valid.all():
             return planes, np.ones(planes.shape[1:], bool)
         share = Image.fromarray(np.where(valid, np.uint8(255), np.uint8(0)))
@@ -123,29 +123,31 @@ class Resampler:
         return planes, np.asarray(share) >= 128
 
     def _support(self, start: int, stop: int, axis: int) -> tuple[int, int, int]:
-        """What the cubic kernel reaches from [start, stop) of the new grid: the picture's first
-        pixel, its end, and how many pixels beyond the last, where the last new pixel overhangs."""
+        """Return the source range that the cubic kernel reads for [start, stop) of the new grid.
+
+        First pixel, end, and the number of pixels to pad where the last new pixel exceeds the
+        source.
+        """
         units = self.units[axis]
         length = (self.width, self.height)[axis]
         steps = -(-length * _UNIT // units)
-        reach = 2 * max(1, -(-units // _UNIT)) + 1
-        first = max(0, start * units // _UNIT - reach)
-        end = min(-(-steps * units // _UNIT), -(-stop * units // _UNIT) + reach)
+        radius = 2 * max(1, -(-units // _UNIT)) + 1
+        first = max(0, start * units // _UNIT - radius)
+        end = min(-(-steps * units // _UNIT), -(-stop * units // _UNIT) + radius)
         return first, min(end, length), max(0, end - length)
 
 
 def _resize(
-    picture: Image.Image,
+    image: Image.Image,
     columns: tuple[int, float, float],
     rows: tuple[int, float, float],
     filter_: Image.Resampling,
 ) -> Image.Image:
-    """Resample to a number of columns and rows, given with their start and end in `picture`.
+    """Resample to a number of columns and rows, given with their start and end in `image`.
 
-    Along rows first, always: left to itself, Pillow orders the passes by a picture's shape, and
-    they round in between.
+    Rows always come first: Pillow would choose the order by the shape, and rounds in between.
     """
     width, left, right = columns
-    picture = picture.resize((width, picture.height), filter_, (left, 0, right, picture.height))
+    image = image.resize((width, image.height), filter_, (left, 0, right, image.height))
     height, top, bottom = rows
-    return picture.resize((width, height), filter_, (0, top, width, bottom))
+    return image.resize((width, height), filter_, (0, top, width, bottom))

@@ -15,8 +15,9 @@ from geoseg.model.checkpoint import read_checkpoint
 from geoseg.model.convert import load_backbone_state
 from geoseg.model.load import FOREIGN_SUFFIXES, locate_weights
 from geoseg.model.metadata import Metadata
-from geoseg.model.pyramid import LITE, EfficientNetPyramid
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.model.variants import PYRAMIDS
 from geoseg.train.recipe import Recipe
 
 CLASSIFIER = "decode_head.conv_seg."
@@ -38,7 +39,7 @@ def initial_model(
         CheckpointError: it cannot be read, or is of another variant.
     """
     plain = run_metadata(recipe, Metadata(recipe.model.variant, classes), classes)
-    if recipe.model.variant in LITE and pretrained == "imagenet":
+    if recipe.model.variant in PYRAMIDS and pretrained == "imagenet":
         teacher = blank_model(recipe, plain)
         assert isinstance(teacher, EfficientNetPyramid)
         load_imagenet(teacher, recipe.model.variant)
@@ -85,7 +86,7 @@ def run_metadata(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...
         scale=options.scale or known.scale,
         gsd_range=recipe.gsd_range,
         provenance=recipe.provenance,
-        licence=recipe.license,
+        license=recipe.license,
         metrics={},
     )
 
@@ -115,7 +116,7 @@ def load_imagenet(model: EfficientNetPyramid, variant: str) -> None:
 
 def blank_model(recipe: Recipe, metadata: Metadata) -> SegNeXt | EfficientNetPyramid:
     """Build the network that `metadata` describes, with random weights."""
-    if metadata.variant in LITE:
+    if metadata.variant in PYRAMIDS:
         teacher = EfficientNetPyramid(metadata.variant, len(metadata.classes))
         teacher.metadata = metadata
         return teacher

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from geoseg.errors import RecipeError
-from geoseg.model.metadata import TEACHERS
 from geoseg.model.segnext import NmfGradient
-from geoseg.model.variants import VARIANTS
+from geoseg.model.variants import PYRAMIDS, VARIANTS
 from geoseg.recipes import find_recipe
 from geoseg.train.schema import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Rule, build, set_value
 
 FACTOR = Rule("from 1/16 to 16", lambda value: 1 / 16 <= value <= 16)
-NAMES = (*VARIANTS, *TEACHERS)
+NAMES = (*VARIANTS, *PYRAMIDS)
 VARIANT = Rule(f"one of {', '.join(NAMES)}", lambda value: value in NAMES)
 RENAMED = {"licence": "license", "augment.grey": "augment.gray"}
 """Keys in recipes of earlier runs, and what they are called now."""
@@ -101,7 +100,7 @@ class AugmentOptions:
     scale_draw: Literal["log", "uniform"] = "log"
     """Distribution of the scale within that of the stage: log-uniform or uniform."""
     photometric: Annotated[float, Rule("from 0 to 2", lambda value: 0 <= value <= 2)] = 1.0
-    """Strength of changes of brightness, contrast, saturation and hue; 1 as in the paper."""
+    """Strength of changes of brightness, contrast, saturation and class_color; 1 as in the paper."""
     gray: Annotated[float, SHARE] = 0.0
     """Share of the crops that are converted to gray."""
     blur: Annotated[float, SHARE] = 0.0

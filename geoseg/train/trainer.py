@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from geoseg.errors import OptionError
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
-from geoseg.model.tile_model import choose_device, computes_bfloat16
+from geoseg.model.devices import choose_device, computes_bfloat16
 from geoseg.train.figures import Sample, sample_sheet, write_picture
 from geoseg.train.metrics import Scores
 from geoseg.train.module import Labeled, SegmentationModule

@@ -31,7 +31,7 @@ from geoseg import load_model
 from geoseg.classes import ISAID
 from geoseg.model.backends import Backend, missing_packages, open_backend
 from geoseg.model.cpu import kernels
-from geoseg.model.fused import fold
+from geoseg.model.fused import fuse
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import keep_free_memory
@@ -41,7 +41,7 @@ from geoseg.synthetic import render_scene
 @dataclass(frozen=True, slots=True)
 class Way:
     name: str
-    folded: bool = True
+    fused: bool = True
     channels_last: bool = True
     keep: bool = True
     """Whether freed memory is kept."""
@@ -55,12 +55,12 @@ class Way:
 
 
 WAYS = [
-    Way("plain, NCHW", folded=False, channels_last=False, keep=False, beside=False),
-    Way("plain", folded=False, keep=False, beside=False),
-    Way("plain, bfloat16", folded=False, keep=False, dtype=torch.bfloat16, beside=False),
-    Way("folded", keep=False, kernels=False, beside=False),
-    Way("folded, memory kept", kernels=False, beside=False),
-    Way("folded, side by side", kernels=False),
+    Way("plain, NCHW", fused=False, channels_last=False, keep=False, beside=False),
+    Way("plain", fused=False, keep=False, beside=False),
+    Way("plain, bfloat16", fused=False, keep=False, dtype=torch.bfloat16, beside=False),
+    Way("fused", keep=False, kernels=False, beside=False),
+    Way("fused, memory kept", kernels=False, beside=False),
+    Way("fused, side by side", kernels=False),
     Way("geoseg float32"),
     Way("geoseg bfloat16", dtype=torch.bfloat16),
     Way("onnxruntime float32", backend="onnxruntime", beside=False),
@@ -84,7 +84,7 @@ def prepared(way: Way, variant: str) -> Callable[[Tensor], Tensor]:
         keep_free_memory()
     if not way.kernels:
         kernels.library = lambda: None
-    network = fold(model) if way.folded else model
+    network = fuse(model) if way.fused else model
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
     if way.backend != "torch":

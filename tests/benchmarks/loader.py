@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from geoseg.model.tile_model import choose_device
+from geoseg.model.devices import choose_device
 from geoseg.native.malloc import keep_free_memory
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.dataset import LabeledFolder, inspect_items

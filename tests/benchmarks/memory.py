@@ -20,6 +20,7 @@ from pathlib import Path
 import rasterio
 
 from geoseg.model.tile_model import TileModel
+from geoseg.native.malloc import keep_free_memory
 from geoseg.pipeline.bench import StandIn
 from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -50,6 +51,7 @@ def repeat(path: Path, times: int, target: Path) -> None:
 
 def measure(path: str, results: multiprocessing.Queue[dict[str, float]]) -> None:
     start = time.perf_counter()
+    keep_free_memory()
     with tempfile.TemporaryDirectory() as folder:
         summary = predict(
             path, TileModel(StandIn(), device="cpu"), OutputOptions(Path(folder)), TilingOptions()

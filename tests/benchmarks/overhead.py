@@ -25,6 +25,7 @@ from geoseg.geo.raster.resampled import ResampledScene, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
+from geoseg.native.malloc import keep_free_memory
 from geoseg.pipeline.bench import passes, write_scene
 from geoseg.pipeline.options import OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -59,6 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     sys.setswitchinterval(SWITCH_INTERVAL)
     network, tiling = load_model(None), TilingOptions()
+    keep_free_memory()
     model = TileModel(network, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "scene.tif"

@@ -20,6 +20,7 @@ from rasterio.windows import Window
 from geoseg.classes import IGNORE
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
+from geoseg.native.malloc import keep_free_memory
 from geoseg.synthetic import render_scene
 from geoseg.tiling.grid import ALIGN, Grid
 from geoseg.train.evaluate import predict_pixels
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rendered", type=int, default=3, help="as many rendered scenes")
     parser.add_argument("--tile-sizes", type=int, nargs="+", default=[512, 1024, 1472])
     options = parser.parse_args()
+    keep_free_memory()
     model = TileModel(load_model(), device="cpu")
     rendered = [
         render_scene(options.size, options.size, gsd=0.3, seed=seed)

@@ -21,12 +21,14 @@ from pathlib import Path
 import rasterio.shutil
 
 from geoseg.model.tile_model import TileModel
+from geoseg.native.malloc import keep_free_memory
 from geoseg.pipeline.bench import StandIn, write_scene
 from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 
 
 def predicted(scene: str) -> None:
+    keep_free_memory()
     with tempfile.TemporaryDirectory() as folder:
         predict(
             scene, TileModel(StandIn(), device="cpu"), OutputOptions(Path(folder)), TilingOptions()

@@ -132,9 +132,11 @@ def predicted(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.fl
     if not all(path.exists() for path in paths):
         from geoseg.model.load import load_model
         from geoseg.model.tile_model import TileModel
+        from geoseg.native.malloc import keep_free_memory
         from geoseg.pipeline.options import OutputOptions, SceneOptions
         from geoseg.pipeline.predict import predict
 
+        keep_free_memory()
         model = TileModel(load_model(None), device="cpu")
         with rasterio.open(folder / f"{name}.tif") as file:
             own = SceneOptions(gsd=file.res[0])

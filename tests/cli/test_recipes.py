@@ -112,7 +112,7 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path, setting, words):
 
 
 def test_old_names_of_fields_are_read(tmp_path):
-    path = recipe_of(tmp_path, tmp_path / "r.yaml", licence="CC0", augment={"grey": 0.25})
+    path = recipe_of(tmp_path, tmp_path / "r.yaml", license="CC0", augment={"grey": 0.25})
     recipe = load_recipe(path)
     assert (recipe.license, recipe.augment.gray) == ("CC0", 0.25)
 

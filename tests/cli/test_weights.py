@@ -43,7 +43,7 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_import_show_and_load(pickled: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.safetensors"
-    result = run("import", pickled, out, "--classes", "isaid", "--gsd", 0.1, 1, "--licence", "CC0")
+    result = run("import", pickled, out, "--classes", "isaid", "--gsd", 0.1, 1, "--license", "CC0")
     assert result.exit_code == 0, result.output
     shown = run("show", out).stdout
     for word in ("SegNeXt-T", "storage_tank", "1.12", "0.1 to 1 m", "CC0", "jseg.pkl", "sha256"):

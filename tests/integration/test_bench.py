@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from geoseg.cli.main import main
-from geoseg.model.tile_model import TileModel, choose_device
+from geoseg.model.devices import choose_device
+from geoseg.model.tile_model import TileModel
 from geoseg.pipeline import bench
 from geoseg.pipeline.bench import Report, in_rounds, ways
 from geoseg.pipeline.options import TilingOptions

@@ -234,7 +234,7 @@ def test_builds_of_one_version_differ(tmp_path):
 def test_a_worker_must_see_the_scene(tmp_path, content, message):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
     asked, old = demand(scene), scene.read_bytes()
-    assert inspect("tcp://w", build(), "1", asked, colors().asked) == ("cpu", "float32")
+    assert inspect("tcp://w", build(), "1", asked, colors().requested) == ("cpu", "float32")
     scene.unlink()
     if content is not None:
         scene.write_bytes(content(old))
@@ -247,13 +247,13 @@ def test_a_copy_of_the_scene_is_the_scene(tmp_path):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
     asked = demand(scene)
     os.utime(scene, (1, 1))
-    assert inspect("tcp://w", build(), "3", asked, colors().asked) == ("cpu", "float32")
+    assert inspect("tcp://w", build(), "3", asked, colors().requested) == ("cpu", "float32")
 
 
 def test_a_worker_finds_its_own_device(monkeypatch):
     """Whatever the client has: what travels is what was asked for."""
     model = colors()
-    model.asked["device"] = "auto"
+    model.requested["device"] = "auto"
     content = pickle.dumps(model)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr("geoseg.model.tile_model.choose_device", lambda asked: torch.device("meta"))

@@ -15,7 +15,7 @@ from fakes import TRANSFORM, Colors
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from geoseg.classes import ISAID, fault_of_name
+from geoseg.classes import ISAID, name_problem
 from geoseg.errors import OptionError
 from geoseg.geo.layers.formats import export
 from geoseg.geo.layers.names import clean_name
@@ -97,7 +97,7 @@ NAMES = st.text(CHARACTERS | st.sampled_from("\n\t"), min_size=1, max_size=60).f
     lambda name: len(name.encode()) <= 200 and name not in (".", "..")
 )
 CLASS_NAMES = st.text(CHARACTERS | st.just("/"), min_size=1, max_size=64).filter(
-    lambda name: not fault_of_name(name)
+    lambda name: not name_problem(name)
 )
 
 

@@ -14,7 +14,7 @@ import shapely
 from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 
-from geoseg.classes import Color, hue
+from geoseg.classes import Color, class_color
 from geoseg.errors import DataError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
@@ -99,7 +99,7 @@ def read_edited(path: Path, wanted: Collection[str] = ()) -> EditedLayers:
         layers=layers[order],
         styles=styles,
         colors={
-            name: fill_color(styles.get(name, "")) or hue(_highest_class(frame))
+            name: fill_color(styles.get(name, "")) or class_color(_highest_class(frame))
             for name, frame in full.items()
         },
         notes=tuple(f"{path}: {note}" for note in notes),

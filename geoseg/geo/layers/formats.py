@@ -18,7 +18,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
 from geoseg.atomic import Staging, companions
-from geoseg.classes import Color, LabelClass, hue
+from geoseg.classes import Color, LabelClass, class_color
 from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
@@ -80,7 +80,7 @@ class Grouping:
         pairs = frame[["class_id", "class"]].drop_duplicates().itertuples(index=False, name=None)
         layer_of = {int(i): names.of(int(i), name) for i, name in pairs}
         layers = np.array([layer_of[int(i)] for i in frame["class_id"]], dtype=object)
-        return cls(layers, {name: known.get(i, hue(i)) for i, name in layer_of.items()})
+        return cls(layers, {name: known.get(i, class_color(i)) for i, name in layer_of.items()})
 
 
 def _by_gdal(driver: str, **options: Any) -> Callable[[GeoDataFrame, Path, str], None]:

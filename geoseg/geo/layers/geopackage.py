@@ -17,7 +17,7 @@ from typing import Any
 import pyogrio
 from geopandas import GeoDataFrame
 
-from geoseg.classes import Color, LabelClass, hue
+from geoseg.classes import Color, LabelClass, class_color
 from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import WRITING, vector_settings
@@ -102,7 +102,7 @@ class GeoPackageWriter:
         class_id, name = int(frame["class_id"].iloc[0]), str(frame["class"].iloc[0])
         layer = self._names.of(class_id, name)
         known = self._classes.get(class_id)
-        self._legend[layer] = name, hue(class_id) if known is None else known.color
+        self._legend[layer] = name, class_color(class_id) if known is None else known.color
         with self._errors():
             self._write(frame, layer)
         self.counts[layer] = self.counts.get(layer, 0) + len(frame)

@@ -14,7 +14,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 
-from geoseg.classes import IGNORE, LabelClass, hue
+from geoseg.classes import IGNORE, LabelClass, class_color
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.crs import parse_crs
 from geoseg.geo.geobox import GeoBox
@@ -159,7 +159,9 @@ def _labels(classes: Sequence[LabelClass] | Mapping[int, str] | None) -> tuple[L
     if classes is None:
         return ()
     if isinstance(classes, Mapping):
-        return tuple(LabelClass(value, str(name), hue(value)) for value, name in classes.items())
+        return tuple(
+            LabelClass(value, str(name), class_color(value)) for value, name in classes.items()
+        )
     if strange := [item for item in classes if not isinstance(item, LabelClass)]:
         raise OptionError(
             f"classes has the item {strange[0]!r}; give LabelClass items, or a dict of names by id"

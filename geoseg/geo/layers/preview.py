@@ -11,7 +11,7 @@ from geopandas import GeoDataFrame
 from PIL import Image, ImageDraw, ImageFont
 
 from geoseg.atomic import Staging
-from geoseg.classes import Color, LabelClass, hue
+from geoseg.classes import Color, LabelClass, class_color
 from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.raster.scene import Scene
@@ -44,7 +44,7 @@ def write_preview(
     colors = {item.id: item.color for item in classes}
     parts, owner = shapely.get_parts(shapes, return_index=True)
     for part, class_id in zip(parts, class_ids[owner], strict=True):
-        color = colors.get(int(class_id)) or hue(int(class_id))
+        color = colors.get(int(class_id)) or class_color(int(class_id))
         shell = [tuple(point) for point in part.exterior.coords]
         canvas.polygon(shell, fill=(*color, 80))
         canvas.line(shell, fill=(*color, 255), width=2)

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg.classes import IGNORE, Color, LabelClass, display_color, hue
+from geoseg.classes import IGNORE, Color, LabelClass, class_color, display_color
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.source import Source
@@ -37,7 +37,7 @@ def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
 
     Names come from the first of these that has any: tags CLASS_<value> of the band or the file; the
     raster attribute table or the category names in GDAL's .aux.xml beside the file. Colors come
-    from the attribute table, then the color table, then `hue`.
+    from the attribute table, then the color table, then `class_color`.
 
     Raises SceneError if the .aux.xml is damaged.
     """
@@ -58,7 +58,7 @@ def declared_classes(dataset: DatasetReader) -> tuple[LabelClass, ...]:
 
 
 def _color(value: int, name: str, colors: dict[int, Color]) -> Color:
-    return display_color(name, colors[value]) if value in colors else hue(value)
+    return display_color(name, colors[value]) if value in colors else class_color(value)
 
 
 def _tagged(dataset: DatasetReader) -> dict[int, str]:
@@ -160,7 +160,7 @@ def _parsed(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelClass]:
         if value in seen:
             raise DataError(f"{where}: id {value} occurs twice")
         seen.add(value)
-        color = hue(value)
+        color = class_color(value)
         if code := (row.get("color") or "").strip():
             if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
                 raise DataError(f"{where}: color {code!r} is not of the form #rrggbb")

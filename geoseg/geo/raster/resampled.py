@@ -84,7 +84,7 @@ class ResampledScene:
 
     def to_scene(self, window: Window) -> Window | None:
         """Return the scene's pixels whose centers lie in `window` of the resampled grid."""
-        return self.resampler.on_picture(window)
+        return self.resampler.source_window(window)
 
 
 def suitable_gsd(own: float | None, known: tuple[float, float] | None) -> float | None:

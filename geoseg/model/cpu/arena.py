@@ -1,7 +1,7 @@
-"""Memory for the maps of a tile, used for tile after tile.
+"""An arena for the feature maps of a tile, reused tile after tile.
 
-In the heap small things that stay lie between them: for the maps of two tiles of 1120², at most
-42 MB each, it grew by 190 MB. Here they lie side by side, from the bottom up.
+The system's heap puts small, long-lived objects between large ones: the maps of two tiles of
+1120² px, at most 42 MB each, made it grow by 190 MB. In an arena large maps lie side by side.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SLAB = 2**26
-"""Numbers in a slab: 256 MiB, of which the system gives what has been written to."""
-SMALL = 2**17
-"""Numbers of a map that the heap may have."""
-LINE = 16
-"""Numbers in a line of the cache."""
+BUFFER_SIZE = 2**26
+"""Float32 values of a buffer: 256 MiB, of which the system provides the pages that are written."""
+MIN_SIZE = 2**17
+"""Values of the smallest tensor that an arena holds; the heap holds smaller ones."""
+CACHE_LINE = 16
+"""Float32 values of a cache line; every tensor begins with one."""
 
 
 class Arena:
-    """For one thread at a time; others may hold maps that it made."""
+    """An allocator for one thread at a time. Its tensors may be held, and freed, by any thread."""
 
     def __init__(self) -> None:
-        self.slabs: list[Slab] = []
+        self.buffers: list[Buffer] = []
 
-    def new_map(self, x: Tensor, *shape: int) -> Tensor:
-        """What ``x.new_empty(shape)`` returns; where that is large and float32, in this memory."""
+    def new_empty(self, like: Tensor, *shape: int) -> Tensor:
+        """Return ``like.new_empty(shape)``, in the arena if it is large, float32 and on the CPU."""
         size = math.prod(shape)
-        if size < SMALL or x.dtype != torch.float32 or x.device.type != "cpu":
-            return x.new_empty(shape)
-        for slab in self.slabs:
-            if (found := slab.take(size)) is not None:
+        if size < MIN_SIZE or like.dtype != torch.float32 or like.device.type != "cpu":
+            return like.new_empty(shape)
+        for buffer in self.buffers:
+            if (found := buffer.allocate(size)) is not None:
                 return found.view(shape)
-        self.slabs.append(Slab(max(size, SLAB)))
-        return self.new_map(x, *shape)
+        self.buffers.append(Buffer(max(size, BUFFER_SIZE)))
+        return self.new_empty(like, *shape)
 
 
-class Slab:
-    """Parts of it are taken, and free again when nobody holds them any more."""
+class Buffer:
+    """Contiguous memory. A part is free again when the last reference to it is gone."""
 
     def __init__(self, size: int) -> None:
-        self._memory = np.empty(-(-size // LINE) * LINE, np.float32)
-        self._taken: dict[int, int] = {}
-        """Where parts begin and end."""
-        self._returned = deque[int]()
-        """Beginnings of parts that are free, but still in `taken`."""
+        self._memory = np.empty(-(-size // CACHE_LINE) * CACHE_LINE, np.float32)
+        self._ends: dict[int, int] = {}
+        """End of each allocated part, by its start."""
+        self._freed = deque[int]()
+        """Starts of parts that were freed but are still in `_ends`."""
 
-    def take(self, size: int) -> Tensor | None:
-        """(size,), the lowest part that is free; None = there is none."""
-        while self._returned:  # whoever lets go of a part, and when: this alone changes `taken`
-            del self._taken[self._returned.popleft()]
-        length = -(-size // LINE) * LINE
-        borders = [(0, 0), *sorted(self._taken.items()), (len(self._memory), 0)]
-        gaps = ((left[1], right[0]) for left, right in pairwise(borders))
+    def allocate(self, size: int) -> Tensor | None:
+        """Return the first free part of `size` values, or None if there is none."""
+        while self._freed:  # any thread appends to it, at any time; only this one changes `_ends`
+            del self._ends[self._freed.popleft()]
+        length = -(-size // CACHE_LINE) * CACHE_LINE
+        parts = [(0, 0), *sorted(self._ends.items()), (len(self._memory), 0)]
+        gaps = ((left[1], right[0]) for left, right in pairwise(parts))
         start = next((begin for begin, end in gaps if end - begin >= length), None)
         if start is None:
             return None
-        self._taken[start] = start + length
+        self._ends[start] = start + length
         part = self._memory[start : start + size]
-        weakref.finalize(part, self._returned.append, start).atexit = False
+        weakref.finalize(part, self._freed.append, start).atexit = False
         return torch.from_numpy(part)

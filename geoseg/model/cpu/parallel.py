@@ -1,7 +1,7 @@
-"""Threads with a tile each, of which those that have none help the others.
+"""A pool of threads that compute one tile each, and help with others' loops when idle.
 
-Tiles side by side need no barriers, as the parts of one would. But the last tiles of a scene, and
-the few of a small one, would leave cores idle: these take pieces of the loops of others.
+Tiles side by side need no barriers, unlike the parts of one tile. But the last tiles of a scene,
+and the few of a small one, would leave cores idle: those take chunks of the running loops.
 """
 
 from __future__ import annotations
@@ -19,13 +19,23 @@ from torch import Tensor
 
 from geoseg.model.cpu.arena import Arena
 
+CHUNKS_PER_THREAD = 2
+"""Chunks of a loop for each thread that works on it, so that all end at about the same time."""
+
+T = TypeVar("T")
+Chunk = tuple[int, int]
+"""Start and end of a range of a loop."""
+_current = threading.local()
+"""The `pool` and the `arena` of the job that the thread runs, if it runs one."""
+
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in this thread alone, so that OpenMP makes no team of threads for it.
+def single_threaded() -> Iterator[None]:
+    """Let torch compute in the calling thread alone, so that OpenMP starts no team for it.
 
-    Teams stay until their thread ends. Where the threads of all teams are more than the cores, they
-    no longer spin at barriers but sleep, and whatever they compute takes half as long again.
+    A team lives as long as the thread that it was started for. Where the threads of all teams
+    outnumber the cores, they sleep at barriers instead of spinning, and everything that they
+    compute takes half as long again.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -35,53 +45,65 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-PIECES = 2
-"""Of a loop, for each thread: all are to end at about the same time."""
-
-T = TypeVar("T")
-Piece = tuple[int, int]
-_here = threading.local()
-
-
-class Crew:
-    """Runs jobs, each in a thread of its own.
+class WorkerPool:
+    """Threads that run one job each, with an equal share of the cores.
 
     Args:
-        jobs: at once; others wait.
-        cores: of which each job in progress takes an equal share.
+        jobs: that run at once; further ones wait.
+        cores: of which each job takes ``cores // jobs``, also as torch's number of threads.
     """
 
     def __init__(self, jobs: int, cores: int) -> None:
         self.share = cores // jobs
         self.idle = cores
-        """Cores that nobody computes on."""
-        self.workspaces: list[Arena] = []
-        """Of jobs that are done, for others."""
+        """Cores without work; negative while helpers and jobs outnumber the cores."""
+        self.arenas: list[Arena] = []
+        """Arenas of finished jobs, for the next ones."""
         self._lock = threading.Lock()
-        self._workers = ThreadPoolExecutor(jobs)
         self._helpers = ThreadPoolExecutor(cores)
+        self._workers = self._start_workers(jobs)
+
+    def _start_workers(self, jobs: int) -> ThreadPoolExecutor:
+        """Start all threads at once and give each its number of OpenMP threads.
+
+        That number decides the last bits of sums. Setting it also changes what threads started
+        later inherit, which is therefore set back to the number of the calling thread.
+        """
+        inherited = torch.get_num_threads()
+        workers = ThreadPoolExecutor(jobs, initializer=_set_num_threads, initargs=(self.share,))
+        together = threading.Barrier(jobs)  # a thread that is free would take two of the calls
+        try:
+            started = [workers.submit(together.wait) for _ in range(jobs)]
+            for each in started:
+                each.result()
+        except RuntimeError:  # the system refuses another thread
+            together.abort()
+            raise
+        finally:
+            torch.set_num_threads(inherited)
+        return workers
 
     def submit(self, job: Callable[..., T], *args: object) -> Future[T]:
-        """What `job(*args)` will return; in it `divide` finds idle threads."""
+        """Run ``job(*args)`` in a worker, where `parallel_for` finds this pool's idle threads."""
         return self._workers.submit(self._run, job, *args)
 
     def _run(self, job: Callable[..., T], *args: object) -> T:
-        with self._taking(self.share), self._workspace() as workspace:
-            _here.crew, _here.workspace = self, workspace
+        with self._occupy(self.share), self._lend_arena() as arena:
+            _current.pool, _current.arena = self, arena
             try:
                 return job(*args)
-            finally:  # a thread that held its crew would keep it, and itself, alive
-                del _here.crew, _here.workspace
+            finally:  # a thread that references its own pool would keep both alive
+                del _current.pool, _current.arena
 
     @contextmanager
-    def _workspace(self) -> Iterator[Arena]:
+    def _lend_arena(self) -> Iterator[Arena]:
         with self._lock:
-            workspace = self.workspaces.pop() if self.workspaces else Arena()
-        yield workspace
-        self.workspaces.append(workspace)
+            arena = self.arenas.pop() if self.arenas else Arena()
+        yield arena
+        self.arenas.append(arena)
 
     @contextmanager
-    def _taking(self, cores: int) -> Iterator[None]:
+    def _occupy(self, cores: int) -> Iterator[None]:
         with self._lock:
             self.idle -= cores
         try:
@@ -90,47 +112,56 @@ class Crew:
             with self._lock:
                 self.idle += cores
 
-    def share_out(self, pieces: deque[Piece], work: Callable[[int, int], None]) -> None:
-        """Work on all pieces, here and in idle threads."""
+    def run_chunks(self, chunks: deque[Chunk], work: Callable[[int, int], None]) -> None:
+        """Call ``work(*chunk)`` for all chunks, in this thread and in idle ones."""
 
         def help_out() -> None:
-            with self._taking(1):
-                for piece in _drained(pieces):
-                    work(*piece)
-                    if self.idle < 0:  # a job has begun, and wants its cores
+            with self._occupy(1):
+                for chunk in _drain(chunks):
+                    work(*chunk)
+                    if self.idle < 0:  # a job has started and needs its cores
                         break
 
         helpers = [self._helpers.submit(help_out) for _ in range(self.idle)]
-        for piece in _drained(pieces):
-            work(*piece)
+        for chunk in _drain(chunks):
+            work(*chunk)
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
 
 
-def _drained(pieces: deque[Piece]) -> Iterator[Piece]:
-    """Its elements, while other threads take some, too."""
+def _set_num_threads(count: int) -> None:
+    """Set torch's number of threads for the calling thread."""
+    torch.get_num_threads()  # else a thread's first loop sets it to what new threads inherit
+    torch.set_num_threads(count)
+
+
+def _drain(chunks: deque[Chunk]) -> Iterator[Chunk]:
+    """Take chunks until none is left; several threads may drain one deque."""
     with suppress(IndexError):
         while True:
-            yield pieces.popleft()
+            yield chunks.popleft()
 
 
-def new_map(x: Tensor, *shape: int) -> Tensor:
-    """``x.new_empty(shape)``; within a job, a large map of float32 is in its workspace."""
-    workspace: Arena | None = getattr(_here, "workspace", None)
-    return x.new_empty(shape) if workspace is None else workspace.new_map(x, *shape)
+def new_empty(like: Tensor, *shape: int) -> Tensor:
+    """Return ``like.new_empty(shape)``, in the arena of the job that the thread runs, if any."""
+    arena: Arena | None = getattr(_current, "arena", None)
+    return like.new_empty(shape) if arena is None else arena.new_empty(like, *shape)
 
 
-def divide(size: int, least: int, work: Callable[[int, int], None]) -> None:
-    """`work(first, last)` on all of 0 … `size`: at once, or in pieces where threads are idle.
+def parallel_for(size: int, min_chunk: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(start, end)`` on ranges that make up 0 to `size`, in idle threads too.
 
     Args:
-        least: size of a piece that is worth handing over.
-        work: releases the GIL; what it does must not depend on the pieces.
+        size: iterations of the loop.
+        min_chunk: iterations that are worth handing to another thread.
+        work: releases the GIL; its results must not depend on how the loop is divided.
     """
-    crew: Crew | None = getattr(_here, "crew", None)
-    pieces = min(PIECES * (crew.idle + 1), size // max(1, least)) if crew and crew.idle > 0 else 1
-    if crew is None or pieces < 2:
+    pool: WorkerPool | None = getattr(_current, "pool", None)
+    chunks = 1
+    if pool and pool.idle > 0:
+        chunks = min(CHUNKS_PER_THREAD * (pool.idle + 1), size // max(1, min_chunk))
+    if pool is None or chunks < 2:
         work(0, size)
     else:
-        crew.share_out(deque(pairwise(size * i // pieces for i in range(pieces + 1))), work)
+        pool.run_chunks(deque(pairwise(size * i // chunks for i in range(chunks + 1))), work)

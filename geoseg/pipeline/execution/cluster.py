@@ -120,7 +120,7 @@ class Cluster:
 
     def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str]]:
         """Return device and precision of each worker. Raises what `inspect` raises on one."""
-        inspector, client, asked = pickle.dumps(inspect), build(), dict(model.asked)
+        inspector, client, asked = pickle.dumps(inspect), build(), dict(model.requested)
         name, content = demand.name, demand.content
 
         async def look(dask_worker: Any) -> Any:

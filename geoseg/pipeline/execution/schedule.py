@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from geoseg.pipeline.execution.tasks import Plan
-from geoseg.tiling.blocks import REACH, contributors
+from geoseg.tiling.blocks import REACH, contributing_blocks
 from geoseg.tiling.grid import Block
 
 
@@ -28,7 +28,7 @@ class Schedule:
         rows = {block.row + step for block in wanted for step in REACH}
         columns = {block.col + step for block in wanted for step in REACH}
         near = {b: i for i, b in blocks.items() if b.row in rows and b.col in columns}
-        found = contributors(list(near), plan.grid)
+        found = contributing_blocks(list(near), plan.grid)
         sources = {i: [near[source] for source in found[block]] for block, i in wanted.items()}
         used = {i for needed in sources.values() for i in needed}
         return cls({i: blocks[i] for i in sorted(used)}, sources)

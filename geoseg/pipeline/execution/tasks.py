@@ -15,7 +15,7 @@ from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
-from geoseg.tiling.blocks import infer, readable
+from geoseg.tiling.blocks import infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.timing import StageTimer
@@ -87,7 +87,7 @@ class BlockResult:
     timer: StageTimer
     intact: bool = True
     """All pixels behind it could be read, its neighbors' too. Others are not kept: what failed now
-    may be readable the next time."""
+    may be readable_window the next time."""
 
 
 def infer_block(
@@ -95,7 +95,7 @@ def infer_block(
 ) -> BlockLogits:
     """Read a block with its halo and run its tiles. `after` only orders the graph."""
     timer, view = StageTimer(), plan.view
-    window, output = readable(block, plan.grid), plan.output_window(block)
+    window, output = readable_window(block, plan.grid), plan.output_window(block)
     with timer.stage("read"):
         pixels = view.read(window)
         if output is None:

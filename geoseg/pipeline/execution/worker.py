@@ -17,8 +17,9 @@ import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.files import FileSignature
-from geoseg.model.tile_model import Asked, TileModel, choose_device, choose_dtype
-from geoseg.native.malloc import refused_memory
+from geoseg.model.devices import DeviceOptions, choose_device, choose_dtype
+from geoseg.model.tile_model import TileModel
+from geoseg.native.malloc import keep_free_memory, refused_memory
 from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
 from geoseg.version import build
 
@@ -67,7 +68,9 @@ class _Opened:
 _OPENED = _Opened()
 
 
-def inspect(address: str, client: str, name: str, content: bytes, asked: Asked) -> tuple[str, str]:
+def inspect(
+    address: str, client: str, name: str, content: bytes, asked: DeviceOptions
+) -> tuple[str, str]:
     """Check this worker and return the device and precision that it would use.
 
     Args:
@@ -75,7 +78,7 @@ def inspect(address: str, client: str, name: str, content: bytes, asked: Asked) 
         client: `build()` of the client.
         name: name of the demand's parcel.
         content: a `Demand`, pickled.
-        asked: `TileModel.asked`.
+        asked: `TileModel.requested`.
 
     Raises:
         ClusterError: it has another geoseg, or not the scene.
@@ -181,6 +184,7 @@ def _load_demand(content: bytes) -> Demand:
 
 
 def _load_model(content: bytes, cores: int) -> TileModel:
+    keep_free_memory()
     torch.set_num_threads(cores)  # the model divides these among its streams
     model: TileModel = pickle.loads(content)
     return model

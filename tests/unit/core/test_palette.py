@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from rasterio.crs import CRS
 
-from geoseg.classes import ISAID, ISAID_MASK_COLORS, PALETTE, LabelClass, display_color, hue
+from geoseg.classes import ISAID, ISAID_MASK_COLORS, PALETTE, LabelClass, class_color, display_color
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.class_raster import declared_classes
 from geoseg.geo.raster.cog_writer import CogWriter
@@ -70,7 +70,7 @@ def test_colors_are_told_apart():
     objects = [item.color for item in ISAID if item.id]
     assert min(distance(*pair) for pair in combinations(objects, 2)) > 0.15
     assert min(distance(*pair) for pair in combinations(PALETTE, 2)) > 0.1
-    assert len({hue(i) for i in range(255)}) > 250
+    assert len({class_color(i) for i in range(255)}) > 250
 
 
 @pytest.mark.parametrize("ground", GROUNDS)

@@ -1,4 +1,4 @@
-"""Maps in one piece of memory: apart while somebody holds them, and reused afterwards."""
+"""Maps in an arena are apart while they are referenced, and their memory is reused afterwards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from geoseg.classes import ISAID
-from geoseg.model.cpu.arena import SLAB, SMALL, Arena, Slab
-from geoseg.model.cpu.parallel import Crew, new_map
+from geoseg.model.cpu.arena import BUFFER_SIZE, MIN_SIZE, Arena, Buffer
+from geoseg.model.cpu.parallel import WorkerPool, new_empty
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
@@ -27,103 +27,103 @@ def begin(part: Tensor) -> int:
 
 
 def test_parts_lie_side_by_side_and_are_used_again() -> None:
-    slab = Slab(96)
-    first, second, third = slab.take(32), slab.take(20), slab.take(32)
+    buffer = Buffer(96)
+    first, second, third = buffer.allocate(32), buffer.allocate(20), buffer.allocate(32)
     assert first is not None
     assert second is not None
     assert third is not None
-    assert slab.take(1) is None
+    assert buffer.allocate(1) is None
     hole = begin(second)
     assert hole - begin(first) == 4 * 32
     view = second[3:5]
     del second
-    assert slab.take(1) is None, "a view holds its part"
+    assert buffer.allocate(1) is None, "a view holds its part"
     del view
-    fourth = slab.take(32)
+    fourth = buffer.allocate(32)
     assert fourth is not None
     assert begin(fourth) == hole
 
 
 def test_parts_never_overlap() -> None:
-    """Of those alive each holds its own number, whatever comes and goes."""
+    """Each part that is alive keeps its own number, whatever is allocated and freed."""
     rng = np.random.default_rng(0)
-    slab, alive = Slab(10_000), dict[int, Tensor]()
+    buffer, alive = Buffer(10_000), dict[int, Tensor]()
     for number in range(2000):
         if alive and (rng.random() < 0.45 or len(alive) > 12):
             del alive[list(alive)[rng.integers(len(alive))]]
-        elif (part := slab.take(int(rng.integers(1, 1500)))) is not None:
+        elif (part := buffer.allocate(int(rng.integers(1, 1500)))) is not None:
             alive[number] = part.fill_(number)
         assert all((part == each).all() for each, part in alive.items())
 
 
-def test_large_maps_of_float32_are_in_the_workspace() -> None:
-    workspace = Arena()
-    small = workspace.new_map(LIKE, SMALL - 1)
-    half = workspace.new_map(LIKE.half(), SMALL, 2)
-    assert not workspace.slabs
-    large = workspace.new_map(LIKE, 2, SMALL)
-    assert len(workspace.slabs) == 1
-    assert (small.shape, half.dtype, large.shape) == ((SMALL - 1,), torch.float16, (2, SMALL))
+def test_large_maps_of_float32_are_in_the_arena() -> None:
+    arena = Arena()
+    small = arena.new_empty(LIKE, MIN_SIZE - 1)
+    half = arena.new_empty(LIKE.half(), MIN_SIZE, 2)
+    assert not arena.buffers
+    large = arena.new_empty(LIKE, 2, MIN_SIZE)
+    assert len(arena.buffers) == 1
+    assert (small.shape, half.dtype, large.shape) == ((MIN_SIZE - 1,), torch.float16, (2, MIN_SIZE))
     assert large.is_contiguous()
 
 
-def test_a_map_too_large_for_a_slab_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.cpu.arena.SLAB", 2 * SMALL)
-    workspace = Arena()
-    held = [workspace.new_map(LIKE, count * SMALL).fill_(count) for count in (1, 3, 1)]
-    assert len(workspace.slabs) == 2
+def test_a_map_too_large_for_a_buffer_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.cpu.arena.BUFFER_SIZE", 2 * MIN_SIZE)
+    arena = Arena()
+    held = [arena.new_empty(LIKE, count * MIN_SIZE).fill_(count) for count in (1, 3, 1)]
+    assert len(arena.buffers) == 2
     assert [part[-1].item() for part in held] == [1, 3, 1]
 
 
 def test_jobs_one_after_the_other_use_the_same_memory() -> None:
-    crew = Crew(jobs=1, cores=1)
+    pool = WorkerPool(jobs=1, cores=1)
 
     def job() -> int:
-        return begin(new_map(LIKE, SMALL))
+        return begin(new_empty(LIKE, MIN_SIZE))
 
-    places = {crew.submit(job).result() for _ in range(3)}
+    places = {pool.submit(job).result() for _ in range(3)}
     assert len(places) == 1
-    held = crew.submit(new_map, LIKE, SMALL).result().fill_(7)
-    assert crew.submit(job).result() not in {begin(held)}
-    crew.workspaces.clear()
-    assert held.eq(7).all(), "who holds a map keeps its memory"
+    held = pool.submit(new_empty, LIKE, MIN_SIZE).result().fill_(7)
+    assert pool.submit(job).result() not in {begin(held)}
+    pool.arenas.clear()
+    assert held.eq(7).all(), "a reference keeps its memory"
 
 
 def test_jobs_at_once_use_memory_of_their_own() -> None:
-    crew, together = Crew(jobs=2, cores=2), threading.Barrier(2)
+    pool, together = WorkerPool(jobs=2, cores=2), threading.Barrier(2)
 
     def job() -> int:
-        part = new_map(LIKE, SMALL)
+        part = new_empty(LIKE, MIN_SIZE)
         together.wait(20)
         return begin(part)
 
-    first, second = (crew.submit(job) for _ in range(2))
+    first, second = (pool.submit(job) for _ in range(2))
     assert first.result() != second.result()
 
 
-def test_who_keeps_logits_keeps_no_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.cpu.arena.SMALL", 2**10)
+def test_logits_that_are_kept_keep_no_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.cpu.arena.MIN_SIZE", 2**10)
     network = SegNeXt("T", 16)
     network.metadata = Metadata("T", ISAID)
     model = TileModel(network, device="cpu")
     tile, valid = np.zeros((3, 128, 128), np.uint8), np.ones((128, 128), bool)
     (logits,) = model([tile], [valid], StageTimer())
     assert logits.size >= 2**10
-    slabs = [slab for workspace in model.crew.workspaces for slab in workspace.slabs]
-    assert slabs
-    assert all(slab.take(SLAB) is not None for slab in slabs)
+    buffers = [buffer for arena in model.pool.arenas for buffer in arena.buffers]
+    assert buffers
+    assert all(buffer.allocate(BUFFER_SIZE) is not None for buffer in buffers)
 
 
-def test_a_crew_that_nobody_needs_ends() -> None:
+def test_a_pool_without_references_ends() -> None:
     others = set(threading.enumerate())
-    crew = Crew(jobs=2, cores=2)
-    crew.submit(new_map, LIKE, SMALL).result()
-    workspace = weakref.ref(crew.workspaces[0])
+    pool = WorkerPool(jobs=2, cores=2)
+    pool.submit(new_empty, LIKE, MIN_SIZE).result()
+    arena = weakref.ref(pool.arenas[0])
     started = set(threading.enumerate()) - others
     assert started
-    del crew
+    del pool
     gc.collect()
-    assert workspace() is None
+    assert arena() is None
     for thread in started:
         thread.join(20)
         assert not thread.is_alive()

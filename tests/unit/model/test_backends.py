@@ -80,10 +80,10 @@ def test_contradictions_name_their_flags(network, options, message):
 
 
 @pytest.mark.parametrize(("native", "warnings"), [(True, 0), (False, 1)])
-def test_imitated_bfloat16_is_warned_of(network, monkeypatch, caplog, native, warnings):
+def test_emulated_bfloat16_is_warned_of(network, monkeypatch, caplog, native, warnings):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     TileModel(network, device="cpu", precision="bfloat16")
-    assert sum("imitates bfloat16" in record.message for record in caplog.records) == warnings
+    assert sum("emulates bfloat16" in record.message for record in caplog.records) == warnings
     TileModel(network, device="cpu")
     assert len(caplog.records) == warnings
 
@@ -99,7 +99,7 @@ def test_the_network_that_is_given_stays_as_it_is(network, tiles):
         assert torch.equal(tensor, before[name])
         assert tensor.stride() == before[name].stride()
     network.eval()
-    plain = network(model.normalise(*map(model.stack_pinned, tiles))).detach().numpy()
+    plain = network(model.normalize(*map(model.stack_pinned, tiles))).detach().numpy()
     np.testing.assert_allclose(first, plain, rtol=0, atol=2e-5 * abs(plain).max())
 
 
@@ -110,7 +110,7 @@ def test_tiles_that_overtake_each_other_come_back_in_order():
             return super().forward(x)
 
     model = TileModel(Dawdling(), device="cpu")
-    assert model.streams * model.threads <= max(1, torch.get_num_threads())
+    assert model.streams * model.pool.share <= max(1, torch.get_num_threads())
     bright = [255, 0, 255, 0, 0, 255]
     images = [np.full((3, SIDE, SIDE), value, np.uint8) for value in bright]
     timer = StageTimer()

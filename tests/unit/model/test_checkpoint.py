@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 import geoseg
 from geoseg import ISAID, LabelClass
 from geoseg.errors import CheckpointError, OutputError
-from geoseg.model.checkpoint import Metadata, checkpoint_hash, read_metadata, save_checkpoint
+from geoseg.model.checkpoint import read_metadata, save_checkpoint
 from geoseg.model.load import DEFAULT_WEIGHTS, load_model, locate_weights
+from geoseg.model.metadata import Metadata, file_hash
 from geoseg.model.segnext import SegNeXt
 
 TINY = Metadata(
@@ -27,7 +28,7 @@ TINY = Metadata(
     scale=1.12,
     nmf_rank=8,
     provenance="made in a test\nfrom nothing",
-    licence="CC0-1.0",
+    license="CC0-1.0",
     metrics={"val mIoU": 0.5},
 )
 
@@ -53,6 +54,16 @@ def saved(model: SegNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_metadata_survives(saved: Path) -> None:
     assert read_metadata(saved) == TINY
     assert load_model(saved).metadata == TINY
+
+
+def test_the_old_spelling_of_license_is_read_and_the_new_one_written() -> None:
+    header = TINY.to_header()
+    assert "licence" not in header["geoseg"]
+    old = {"geoseg": header["geoseg"].replace('"license"', '"licence"')}
+    assert Metadata.from_header(old) == TINY
+    both = {"geoseg": header["geoseg"].replace("{", '{"licence": "CC0-1.0", ', 1)}
+    with pytest.raises(CheckpointError, match="'licence' is unknown"):
+        Metadata.from_header(both)
 
 
 def test_float32_survives_exactly(model: SegNeXt, tmp_path: Path) -> None:
@@ -92,9 +103,9 @@ def test_geoseg_load_model_is_the_same_function() -> None:
 def test_hash_is_of_the_content(saved: Path, model: SegNeXt, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     save_checkpoint(again, model, TINY)
-    assert checkpoint_hash(again) == checkpoint_hash(saved)
-    save_checkpoint(again, model, replace(TINY, licence=""))
-    assert checkpoint_hash(again) != checkpoint_hash(saved)
+    assert file_hash(again) == file_hash(saved)
+    save_checkpoint(again, model, replace(TINY, license=""))
+    assert file_hash(again) != file_hash(saved)
 
 
 @pytest.mark.skipif(
@@ -107,7 +118,7 @@ def test_default_weights_describe_themselves() -> None:
     metadata = load_model().metadata
     assert metadata.classes == ISAID
     assert metadata.provenance
-    assert metadata.licence
+    assert metadata.license
 
 
 def test_package_without_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +155,7 @@ def test_foreign_files_name_the_import_command(tmp_path: Path, suffix: str) -> N
         ("variant", None),
         ("classes", []),
         ("classes", [{"id": 1, "name": "plane", "color": [0, 0, 0]}]),
-        ("classes", [{"id": 0, "name": "../plane", "color": [0, 0, 0]}]),
+        ("classes", [{"id": 0, "name": "plane\n", "color": [0, 0, 0]}]),
         ("classes", [{"id": 0, "name": "plane", "color": [0, 0, 256]}]),
         ("classes", [{"id": 0, "name": "plane"}]),
         ("classes", "isaid"),
@@ -160,7 +171,7 @@ def test_foreign_files_name_the_import_command(tmp_path: Path, suffix: str) -> N
         ("scale", 0),
         ("scale", 10**400),
         ("provenance", "\x1b[2J"),
-        ("licence", None),
+        ("license", None),
         ("metrics", {"mIoU": None}),
         ("format", 99),
     ],

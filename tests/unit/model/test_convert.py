@@ -25,12 +25,13 @@ from checkpoint_formats import (
 from torch import Tensor
 
 from geoseg import ISAID, LabelClass
-from geoseg.errors import CheckpointError
+from geoseg.classes import read_class_list
+from geoseg.errors import CheckpointError, DataError
 from geoseg.model.checkpoint import Metadata, save_checkpoint
 from geoseg.model.convert import import_checkpoint, load_backbone_state
 from geoseg.model.load import load_model
-from geoseg.model.metadata import read_classes
-from geoseg.model.segnext import MSCAN, SegNeXt
+from geoseg.model.mscan import MSCAN
+from geoseg.model.segnext import SegNeXt
 
 State = dict[str, Tensor]
 
@@ -101,10 +102,10 @@ def test_what_metadata_says(tiny: State, tmp_path: Path) -> None:
         assert name in metadata.provenance
         assert "sha256" in metadata.provenance
     chosen = import_checkpoint(
-        tmp_path / name, out, ISAID, scale=2.0, nmf_rank=4, gsd_range=(0.1, 1.0), licence="CC0"
+        tmp_path / name, out, ISAID, scale=2.0, nmf_rank=4, gsd_range=(0.1, 1.0), license="CC0"
     )
     assert (chosen.scale, chosen.nmf_rank, chosen.gsd_range) == (2.0, 4, (0.1, 1.0))
-    assert chosen.licence == "CC0"
+    assert chosen.license == "CC0"
 
 
 @pytest.mark.parametrize("config", ["ham_kwargs=dict(MD_R=8)", "'ham_kwargs': {'MD_R': 8}"])
@@ -139,7 +140,7 @@ def test_other_precisions_and_layouts(tiny: State, tmp_path: Path) -> None:
 
 def test_number_of_classes_is_checked(tiny: State, tmp_path: Path) -> None:
     write_original(tmp_path / "in.pth", tiny)
-    with pytest.raises(CheckpointError, match=r"tells 16 classes apart, --classes names 3"):
+    with pytest.raises(CheckpointError, match=r"has 16 classes, but --classes names 3"):
         import_checkpoint(tmp_path / "in.pth", tmp_path / "out", ISAID[:3])
     assert not (tmp_path / "out").exists()
 
@@ -157,7 +158,7 @@ def test_stored_classes(tmp_path: Path) -> None:
             LabelClass(1, "roof", (4, 5, 6)),
         )
     write_legacy(tmp_path / "in.pth", state)
-    with pytest.raises(CheckpointError, match="no class names and colours are stored"):
+    with pytest.raises(CheckpointError, match="no class names and colors are stored"):
         import_checkpoint(tmp_path / "in.pth", tmp_path / "out", None)
 
 
@@ -165,14 +166,14 @@ def test_class_files(tmp_path: Path) -> None:
     expected = (LabelClass(0, "road", (255, 0, 16)), LabelClass(1, "roof, red", (0, 0, 0)))
     table = tmp_path / "classes.csv"
     table.write_text('id,name,color\n0,road,#ff0010\n1,"roof, red",#000000\n')
-    assert read_classes(table) == expected
+    assert read_class_list(table) == expected
     rows = [
         {"id": 0, "name": "road", "color": [255, 0, 16]},
         {"id": 1, "name": "roof, red", "color": "#000000"},
     ]
     listing = tmp_path / "classes.json"
     listing.write_text(json.dumps(rows))
-    assert read_classes(listing) == expected
+    assert read_class_list(listing) == expected
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,8 @@ def test_class_files(tmp_path: Path) -> None:
 def test_bad_class_files(tmp_path: Path, name: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(CheckpointError, match=name):
-        read_classes(tmp_path / name)
+    with pytest.raises(DataError, match=name):
+        read_class_list(tmp_path / name)
 
 
 # Wrong files --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.classes import ISAID
-from geoseg.model.fused import fold
+from geoseg.model.fused import fuse
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
@@ -48,58 +48,58 @@ def pixels(*shape: int) -> Tensor:
 
 
 @torch.inference_mode()
-def assert_equal_logits(model: SegNeXt, folded: nn.Module, x: Tensor) -> None:
+def assert_equal_logits(model: SegNeXt, fused: nn.Module, x: Tensor) -> None:
     expected = model(x)
     scale = expected.abs().max().item()
     assert expected.std() > 0.05 * scale  # they differ from place to place
-    torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_are_those_of_the_training_form(variant: str) -> None:
     model = lively(variant)
-    folded = fold(model)
+    fused = fuse(model)
     x = pixels(1, 3, 64, 96)
-    assert_equal_logits(model, folded, x)
-    assert_equal_logits(model, folded, x.contiguous(memory_format=torch.channels_last))
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert_equal_logits(model, fused, x)
+    assert_equal_logits(model, fused, x.contiguous(memory_format=torch.channels_last))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 31])
-def test_slabs_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_the_mlp_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively("T")
     x = pixels(2, 3, 128, 64)
     widest = 2 * 256 * 16 * 4  # bytes of a row of the first stage's MLP
-    monkeypatch.setattr("geoseg.model.fused.SLAB_BYTES", rows * widest)
-    monkeypatch.setattr("geoseg.model.fused.fits_mlp", lambda x, hidden: False)
-    assert_equal_logits(model, fold(model), x)
+    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", rows * widest)
+    monkeypatch.setattr("geoseg.model.fused.use_fused_mlp", lambda x, hidden: False)
+    assert_equal_logits(model, fuse(model), x)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 32])
-def test_parts_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.fused.STEM_ROWS", rows)
     model = TileModel(lively("T"), device="cpu")
     tiles = torch.randint(0, 256, (2, 3, 128, 96), dtype=torch.uint8)
     mask = torch.rand(2, 128, 96) > 0.1
     with torch.inference_mode():
-        expected = model.forward(model.normalise(tiles, mask))
+        expected = model.forward(model.normalize(tiles, mask))
         scale = expected.abs().max().item()
         found = model.logits(tiles, mask)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
 
 
 def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.fused.SLAB_BYTES", 1)
-    folded = fold(lively("T"))
-    program = torch.export.export(folded, (pixels(1, 3, 64, 64),))
+    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", 1)
+    fused = fuse(lively("T"))
+    program = torch.export.export(fused, (pixels(1, 3, 64, 64),))
     convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)
-    modules = sum(isinstance(module, nn.Conv2d) for module in folded.modules())
+    modules = sum(isinstance(module, nn.Conv2d) for module in fused.modules())
     assert convolutions == modules - 1  # one is a product with the bases
 
 
 def test_biases_of_old_jittor_weights_and_odd_sizes_and_batches() -> None:
     model = lively("T", head_bias=True)
-    assert_equal_logits(model, fold(model), pixels(2, 3, 70, 101))
+    assert_equal_logits(model, fuse(model), pixels(2, 3, 70, 101))
 
 
 def test_recorded_logits_of_the_official_code(parity) -> None:
@@ -109,22 +109,22 @@ def test_recorded_logits_of_the_official_code(parity) -> None:
     recorded = np.load(parity / "segnext_t_io.npz")
     for size in ("256x320", "250x333"):
         with torch.inference_mode():
-            logits = fold(model)(torch.from_numpy(recorded[f"input_{size}"]))
+            logits = fuse(model)(torch.from_numpy(recorded[f"input_{size}"]))
         np.testing.assert_allclose(logits, recorded[f"logits8_{size}"], rtol=0, atol=5e-5)
 
 
-def test_a_model_that_is_used_up_gives_the_same() -> None:
+def test_a_model_that_is_consumed_gives_the_same() -> None:
     x = pixels(1, 3, 64, 64)
-    assert torch.equal(fold(lively("T"))(x), fold(lively("T"), consume=True)(x))
+    assert torch.equal(fuse(lively("T"))(x), fuse(lively("T"), consume=True)(x))
 
 
-def test_folding_leaves_the_model_and_the_random_numbers_alone() -> None:
+def test_fusing_leaves_the_model_and_the_random_numbers_alone() -> None:
     model = lively("T").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
     x = pixels(1, 3, 64, 64)
-    folded = fold(model)
-    first = folded(x)
+    fused = fuse(model)
+    first = fused(x)
     assert torch.equal(torch.get_rng_state(), random)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -133,16 +133,16 @@ def test_folding_leaves_the_model_and_the_random_numbers_alone() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)
-    assert torch.equal(folded(x), first)  # it shares nothing with the model
+    assert torch.equal(fused(x), first)  # it shares nothing with the model
     torch.testing.assert_close(x, pixels(1, 3, 64, 64), rtol=0, atol=0)
 
 
 def test_it_can_be_pickled_and_copied() -> None:
-    folded = fold(lively("T"))
+    fused = fuse(lively("T"))
     x = pixels(1, 3, 32, 64)
-    for twin in (pickle.loads(pickle.dumps(folded)), copy.deepcopy(folded)):
-        assert twin.metadata == folded.metadata
-        assert torch.equal(twin(x), folded(x))
+    for twin in (pickle.loads(pickle.dumps(fused)), copy.deepcopy(fused)):
+        assert twin.metadata == fused.metadata
+        assert torch.equal(twin(x), fused(x))
 
 
 def test_half_precision_stays_close() -> None:
@@ -151,6 +151,6 @@ def test_half_precision_stays_close() -> None:
     with torch.inference_mode():
         expected = model(x)
         with torch.autocast("cpu", torch.bfloat16):
-            training_form, folded = model(x).float(), fold(model)(x).float()
-    error = (folded - expected).abs().mean()
+            training_form, fused = model(x).float(), fuse(model)(x).float()
+    error = (fused - expected).abs().mean()
     assert 0 < error < 1.5 * (training_form - expected).abs().mean()

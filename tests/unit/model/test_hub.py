@@ -20,9 +20,10 @@ from checkpoint_formats import write_jittor
 
 from geoseg.errors import CheckpointError, DownloadError
 from geoseg.model import hub
-from geoseg.model.checkpoint import checkpoint_hash, read_metadata
+from geoseg.model.checkpoint import read_metadata
 from geoseg.model.hub import PUBLIC_WEIGHTS, PublicWeights, fetch, find_public, record_path
 from geoseg.model.load import load_model, locate_weights
+from geoseg.model.metadata import file_hash
 from geoseg.model.segnext import SegNeXt
 
 
@@ -70,9 +71,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if site.etag:
             self.send_header("ETag", site.etag)
-        self.end_headers()
         sent = body[: site.ends_after]
-        site.requests.append((asked, len(sent)))
+        site.requests.append((asked, len(sent)))  # before the client can ask again
+        self.end_headers()
         self.wfile.write(sent)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -123,10 +124,10 @@ def test_full_download_is_converted_recorded_and_used(server: Server) -> None:
     assert metadata.scale == 1.12
     assert metadata.metrics == {"iSAID val mIoU": 68.3}
     assert server.entry.url in metadata.provenance
-    assert "academic" in metadata.licence
+    assert "academic" in metadata.license
     assert hashlib.sha256(server.site.content).hexdigest() in metadata.provenance
     recorded = record_path(server.entry).read_text()
-    assert f"{checkpoint_hash(path)}  {path.name}\n" in recorded
+    assert f"{file_hash(path)}  {path.name}\n" in recorded
 
     assert load_model("segnext_t_isaid").metadata == metadata
     assert locate_weights("segnext_t_isaid") == path

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from geoseg import ISAID
 from geoseg.model.convert import import_checkpoint
 from geoseg.model.load import load_model
-from geoseg.model.segnext import MSCAN, NMF, SegNeXt
+from geoseg.model.mscan import MSCAN
+from geoseg.model.segnext import NMF, SegNeXt
 
 TOLERANCE = 5e-5
 """Threads, layouts and compilers differ by 2e-5; a wrong GELU, eps or step count by 1.5e-4."""

@@ -1,4 +1,4 @@
-"""glibc is told to keep freed memory, and to return what piles up."""
+"""glibc keeps freed memory, and returns it when asked."""
 
 from __future__ import annotations
 

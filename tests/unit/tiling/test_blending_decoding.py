@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from geoseg.native.library import library
 from geoseg.tiling.blending import blend, taper
-from geoseg.tiling.blocks import contributors, infer, predict_image, readable
+from geoseg.tiling.blocks import contributing_blocks, infer, predict_image, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Grid, Window
 from geoseg.timing import StageTimer
@@ -39,9 +39,9 @@ def run_blocks(image, valid, grid, model):
     partials = {
         b: infer(b, grid, image[:, *inside.slices], valid[inside.slices], model, StageTimer())
         for b in blocks
-        if (inside := readable(b, grid))
+        if (inside := readable_window(b, grid))
     }
-    needs = contributors(blocks, grid)
+    needs = contributing_blocks(blocks, grid)
     class_ids = np.full((height, width), 99, np.uint8)
     logits = np.zeros((-(-height // CELL), -(-width // CELL), CLASSES), np.float32)
     for block in blocks:
@@ -89,7 +89,7 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
 
 
-def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbours():
+def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbors():
     image = np.full((3, 256, 256), 200, np.uint8)
     image[1] = 250
     valid = np.ones((256, 256), bool)

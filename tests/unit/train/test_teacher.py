@@ -15,8 +15,9 @@ from geoseg.errors import CheckpointError, DataError
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
-from geoseg.model.pyramid import LITE, EfficientNetPyramid
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.tile_model import TileModel
+from geoseg.model.variants import PYRAMIDS
 from geoseg.timing import StageTimer
 from geoseg.train.fit import fit
 from geoseg.train.initialization import initial_model
@@ -97,7 +98,7 @@ def test_equal_opinions_cost_nothing_and_the_gradient_keeps_its_size():
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0.1, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LITE)
+@pytest.mark.parametrize("name", PYRAMIDS)
 def test_a_pyramid_is_stored_loaded_and_computes_tiles(name, tmp_path):
     model = EfficientNetPyramid(name, len(OWN)).eval()
     path = tmp_path / "pyramid.safetensors"
@@ -113,7 +114,7 @@ def test_a_pyramid_is_stored_loaded_and_computes_tiles(name, tmp_path):
     assert found.shape == (len(OWN), 8, 12)
 
 
-@pytest.mark.parametrize("name", LITE)
+@pytest.mark.parametrize("name", PYRAMIDS)
 def test_imagenet_weights_come_from_their_package(name, unlabeled, tmp_path):
     recipe = load_recipe(recipe_of(tmp_path / "r.yaml", unlabeled, model={"variant": name}))
     try:
