@@ -11,18 +11,26 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+ROOMS = {
+    ".".join(path.parent.relative_to(REPOSITORY).parts)
+    for path in (REPOSITORY / "geoseg").rglob("__init__.py")
+}
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
+
+
+def test_every_room_is_installed():
+    packages = PYPROJECT["tool"]["setuptools"]["packages"]
+    assert packages == sorted(ROOMS | {"geoseg.cli", "geoseg.configs"})
+
+
 def test_every_room_is_on_the_plan():
-    rooms = {
-        ".".join(path.parent.relative_to(REPOSITORY).parts)
-        for path in (REPOSITORY / "geoseg").rglob("__init__.py")
-    }
     plan = (REPOSITORY / "docs/architecture.md").read_text("utf-8")
     listed = re.findall(r"^\| `([\w.]+)` \|", plan, re.M)
-    assert rooms <= set(listed) <= rooms | {"cli", "geoseg.api"}
+    assert ROOMS <= set(listed) <= ROOMS | {"cli", "geoseg.api"}
 
 
 def test_one_version_everywhere():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    project = PYPROJECT["project"]
     citation = (REPOSITORY / "CITATION.cff").read_text("utf-8")
     assert f"\nversion: {project['version']}\n" in citation
     assert f"\nlicense: {project['license']}\n" in citation
@@ -30,7 +38,7 @@ def test_one_version_everywhere():
 
 def test_continuous_integration_covers_what_the_metadata_promises():
     yaml = pytest.importorskip("yaml")
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    project = PYPROJECT["project"]
     workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text("utf-8"))
     matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
     promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
