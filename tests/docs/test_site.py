@@ -15,6 +15,8 @@ import geoseg
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+# The mark goes when the API and docs/recipes.md, which the site names, are there.
+@pytest.mark.xfail(not hasattr(geoseg, "predict"), reason="pages to come", strict=True)
 def test_the_site_builds(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
@@ -33,6 +35,6 @@ def test_the_site_builds(tmp_path):
         assert (tmp_path / name).is_file()
     api = (tmp_path / "python-api" / "index.html").read_text("utf-8")
     for name in geoseg.__all__:
-        if not name.startswith("__") and not (REPOSITORY / "geoseg" / name).is_dir():
+        if not name.startswith("__"):
             assert re.search(rf'id="geoseg[\w.]*\.{name}"', api), name
     assert "<!-- include" not in (tmp_path / "contributing" / "index.html").read_text("utf-8")
