@@ -174,10 +174,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
 def test_auto_precision_is_what_the_device_computes_in(recipe, monkeypatch, device, native, wanted):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert (
-        resolve_precision(replace(recipe, precision="auto"), torch.device(device)).precision
-        == wanted
-    )
+    assert resolve_precision(replace(recipe, precision="auto"), torch.device(device)).precision == wanted
     for precision in ("32-true", "bf16-mixed", "16-mixed"):
         chosen = replace(recipe, precision=precision)
         assert resolve_precision(chosen, torch.device(device)) is chosen
