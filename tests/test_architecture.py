@@ -1,9 +1,16 @@
-"""Who may import whom, seen from fresh interpreters."""
+"""The rules of the house: who imports whom, how large things may be, what an import may change."""
 
 from __future__ import annotations
 
+import ast
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +19,248 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GIS = {"rasterio", "shapely", "geopandas", "pyogrio", "pyproj", "osgeo", "dask", "zarr"}
 BARE = GIS | {"click", "pydantic"}
 """What a machine with torch and pytorch-lightning may lack."""
+SOURCES = sorted(path for room in ("geoseg", "cli") for path in (REPOSITORY / room).rglob("*.py"))
+TREES = {path.relative_to(REPOSITORY).as_posix(): ast.parse(path.read_text()) for path in SOURCES}
+
+MAX_MODULES = 15
+"""Modules in a folder: as many as a reader takes in at a glance."""
+MAX_LINES = 380
+"""Lines of a module."""
+MAX_FUNCTION = 70
+"""Lines of a function, with its docstring."""
+
+# Exceptions. They shall become fewer: a test fails when one is no longer needed.
+LONG_FUNCTIONS = {
+    "cli/predict.py: command",
+    "geoseg/pipeline/bench.py: bench",
+    "geoseg/train/fit.py: fit",
+}
+FOREIGN_PRIVATES = {
+    "geoseg/geo/raster/cog_writer.py: rasterio._err",
+    "geoseg/geo/raster/source.py: rasterio._err",
+    "geoseg/geo/raster/source.py: rasterio._path",
+    "geoseg/model/tile_model.py: torch.cpu._is_avx512_bf16_supported",
+    "geoseg/train/callbacks.py: torch._foreach_copy_",
+    "geoseg/train/callbacks.py: torch._foreach_lerp_",
+}
+CHANGED_BY_IMPORT = {"handlers of rasterio._err", "warning filters"}
+
+
+# -- Layers -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the Python sources laid out as pip installs them."""
+    root = tmp_path_factory.mktemp("installed")
+    only_python = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.h", "*.safetensors")
+    for source, target in (
+        ("geoseg", "geoseg"),
+        ("cli", "geoseg/cli"),
+        ("configs", "geoseg/configs"),
+    ):
+        shutil.copytree(REPOSITORY / source, root / target, ignore=only_python)
+    return root
+
+
+def check_imports(package: Path) -> subprocess.CompletedProcess[str]:
+    """Run the import contracts of pyproject.toml on the package below this folder."""
+    pytest.importorskip("importlinter")
+    script = "from importlinter.cli import lint_imports_command as run; run()"
+    config = str(REPOSITORY / "pyproject.toml")
+    return subprocess.run(
+        [sys.executable, "-c", script, "--no-cache", "--config", config],
+        cwd=package,  # the package here goes before the one that is installed
+        env={**os.environ, "PYTHONPATH": str(package), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_import_contracts(installed):
+    done = check_imports(installed)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("geo/crs.py", "import geoseg.model.segnext", "Imports point downward"),
+        ("geo/crs.py", "from geoseg.geo.raster import scene", "Inside geo, too"),
+        ("tiling/grid.py", "from geoseg.cli import main", "Imports point downward"),
+        ("pipeline/plan.py", "import dask", "Only pipeline.execution imports dask"),
+        ("geo/crs.py", "import torch", "GIS never imports torch"),
+        ("model/variants.py", "import rasterio", "Models never import GIS"),
+        (
+            "geo/geobox.py",
+            "if TYPE_CHECKING:\n    from geoseg.geo import overlay",
+            "No circles",
+        ),
+    ],
+)
+def test_a_forbidden_import_breaks_a_contract(installed, module, line, broken):
+    path = installed / "geoseg" / module
+    sound = path.read_text()
+    try:
+        path.write_text(f"{sound}\n{line}\n")
+        done = check_imports(installed)
+    finally:
+        path.write_text(sound)
+    assert done.returncode == 1
+    assert re.search(rf"^{re.escape(broken)}.* BROKEN$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_only_commands_use_the_public_api():
+    """`geoseg/__init__.py` lies above the rooms, which import from each other's modules."""
+    rooms = {path.stem for path in (REPOSITORY / "geoseg").iterdir() if path.suffix in {"", ".py"}}
+    users = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and node.module == "geoseg"
+        and not rooms.issuperset(alias.name for alias in node.names)
+    }
+    assert {name for name in users if not name.startswith("cli/")} == set()
+
+
+# -- Sizes ------------------------------------------------------------------------------------
+
+
+def test_folders_are_small():
+    modules = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert len(modules) > 10
+    assert {folder: count for folder, count in modules.items() if count > MAX_MODULES} == {}
+
+
+def test_modules_are_short():
+    lines = {path: path.read_text().count("\n") for path in SOURCES}
+    assert {path: count for path, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_functions_are_short():
+    long = {
+        f"{name}: {node.name}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION
+    }
+    assert long == LONG_FUNCTIONS
+
+
+# -- Private names of other distributions -------------------------------------------------------
+
+
+def is_private(name: str) -> bool:
+    return any(re.match(r"_(?!_)", part) for part in name.split("."))
+
+
+def foreign_imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+    """What is imported from packages other than geoseg: the name here, and what it stands for."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                if top != "geoseg":
+                    yield (alias.asname or top), (alias.name if alias.asname else top)
+                    yield alias.name, alias.name
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = node.module or ""
+            if module.partition(".")[0] not in {"geoseg", "__future__"}:
+                yield module, module
+                for alias in node.names:
+                    yield (alias.asname or alias.name), f"{module}.{alias.name}"
+
+
+def dotted(node: ast.expr) -> str | None:
+    """`a.b.c` of an attribute of a name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (before := dotted(node.value)):
+        return f"{before}.{node.attr}"
+    return None
+
+
+def foreign_privates(tree: ast.Module) -> Iterator[str]:
+    """Private names that a module takes from packages other than geoseg."""
+    foreign = dict(foreign_imports(ast.walk(tree)))
+    for name in foreign.values():
+        module = name.rpartition(".")[0]
+        if is_private(name):
+            yield module if is_private(module) else name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and (name := dotted(node)):
+            first, _, rest = name.partition(".")
+            if first in foreign:
+                yield f"{foreign[first]}.{rest}"
+
+
+def test_no_private_names_of_other_distributions():
+    standard = sys.stdlib_module_names
+    found = {
+        f"{module}: {name}"
+        for module, tree in TREES.items()
+        for name in foreign_privates(tree)
+        if name.partition(".")[0] not in standard
+    }
+    assert found == FOREIGN_PRIVATES
+
+
+# -- What an import changes ---------------------------------------------------------------------
+
+IMPORT_EVERYTHING = """
+import contextlib, gc, importlib, json, logging, os, pkgutil, signal, sys, threading, warnings
+
+def state():
+    loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
+    return {
+        "warning filters": [str(each) for each in warnings.filters],
+        "switch interval": sys.getswitchinterval(),
+        "gc thresholds": gc.get_threshold(),
+        "environment": dict(os.environ),
+        "signal handlers": [str(signal.getsignal(each)) for each in signal.valid_signals()],
+        "threads": threading.active_count(),
+        "excepthook": str(sys.excepthook),
+        "torch threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0,
+    } | {
+        f"handlers of {each.name}": [str(handler) for handler in each.handlers]
+        for each in loggers if isinstance(each, logging.Logger) and each.handlers
+    }
+
+for name in json.load(sys.stdin):  # other packages may change what they like
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+before = state()
+import geoseg
+for found in pkgutil.walk_packages(geoseg.__path__, "geoseg."):
+    if not found.name.endswith(("__main__", "_compiled")):
+        importlib.import_module(found.name)
+import geoseg.cli.main
+after = state()
+changed = [key for key in before | after if before.get(key) != after.get(key)]
+print(json.dumps([changed, sum(name.startswith("geoseg.") for name in sys.modules)]))
+"""
+
+
+def test_imports_change_nothing_process_wide():
+    others = {name for tree in TREES.values() for _, name in foreign_imports(tree.body)}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING],
+        input=json.dumps(sorted(others)),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    changed, modules = json.loads(done.stdout.splitlines()[-1])
+    assert modules > 100
+    assert set(changed) == CHANGED_BY_IMPORT
+
+
+# -- What is loaded -----------------------------------------------------------------------------
 
 
 def loaded_by(code: str, *, without: set[str] = frozenset()) -> set[str]:
@@ -41,12 +290,6 @@ def import_all(room: str) -> str:
     )
     assert len(names) > 3
     return f"import {', '.join(names)}"
-
-
-def test_gis_never_imports_torch():
-    loaded = loaded_by(import_all("geoseg/geo"))
-    assert "rasterio" in loaded
-    assert not loaded & {"torch", "pytorch_lightning"}
 
 
 @pytest.mark.parametrize("room", ["geoseg/model", "geoseg/train"])
