@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         prepare_labels,
         train,
     )
+    from geoseg.geo.layers.polygonize import polygonize
     from geoseg.geo.raster.scene import Scene
     from geoseg.model.load import load_model
     from geoseg.model.tile_model import TileModel

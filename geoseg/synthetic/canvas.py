@@ -101,7 +101,7 @@ class Canvas:
         return not self.taken[rows, columns][inside].any()
 
     def tint(self, color: Color, spread: float = 10) -> Color:
-        """Return the color with a random change of brightness and a smaller one of class_color."""
+        """Return the color with a random change of brightness and a smaller one of hue."""
         change = self.rng.normal(0, spread) + self.rng.normal(0, spread / 3, 3)
         r, g, b = (int(min(max(v + d, 0), 255)) for v, d in zip(color, change, strict=True))
         return r, g, b

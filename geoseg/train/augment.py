@@ -125,10 +125,10 @@ def crop_region(
 def photometric(
     rng: np.random.Generator, image: NDArray[np.floating], options: AugmentOptions
 ) -> NDArray[np.float32]:
-    """Vary brightness, contrast, saturation, class_color and sharpness of (H,W,3) on the 0-255 scale.
+    """Vary brightness, contrast, saturation, hue and sharpness of (H,W,3) on the 0-255 scale.
 
     The ranges are those of SSD's photometric distortion (Liu et al. 2016), which the SegNeXt
-    recipes use; class_color is shifted by a rotation about the gray axis of RGB.
+    recipes use; hue is shifted by a rotation about the gray axis of RGB.
     """
     strength = options.photometric
     if rng.random() < 0.5:

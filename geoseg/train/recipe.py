@@ -100,7 +100,7 @@ class AugmentOptions:
     scale_draw: Literal["log", "uniform"] = "log"
     """Distribution of the scale within that of the stage: log-uniform or uniform."""
     photometric: Annotated[float, Rule("from 0 to 2", lambda value: 0 <= value <= 2)] = 1.0
-    """Strength of changes of brightness, contrast, saturation and class_color; 1 as in the paper."""
+    """Strength of changes of brightness, contrast, saturation and hue; 1 as in the paper."""
     gray: Annotated[float, SHARE] = 0.0
     """Share of the crops that are converted to gray."""
     blur: Annotated[float, SHARE] = 0.0

@@ -237,9 +237,7 @@ def is_dataclass(thing: Any) -> bool:
 
 
 @pytest.mark.parametrize(("page", "code"), snippets())
-def test_snippets_use_names_that_exist(page, code, request):
-    if "geoseg." in code and not hasattr(geoseg, "predict"):  # goes when the API is there
-        request.applymarker(pytest.mark.xfail(raises=AttributeError, strict=True))
+def test_snippets_use_names_that_exist(page, code):
     check_names(code)
 
 

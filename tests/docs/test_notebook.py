@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "notebook.ipynb"
@@ -14,10 +13,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "notebook.ipynb"
 
 def code_cells() -> list[dict]:
     cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    cells = [each for each in cells if each["cell_type"] == "code"]
-    if find_spec("geoseg.geo.layers.polygonize") is None:  # until geoseg.polygonize is there
-        cells = [each for each in cells if "polygonize" not in "".join(each["source"])]
-    return cells
+    return [each for each in cells if each["cell_type"] == "code"]
 
 
 def test_outputs_are_stripped():

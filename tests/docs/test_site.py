@@ -15,8 +15,6 @@ import geoseg
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-# The mark goes when the API and docs/recipes.md, which the site names, are there.
-@pytest.mark.xfail(not hasattr(geoseg, "predict"), reason="pages to come", strict=True)
 def test_the_site_builds(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
