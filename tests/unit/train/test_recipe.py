@@ -16,7 +16,8 @@ from PIL import Image
 from geoseg.classes import IGNORE, ISAID
 from geoseg.errors import DataError, RecipeError
 from geoseg.model.metadata import Metadata
-from geoseg.model.segnext import DropPath, SegNeXt
+from geoseg.model.mscan import DropPath
+from geoseg.model.segnext import SegNeXt
 from geoseg.model.variants import VARIANTS
 from geoseg.synthetic import render_scene
 from geoseg.train.augment import Placement, sample_ids, sample_pixels
