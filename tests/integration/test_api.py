@@ -302,8 +302,8 @@ DIFFERENT = {
     "predict": ({"scenes", "mosaic", "output", "as_json", "quiet"}, {"scene", "out", "model"}),
     "vectorize": ({"output", "skip_none", "classes_file", "as_json", "quiet"}, {"out", "classes"}),
     "export": ({"output", "kind", "wanted", "quiet"}, {"out", "format", "layer"}),
-    "evaluate": ({"confusion", "scene", "truth", "field", "layer", "as_json"}, set()),
-    "train": ({"output"}, {"out", "changes", "report"}),
+    "evaluate": ({"confusion", "scene", "truth", "field", "layer", "by_group", "as_json"}, set()),
+    "train": ({"output", "settings"}, {"out", "changes", "report"}),
 }
 """Parameters that only the command has, and those that only the function has."""
 

@@ -239,7 +239,7 @@ def test_a_worker_must_see_the_scene(tmp_path, content, message):
     if content is not None:
         scene.write_bytes(content(old))
     with pytest.raises(ClusterError, match=f"worker tcp://w {message}") as caught:
-        inspect("tcp://w", build(), "2", asked, colors().asked)
+        inspect("tcp://w", build(), "2", asked, colors().requested)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
