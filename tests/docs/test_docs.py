@@ -279,9 +279,9 @@ def test_fields_of_polygons_are_documented():
     from affine import Affine
 
     from geoseg.geo.geobox import GeoBox
-    from geoseg.geo.layers.features import no_features
+    from geoseg.geo.layers.features import empty_features
 
-    fields = [*no_features(GeoBox(8, 8, Affine.identity(), None)).columns.drop("geometry")]
+    fields = [*empty_features(GeoBox(8, 8, Affine.identity(), None)).columns.drop("geometry")]
     assert first_column(section("docs/results.md", "Polygons")) == fields
 
 
