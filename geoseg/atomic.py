@@ -118,7 +118,8 @@ class WorkingFolder:
                 self.path.mkdir(mode=0o700, exist_ok=True)  # unfinished results are private
                 self._refuse_foreign()
                 return Lock.acquire(self.path / _LOCK)
-            except FileNotFoundError:
+            # `mkdir` says "exists" of a folder that is gone when it looks whether it is one.
+            except (FileNotFoundError, FileExistsError):
                 if not attempts_left:
                     raise
         raise AssertionError("the last attempt returns or raises")
