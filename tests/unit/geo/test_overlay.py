@@ -126,7 +126,9 @@ def test_a_polygon_on_the_scene_comes_out_equal(name: str, crs: str, star) -> No
             drawn, lambda x, y: (np.where(x < 0, x + 360, x), y), interleaved=False
         )
     (found,) = overlay(one(drawn), file, box)
-    assert found.symmetric_difference(star).area <= 1e-3 * star.area
+    # Transformations of the datum there and back move a corner by up to a millimeter or two.
+    allowed = max(1e-3 * star.area, 5e-3 * star.length)
+    assert found.symmetric_difference(star).area <= allowed
     alone, _ = overlay(np.array([drawn, shapely.box(1e5, 1e5, 2e5, 2e5)], object), file, box)
     assert alone.equals(found)
 
