@@ -8,11 +8,14 @@ Pyramid Networks", CVPR 2019).
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geoseg.model.metadata import Metadata
 from geoseg.model.variants import PYRAMIDS
@@ -42,11 +45,34 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's `same` padding: an odd amount has more at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
+        around = []
+        """Rows above and below, then columns left and right."""
+        for side, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
             total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-            pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, pads) if any(pads) else x)
+            around.append((total // 2, total - total // 2))
+        (top, bottom), (left, right) = around
+        padding = (top, left)
+        if top != bottom or left != right:  # a copy, which the convolution's own padding saves
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
+
+
+def fold_norms(model: EfficientNetPyramid, *, consume: bool = False) -> EfficientNetPyramid:
+    """Return the inference form of `model`: the same function without batch norms.
+
+    Each is affine per channel and follows a convolution, which takes it in. Kernels are in
+    channels-last order, in which CPUs are twice as fast.
+
+    Args:
+        consume: take `model` apart instead of a copy; the caller no longer uses it.
+    """
+    folded = (model if consume else copy.deepcopy(model)).eval().requires_grad_(False)
+    for chain in folded.modules():
+        if isinstance(chain, nn.Sequential):
+            for i, (layer, following) in enumerate(itertools.pairwise(list(chain))):
+                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    chain[i], chain[i + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -31,6 +31,7 @@ from geoseg.model.devices import (
 )
 from geoseg.model.fused import FusedSegNeXt, fuse
 from geoseg.model.metadata import Metadata
+from geoseg.model.pyramid import EfficientNetPyramid, fold_norms
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import idle_bytes
 from geoseg.timing import StageTimer
@@ -53,8 +54,8 @@ class TileModel:
 
     Args:
         model: normalized pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
-            and `std` per channel on the 0-255 scale, `classes`). A SegNeXt is copied in its
-            inference form, as its weights are now; another module is used as it is.
+            and `std` per channel on the 0-255 scale, `classes`). A network of geoseg's is copied
+            in its inference form, as its weights are now; another module is used as it is.
         device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
             that torch knows.
         precision: ``auto`` is float32 on a CPU, and on CUDA bfloat16 where it is native, else
@@ -97,6 +98,8 @@ class TileModel:
         with single_threaded():
             if isinstance(model, SegNeXt):
                 self._place(fuse(model, consume=consume))
+            elif isinstance(model, EfficientNetPyramid):
+                self._place(fold_norms(model, consume=consume))
             else:
                 self._place(model.eval())
 

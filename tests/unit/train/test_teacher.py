@@ -15,7 +15,7 @@ from geoseg.errors import CheckpointError, DataError
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
-from geoseg.model.pyramid import EfficientNetPyramid
+from geoseg.model.pyramid import EfficientNetPyramid, fold_norms
 from geoseg.model.tile_model import TileModel
 from geoseg.model.variants import PYRAMIDS
 from geoseg.timing import StageTimer
@@ -112,6 +112,21 @@ def test_a_pyramid_is_stored_loaded_and_computes_tiles(name, tmp_path):
     tiles = TileModel(loaded, device="cpu", precision="float32")
     (found,) = tiles([np.zeros((3, 64, 96), np.uint8)], [np.ones((64, 96), bool)], StageTimer())
     assert found.shape == (len(OWN), 8, 12)
+
+
+def test_the_inference_form_of_a_pyramid_computes_the_same():
+    torch.manual_seed(0)
+    model = EfficientNetPyramid("lite0", len(OWN))
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(layer.running_mean, -1, 1)
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+            torch.nn.init.uniform_(layer.weight, 0.5, 2)
+    folded = fold_norms(model.eval())
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    x = torch.randn(2, 3, 96, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PYRAMIDS)
