@@ -46,6 +46,32 @@ min_area = click.option(
     help="Smaller regions take the class around them; 0 keeps all.  [default: the area of 9 "
     "pixels, as the model saw them]",
 )
+
+
+class ClassNumbers(click.ParamType):
+    """One number for all classes, or numbers by class name."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | dict[str, float]:
+        try:
+            if "=" not in value:
+                return float(value)
+            pairs = (pair.rpartition("=") for pair in value.split(","))
+            return {name.strip(): float(number) for name, _, number in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor CLASS=NUMBER,…", param, ctx)
+
+
+min_confidence = click.option(
+    "--min-confidence",
+    type=ClassNumbers(),
+    metavar="NUMBER|CLASS=NUMBER,…",
+    help="Leave objects of a lower mean probability out of the layers; 0 keeps all.  [default: "
+    "what the weights recommend, class by class]",
+)
 smooth = click.option(
     "--smooth/--no-smooth",
     default=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,6 +52,7 @@ def predict(
     collar: Literal["auto", "off"] = "auto",
     formats: str | Sequence[str] = ("gpkg",), confidence: bool = False, logits: bool = False,
     simplify: float | None = None, smooth: bool = True, min_area: float | None = None,
+    min_confidence: float | Mapping[str, float] | None = None,
     overwrite: bool = False, keep_going: bool = False,
     workers: int | None = None, scheduler: str | None = None, progress: Progress = None,
 ) -> Prediction:  # fmt: skip
@@ -77,7 +78,7 @@ def predict(
             folder=scratch.path if scratch else Path(str(out)),
             formats=(formats,) if isinstance(formats, str) else tuple(formats),
             confidence=confidence, logits=logits, overwrite=overwrite, keep_going=keep_going,
-            simplify=simplify, smooth=smooth, min_area=min_area,
+            simplify=simplify, smooth=smooth, min_area=min_area, min_confidence=min_confidence,
         ),
         SceneOptions(
             bands=tuple(bands) if bands else None, rescale=rescale, collar=collar, gsd=gsd,

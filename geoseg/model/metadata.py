@@ -54,6 +54,8 @@ class Metadata:
     """Terms of use of the weights."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Scores by name, as `{"val mIoU": 0.47}`."""
+    min_confidence: Mapping[str, float] = field(default_factory=dict)
+    """Mean probability, by class name, from which an object is more likely right than wrong."""
 
     def __post_init__(self) -> None:
         known = (*VARIANTS, *PYRAMIDS)
@@ -79,6 +81,14 @@ class Metadata:
             isinstance(metrics, Mapping)
             and all(is_text(key) and is_number(value, -1e6) for key, value in metrics.items()),
         )
+        limits, names = self.min_confidence, {item.name for item in self.classes}
+        check(
+            "min_confidence",
+            limits,
+            isinstance(limits, Mapping)
+            and limits.keys() <= names
+            and all(is_number(value, 0) and value <= 1 for value in limits.values()),
+        )
 
     def to_header(self) -> dict[str, str]:
         """Return the safetensors header."""
@@ -103,6 +113,7 @@ class Metadata:
             raise CheckpointError(f"metadata format {version!r:.40}, this geoseg reads {FORMAT}")
         if "license" not in values and "licence" in values:  # as the first checkpoints spelled it
             values["license"] = values.pop("licence")
+        values.setdefault("min_confidence", {})  # which the first checkpoints lack
         names = {f.name for f in fields(cls)}
         if wrong := sorted(names ^ values.keys()):
             state = "is missing" if wrong[0] in names else "is unknown"

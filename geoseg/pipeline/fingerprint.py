@@ -77,7 +77,11 @@ def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str,
         for key, value in run.items()
         if key not in ("geoseg", "device", "tiles_per_block")
     }
-    added = {"simplify": output.simplify, "smooth": output.smooth}
+    added = {
+        "simplify": output.simplify,
+        "smooth": output.smooth,
+        "min_confidence": output.min_confidence,
+    }
     return kept | added | {"formats": sorted(set(output.formats))}
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from geoseg.errors import OptionError
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.raster.address import check_local_folder
+from geoseg.model.metadata import Metadata
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
 T = TypeVar("T")
@@ -111,6 +113,9 @@ class OutputOptions:
     min_area: float | None = None
     """Smaller regions take the class around them, m²; None = SPECK pixels of the scene or,
     if larger, of what the model sees."""
+    min_confidence: float | Mapping[str, float] | None = None
+    """Objects of a lower mean probability are left out of the layers; by class name, or for all
+    classes; None = what the weights recommend."""
 
     def __post_init__(self) -> None:
         check_local_folder(self.folder)
@@ -121,6 +126,28 @@ class OutputOptions:
         for flag, value in (("--simplify", self.simplify), ("--min-area", self.min_area)):
             if value is not None and not value >= 0:
                 raise OptionError(f"{flag} is {value}; give 0 or more")
+        limit = self.min_confidence
+        for value in limit.values() if isinstance(limit, Mapping) else [limit or 0.0]:
+            if not 0 <= value <= 1:
+                raise OptionError(f"--min-confidence is {value}; give a probability, 0 to 1")
+
+    def limited(self, metadata: Metadata) -> OutputOptions:
+        """Return the options with `min_confidence` by the name of each class that has a limit.
+
+        Raises:
+            OptionError: the weights have no class of that name.
+        """
+        limit, names = self.min_confidence, [item.name for item in metadata.classes]
+        if limit is None:
+            limit = metadata.min_confidence
+        elif not isinstance(limit, Mapping):
+            limit = dict.fromkeys(names, limit)
+        if unknown := sorted(limit.keys() - set(names)):
+            raise OptionError(
+                f"--min-confidence: the weights have no class {unknown[0]!r}, "
+                f"but {', '.join(names[1:])}"
+            )
+        return replace(self, min_confidence={key: limit[key] for key in sorted(limit)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
 from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
+from geoseg.geo.vector.filters import confident
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
@@ -132,6 +133,9 @@ class Outputs:
         pixel = scene.geobox.gsd or 1.0
         tolerance = TOLERANCE if output.simplify is None else output.simplify / pixel
         self.cleanup = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=output.smooth)
+        limits = output.min_confidence
+        assert isinstance(limits, Mapping), "see OutputOptions.limited"
+        self.min_confidence = {item.id: limits.get(item.name, 0.0) for item in classes}
         self.polygons: list[BlockPolygons] = []
         self.clean: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
@@ -196,6 +200,7 @@ class Outputs:
             rasters = pool.submit(self.closing.close)
             with timer.stage("merge"):
                 polygons = self.cleanup.merge_blocks(self.polygons, self.clean)
+                polygons = confident(polygons, self.min_confidence)
                 self.polygons, self.clean = [], []
             return_free_memory()  # before the tables of a large scene need theirs
             with timer.stage("write"):

@@ -84,6 +84,7 @@ def predict(
     if compute.tiles_per_block is None:
         compute = replace(compute, tiles_per_block=model.tiles_at_once)
     scene = scene or SceneOptions()
+    output = output.limited(model.metadata)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
         source = str(path)

@@ -65,6 +65,46 @@ def reference(scene, tmp_path_factory):
     return run(scene, tmp_path_factory.mktemp("reference"), simplify=0.0)
 
 
+class Demanding(Colors):
+    metadata = Metadata("T", ISAID, min_confidence={"plane": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("model", "option", "limits"),
+    [
+        (Demanding(), None, {"plane": 0.9}),
+        (Demanding(), {"ship": 0.8}, {"ship": 0.8}),
+        (Demanding(), 0.85, {"plane": 0.85, "ship": 0.85, "small_vehicle": 0.85}),
+    ],
+)
+def test_uncertain_objects_are_left_out_of_the_layers(
+    scene, reference, tmp_path, model, option, limits
+):
+    found = run(scene, tmp_path, model=model, simplify=0.0, min_confidence=option)
+    layers, dropped = layers_of(found.outputs["gpkg"]), 0
+    for name, frame in layers_of(reference.outputs["gpkg"]).items():
+        kept = frame[frame["confidence"] >= limits.get(name, 0)]
+        dropped += len(frame) - len(kept)
+        assert list(layers[name].geometry) == list(kept.geometry)
+        assert found.classes[name].objects == len(kept)
+    assert 0 < dropped < reference.objects
+    assert sorted(i for frame in layers.values() for i in frame["object_id"]) == [
+        *range(1, found.objects + 1)
+    ]
+    with (
+        rasterio.open(found.outputs["classes"]) as one,
+        rasterio.open(reference.outputs["classes"]) as all_of_them,
+    ):
+        assert (one.read(1) == all_of_them.read(1)).all()
+
+
+def test_a_limit_for_a_class_that_the_weights_lack_is_refused(scene, tmp_path):
+    with pytest.raises(OptionError, match=r"--min-confidence.*no class 'car', but ship"):
+        run(scene, tmp_path, min_confidence={"car": 0.5})
+    with pytest.raises(OptionError, match="--min-confidence is 60"):
+        run(scene, tmp_path, min_confidence=60)
+
+
 def test_class_raster_lies_on_the_scenes_grid_and_is_a_cog(scene, reference):
     with rasterio.open(reference.outputs["classes"]) as found, rasterio.open(scene) as given:
         assert found.crs == given.crs

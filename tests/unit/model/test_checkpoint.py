@@ -30,6 +30,7 @@ TINY = Metadata(
     provenance="made in a test\nfrom nothing",
     license="CC0-1.0",
     metrics={"val mIoU": 0.5},
+    min_confidence={"ship": 0.5},
 )
 
 
@@ -173,6 +174,8 @@ def test_foreign_files_name_the_import_command(tmp_path: Path, suffix: str) -> N
         ("provenance", "\x1b[2J"),
         ("license", None),
         ("metrics", {"mIoU": None}),
+        ("min_confidence", {"ship": 2}),
+        ("min_confidence", {"no such class": 0.5}),
         ("format", 99),
     ],
 )
