@@ -52,10 +52,12 @@ def command(scene: str | None, as_json: bool, **how: Any) -> None:
 
 def table(report: Report) -> str:
     """Return the report for the terminal."""
+    from geoseg.model.variants import network_name
+
     side = report.tile_size
     lines = [
         f"{report.machine}, {report.threads} threads, torch {report.torch}, on {report.device}",
-        f"SegNeXt-{report.variant} alone, on tiles of {side} × {side} px, in Mpx/s:",
+        f"{network_name(report.variant)} alone, on tiles of {side} × {side} px, in Mpx/s:",
         *(f"  {way:<24} {speed:>8.2f}" for way, speed in report.forward.items()),
         f"predict, {report.scene}, {report.width} × {report.height} px, in Mpx/s:",
         f"  {'with a model for free':<24} {report.pipeline:>8.2f}",

@@ -111,7 +111,7 @@ def score_pixels(
     for warning in folder.warnings:
         click.echo(f"Warning: {warning}", err=True)
     items = folder.split(split)
-    path = locate_weights(None if weights == "default" else weights)
+    path = locate_weights(weights)
     if recipe is None and (own := path.with_name("recipe.yaml")).is_file():
         recipe = str(own)
         click.echo(f"Labeled classes of each group: as in {own} (or give --recipe)", err=True)

@@ -22,9 +22,14 @@ def command() -> None:
 def list_() -> None:
     """List the built-in weights and those that can be fetched by name."""
     from geoseg.model.hub import LICENSE, PUBLIC_WEIGHTS
+    from geoseg.model.load import BUILT_IN, DEFAULT_WEIGHTS, load_model
+    from geoseg.model.variants import network_name
 
-    click.echo(f"{'name':<20} {'model':<10} {'iSAID val mIoU':>14}  where")
-    click.echo(f"{'default':<20} {'SegNeXt-T':<10} {'':>14}  inside geoseg")
+    click.echo(f"{'name':<20} {'model':<18} {'iSAID val mIoU':>14}  where")
+    for name in BUILT_IN:
+        model = network_name(load_model(name).metadata.variant)
+        where = "inside geoseg" + (", the default" if name == DEFAULT_WEIGHTS else "")
+        click.echo(f"{name:<20} {model:<18} {'':>14}  {where}")
     for entry in PUBLIC_WEIGHTS:
         where = str(entry.path) if entry.path.is_file() else "not fetched yet"
         click.echo(f"{entry.name:<20} SegNeXt-{entry.variant:<2} {entry.miou:>14.1f}  {where}")
@@ -44,7 +49,7 @@ def show(weights: str) -> None:
         click.echo(f"{public.name}: SegNeXt-{public.variant}, iSAID val mIoU {public.miou}")
         click.echo(f"not fetched yet: geoseg weights fetch {public.name}  ({public.url})")
         return
-    path = locate_weights(None if weights == "default" else weights)
+    path = locate_weights(weights)
     model = load_model(path)
     # The hash of the tensors, as in summaries and GeoPackages.
     click.echo(f"{path}\n{describe(model.metadata)}\nsha256      {weights_hash(model)}")
@@ -132,16 +137,23 @@ def import_(
 
 def describe(metadata: Metadata) -> str:
     """Return the report for the terminal."""
+    from geoseg.model.variants import PYRAMIDS, network_name
+
     gsd = "unknown"
     if metadata.gsd_range is not None:
         gsd = "{:g} to {:g} m a pixel".format(*metadata.gsd_range)
+    model = network_name(metadata.variant)
+    if metadata.variant not in PYRAMIDS:
+        model += f", NMF rank {metadata.nmf_rank}"
+        model += ", biases before GroupNorm" * metadata.head_bias
+    limits = metadata.min_confidence
     rows = {
-        "model": f"SegNeXt-{metadata.variant}, NMF rank {metadata.nmf_rank}"
-        + (", biases before GroupNorm" if metadata.head_bias else ""),
+        "model": model,
         "classes": ", ".join(item.name for item in metadata.classes),
         "mean, std": " ".join(f"{v:g}" for v in (*metadata.mean, *metadata.std)),
         "trained on": gsd,
         "scale": f"{metadata.scale:g}",
+        "confidence": ", ".join(f"{name} from {limit:g}" for name, limit in limits.items()),
         "metrics": ", ".join(f"{name} {value:g}" for name, value in metadata.metrics.items()),
         "license": metadata.license,
         "provenance": metadata.provenance.replace("\n", "\n            "),

@@ -30,10 +30,10 @@ come with geoseg (`geoseg recipes list`):
 
 {shipped}
 
-    geoseg recipes show segnext_t_own              # print a recipe
-    geoseg recipes copy segnext_t_own mine.yaml    # copy it, to be changed
+    geoseg recipes show lite2_own              # print a recipe
+    geoseg recipes copy lite2_own mine.yaml    # copy it, to be changed
     geoseg train mine.yaml --data patches
-    geoseg train segnext_t_own --data patches --set optimizer.lr=1e-4 --set stages.0.steps=3000
+    geoseg train lite2_own --data patches --set optimizer.lr=1e-4 --set stages.0.steps=3000
 
 `--set KEY=VALUE` replaces a value: keys are dotted, items of lists are numbered from 0, and the
 value is YAML. The folder of the run gets a `recipe.yaml` with every value, defaults included.

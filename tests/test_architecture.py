@@ -317,7 +317,7 @@ importlib.util.find_spec = lambda name, *rest: (
     None if name == "pytorch_lightning" else find(name, *rest)
 )
 from geoseg.cli.main import main
-main(["train", "segnext_t_own"])
+main(["train", "lite2_own"])
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

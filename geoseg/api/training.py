@@ -177,7 +177,7 @@ def train(
 ) -> Path:
     """Train a model and return the path of the best checkpoint, for `predict(weights=...)`.
 
-    >>> best = geoseg.train("segnext_t_own", data="patches", pretrained="default", out="run")
+    >>> best = geoseg.train("lite2_own", data="patches", pretrained="default", out="run")
 
     Args:
         recipe: a YAML file, or the name of a recipe that geoseg has.
@@ -256,7 +256,7 @@ def evaluate(
     for warning in folder.warnings:
         _LOG.warning("%s", warning)
     items = folder.split(split)
-    path = locate_weights(None if weights == "default" else weights)
+    path = locate_weights(weights)
     beside = path.with_name("recipe.yaml")
     rules = recipe or (beside if beside.is_file() else None)
     network = load_model(path)

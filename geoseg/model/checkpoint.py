@@ -19,7 +19,7 @@ from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
-from geoseg.model.variants import PYRAMIDS
+from geoseg.model.variants import PYRAMIDS, network_name
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -121,12 +121,12 @@ def build_model(state: Mapping[str, Tensor], metadata: Metadata) -> SegNeXt | Ef
     variant, classes = metadata.variant, len(metadata.classes)
     model: SegNeXt | EfficientNetPyramid
     if variant in PYRAMIDS:
-        model, name = EfficientNetPyramid(variant, classes), f"EfficientNet-{variant}"
+        model = EfficientNetPyramid(variant, classes)
     else:
-        model, name = SegNeXt(variant, classes, head_bias=metadata.head_bias), f"SegNeXt-{variant}"
+        model = SegNeXt(variant, classes, head_bias=metadata.head_bias)
         if metadata.nmf_rank != model.variant.rank:
             model.decode_head.hamburger.ham = NMF(model.variant.head, metadata.nmf_rank)
-    check_fit(state, model.state_dict(), name)
+    check_fit(state, model.state_dict(), network_name(variant))
     model.load_state_dict(state)
     model.metadata = metadata
     return model.eval()

@@ -12,8 +12,10 @@ from geoseg.model.hub import fetch, find_public
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 
-DEFAULT_WEIGHTS = "segnext_t_aerial.safetensors"
-"""The weights inside the package, used where none are named."""
+DEFAULT_WEIGHTS = "lite2_aerial"
+"""Used where none are named, or ``default``."""
+BUILT_IN = ("lite2_aerial", "segnext_t_aerial")
+"""Names of the weights inside the package."""
 
 FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
 
@@ -24,8 +26,8 @@ def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyram
     Its `metadata` tells how to normalize the pixels for its `forward`.
 
     Args:
-        weights: path of a geoseg checkpoint, name of public weights (`geoseg weights list`; they
-            are downloaded on first use), or None for the default weights in the package.
+        weights: path of a geoseg checkpoint, or a name of `geoseg weights list`; public weights
+            are downloaded on first use. None and ``default`` are `DEFAULT_WEIGHTS`.
 
     Raises:
         CheckpointError: there are no such weights, or they cannot be read.
@@ -37,12 +39,14 @@ def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyram
 
 def locate_weights(weights: str | Path | None = None) -> Path:
     """Return the checkpoint file that `load_model` reads for the same argument."""
-    if weights is None:
-        path = Path(str(files("geoseg.model.weights") / DEFAULT_WEIGHTS))
+    if weights is None or weights == "default":
+        weights = DEFAULT_WEIGHTS
+    if weights in BUILT_IN:
+        path = Path(str(files("geoseg.model.weights") / f"{weights}.safetensors"))
         if not path.is_file():
             raise CheckpointError(
-                f"this build of geoseg has no default weights ({DEFAULT_WEIGHTS} is not in the "
-                "package); name some: --weights NAME or FILE, see `geoseg weights list`"
+                f"this build of geoseg has no {path.name} in its package; "
+                "name other weights: --weights NAME or FILE, see `geoseg weights list`"
             )
         return path
     if isinstance(weights, str) and (public := find_public(weights)):

@@ -33,3 +33,8 @@ VARIANTS = {
 
 PYRAMIDS: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 """Encoders of `geoseg.model.pyramid`: factors on width and depth."""
+
+
+def network_name(variant: str) -> str:
+    """Return the name of a network for people."""
+    return f"EfficientNet-{variant}" if variant in PYRAMIDS else f"SegNeXt-{variant}"

@@ -260,7 +260,7 @@ def load_teacher(recipe: Recipe, metadata: Metadata) -> nn.Module | None:
     if recipe.teacher is None:
         return None
     name = recipe.teacher.weights
-    teacher = load_model(None if name == "default" else name)
+    teacher = load_model(name)
     known = teacher.metadata
     if [c.name for c in known.classes] != [c.name for c in metadata.classes]:
         raise DataError(

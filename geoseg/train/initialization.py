@@ -17,7 +17,7 @@ from geoseg.model.load import FOREIGN_SUFFIXES, locate_weights
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
-from geoseg.model.variants import PYRAMIDS
+from geoseg.model.variants import PYRAMIDS, network_name
 from geoseg.train.recipe import Recipe
 
 CLASSIFIER = "decode_head.conv_seg."
@@ -55,9 +55,9 @@ def initial_model(
         state = load_backbone_state(Path(pretrained))
         load_backbone(model.backbone, state, pretrained, recipe.model.variant)
         return model, f"the backbone of {pretrained}; the head is random"
-    state, known = read_checkpoint(locate_weights(None if pretrained == "default" else pretrained))
+    state, known = read_checkpoint(locate_weights(pretrained))
     if known.variant != recipe.model.variant:
-        raise variant_mismatch(pretrained, known.variant, recipe.model.variant)
+        raise variant_mismatch(pretrained, network_name(known.variant), recipe.model.variant)
     model = blank_model(recipe, run_metadata(recipe, known, classes))
     rows = {item.name: item.id for item in known.classes}
     if list(rows) == [c.name for c in classes]:
@@ -137,12 +137,12 @@ def load_backbone(module: nn.Module, state: dict[str, Tensor], source: str, vari
     """Load a backbone; CheckpointError if it is that of another variant."""
     expected = module.state_dict()
     if any(key not in expected or expected[key].shape != state[key].shape for key in state):
-        raise variant_mismatch(source, "another variant", variant)
+        raise variant_mismatch(source, "another network", variant)
     module.load_state_dict(state, strict=False)  # files lack BatchNorm step counters
 
 
 def variant_mismatch(source: str, found: str, wanted: str) -> CheckpointError:
     return CheckpointError(
-        f"--pretrained {source} is SegNeXt-{found}, but model.variant is {wanted}; "
+        f"--pretrained {source} is {found}, but model.variant is {wanted}; "
         "take other weights, or another recipe"
     )

@@ -14,11 +14,13 @@ for `geoseg weights set-limits`. DATA comes from `tests/benchmarks/aerial_data.p
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +93,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the first stage, in place of the recipe's")
     parser.add_argument("--weights", help="score these, instead of those of the folds")
     parser.add_argument("--folds", default="".join(FOLDS))
+    parser.add_argument("--split", choices=("train", "val"), nargs="*", default=["train", "val"])
+    parser.add_argument("--scale", type=float, help="instead of that of the weights")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--images", type=int, default=40, help="of a group, at most")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -101,7 +106,11 @@ def main() -> None:
     scores = Scores([], Counter(), {})
     for fold in args.folds:
         weights = args.weights or str(args.runs / fold / "best.safetensors")
-        score(fold, weights, recipe, args.data, args.images, scores)
+        network = load_model(weights)
+        if args.scale:
+            network.metadata = replace(network.metadata, scale=args.scale)
+        model = TileModel(network, device="cpu", precision=args.precision)
+        score(fold, model, recipe, args, scores)
     report(scores, args.folds)
 
 
@@ -116,18 +125,17 @@ def train(fold: str, args: argparse.Namespace) -> None:
 
 
 def score(
-    fold: str, weights: str, recipe: Recipe, folder: Path, images: int, scores: Scores
+    fold: str, model: TileModel, recipe: Recipe, args: argparse.Namespace, scores: Scores
 ) -> None:
     """Predict the images of a fold's groups, evenly chosen, and compare with boxes and masks."""
-    model = TileModel(load_model(None if weights == "default" else weights), device="cpu")
-    data = LabeledFolder.open(folder)
-    boxes = read_box_table(folder, data.classes)
+    data = LabeledFolder.open(args.data)
+    boxes = read_box_table(args.data, data.classes)
     boxed = {group for group, _ in boxes}
     items = defaultdict(list)
-    for item in (*data.split("train"), *data.split("val")):
+    for item in itertools.chain(*map(data.split, args.split)):
         items[item.group].append(item)
     for group in FOLDS[fold]:
-        chosen = items[group][:: -(-len(items[group]) // images)]
+        chosen = items[group][:: -(-len(items[group]) // args.images) or None]
         complete = recipe.data.groups[group].complete if group in recipe.data.groups else None
         for item in chosen:
             image, mask, valid = item.load()

@@ -124,7 +124,7 @@ def test_there_are_examples_of_every_command():
         "geoseg predict scene.tif --bands red",
         "geoseg predict scene.tif --device",
         "geoseg export layers.gpkg --format dwg",
-        "geoseg train segnext_t_own extra",
+        "geoseg train lite2_own extra",
     ],
 )
 def test_wrong_commands_would_be_noticed(command):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import geoseg
 from geoseg import ISAID, LabelClass
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
-from geoseg.model.load import DEFAULT_WEIGHTS, load_model, locate_weights
+from geoseg.model.load import BUILT_IN, DEFAULT_WEIGHTS, load_model, locate_weights
 from geoseg.model.metadata import Metadata, file_hash
 from geoseg.model.segnext import SegNeXt
 
@@ -109,23 +108,23 @@ def test_hash_is_of_the_content(saved: Path, model: SegNeXt, tmp_path: Path) -> 
     assert file_hash(again) != file_hash(saved)
 
 
-@pytest.mark.skipif(
-    not (files("geoseg.model.weights") / DEFAULT_WEIGHTS).is_file(), reason="no default weights"
-)
-def test_default_weights_describe_themselves() -> None:
-    path = locate_weights()
-    assert path.name == DEFAULT_WEIGHTS
-    assert path.stat().st_size < 10e6
-    metadata = load_model().metadata
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_weights_describe_themselves(name: str) -> None:
+    assert locate_weights(name).stat().st_size < 11e6
+    metadata = load_model(name).metadata
     assert metadata.classes == ISAID
     assert metadata.provenance
     assert metadata.license
 
 
 def test_package_without_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.load.DEFAULT_WEIGHTS", "none.safetensors")
+    monkeypatch.setattr("geoseg.model.load.files", lambda package: Path("nowhere"))
     with pytest.raises(CheckpointError, match="--weights"):
         load_model()
+
+
+def test_default_is_a_name() -> None:
+    assert locate_weights("default") == locate_weights() == locate_weights(DEFAULT_WEIGHTS)
 
 
 @pytest.mark.parametrize(
