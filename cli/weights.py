@@ -22,17 +22,17 @@ def command() -> None:
 def list_() -> None:
     """List the built-in weights and those that can be fetched by name."""
     from geoseg.model.hub import LICENSE, PUBLIC_WEIGHTS
-    from geoseg.model.load import BUILT_IN, DEFAULT_WEIGHTS, load_model
-    from geoseg.model.variants import network_name
+    from geoseg.model.variants import BUILT_IN, DEFAULT_WEIGHTS, network_name
 
     click.echo(f"{'name':<20} {'model':<18} {'iSAID val mIoU':>14}  where")
-    for name in BUILT_IN:
-        model = network_name(load_model(name).metadata.variant)
+    for name, variant in BUILT_IN.items():
         where = "inside geoseg" + (", the default" if name == DEFAULT_WEIGHTS else "")
-        click.echo(f"{name:<20} {model:<18} {'':>14}  {where}")
+        click.echo(f"{name:<20} {network_name(variant):<18} {'':>14}  {where}")
     for entry in PUBLIC_WEIGHTS:
         where = str(entry.path) if entry.path.is_file() else "not fetched yet"
-        click.echo(f"{entry.name:<20} SegNeXt-{entry.variant:<2} {entry.miou:>14.1f}  {where}")
+        click.echo(
+            f"{entry.name:<20} {network_name(entry.variant):<18} {entry.miou:>14.1f}  {where}"
+        )
     click.echo(f"Fetched weights: {LICENSE}.")
 
 

@@ -11,11 +11,7 @@ from geoseg.model.cpu.parallel import single_threaded
 from geoseg.model.hub import fetch, find_public
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
-
-DEFAULT_WEIGHTS = "lite2_aerial"
-"""Used where none are named, or ``default``."""
-BUILT_IN = ("lite2_aerial", "segnext_t_aerial")
-"""Names of the weights inside the package."""
+from geoseg.model.variants import BUILT_IN, DEFAULT_WEIGHTS
 
 FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
 

@@ -34,6 +34,11 @@ VARIANTS = {
 PYRAMIDS: dict[str, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 """Encoders of `geoseg.model.pyramid`: factors on width and depth."""
 
+BUILT_IN = {"lite2_aerial": "lite2", "segnext_t_aerial": "T"}
+"""Networks of the weights inside the package, by name."""
+DEFAULT_WEIGHTS = "lite2_aerial"
+"""Used where none are named, or ``default``."""
+
 
 def network_name(variant: str) -> str:
     """Return the name of a network for people."""

@@ -14,9 +14,10 @@ import geoseg
 from geoseg import ISAID, LabelClass
 from geoseg.errors import CheckpointError, OutputError
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
-from geoseg.model.load import BUILT_IN, DEFAULT_WEIGHTS, load_model, locate_weights
+from geoseg.model.load import load_model, locate_weights
 from geoseg.model.metadata import Metadata, file_hash
 from geoseg.model.segnext import SegNeXt
+from geoseg.model.variants import BUILT_IN, DEFAULT_WEIGHTS
 
 TINY = Metadata(
     "T",
@@ -108,10 +109,11 @@ def test_hash_is_of_the_content(saved: Path, model: SegNeXt, tmp_path: Path) -> 
     assert file_hash(again) != file_hash(saved)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_weights_describe_themselves(name: str) -> None:
+@pytest.mark.parametrize(("name", "variant"), BUILT_IN.items())
+def test_built_in_weights_describe_themselves(name: str, variant: str) -> None:
     assert locate_weights(name).stat().st_size < 11e6
     metadata = load_model(name).metadata
+    assert metadata.variant == variant
     assert metadata.classes == ISAID
     assert metadata.provenance
     assert metadata.license
