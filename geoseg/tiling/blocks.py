@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.tiling.blending import WeightedLogits, accumulate, blend
-from geoseg.tiling.decoding import cells_around, decode
+from geoseg.tiling.decoding import Decoded, cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.tiling.resample import Resampler
 from geoseg.timing import StageTimer
@@ -98,11 +98,13 @@ class ImageLogits:
     step: tuple[float, float]
     """Image pixels per pixel that the model saw, across and down."""
 
+    def decode(self, confidence: Literal["none", "objects", "all"] = "none") -> Decoded:
+        """Decode the classes and confidences of the image, see `geoseg.tiling.decoding.decode`."""
+        return decode(self.values, self.cells, self.image, step=self.step, confidence=confidence)
+
     def class_ids(self) -> NDArray[np.uint8]:
         """Decode classes (H,W) of the image."""
-        return decode(
-            self.values, self.cells, self.image, step=self.step, confidence="none"
-        ).class_ids
+        return self.decode().class_ids
 
     def sample(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the pixels of a mask (H,W) at the centers of the cells, (h,w)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.datasets.layout import BOX_COLUMNS, IGNORED, read_table
 from geoseg.errors import DataError
+from geoseg.tiling.decoding import Decoded
 from geoseg.tiling.grid import Window
 
 if TYPE_CHECKING:
@@ -69,15 +70,27 @@ def read_box_table(
     }
 
 
-def region_boxes(class_ids: NDArray[np.uint8], classes: Sequence[LabelClass]) -> Boxes:
-    """Return bounding boxes of the 4-connected regions of class ids (H,W), without background."""
+def region_boxes(
+    decoded: Decoded, classes: Sequence[LabelClass], min_confidence: Mapping[str, float]
+) -> Boxes:
+    """Return bounding boxes of the 4-connected regions that `predict` makes objects of.
+
+    Args:
+        min_confidence: of a region, by class name.
+    """
     import shapely  # a machine that only trains may lack GIS packages
 
+    from geoseg.geo.raster.class_raster import SPECK
+    from geoseg.geo.vector.filters import confident
     from geoseg.geo.vector.merge import merge
     from geoseg.geo.vector.polygonize import polygonize_block
+    from geoseg.geo.vector.sieve import sieve
 
-    height, width = class_ids.shape
-    regions = merge([polygonize_block(class_ids, Window(0, 0, width, height))])
+    height, width = decoded.class_ids.shape
+    whole = Window(0, 0, width, height)
+    block = polygonize_block(decoded.class_ids, whole, confidence=decoded.confidence)
+    limits = {item.id: min_confidence.get(item.name, 0.0) for item in classes}
+    regions = confident(sieve(merge([block]), SPECK), limits)
     bounds = shapely.bounds(regions.geometry)
     return {
         item.name: bounds[regions.class_id == item.id]
@@ -113,6 +126,8 @@ class BoxCounts:
     """Object counts over many images."""
 
     classes: Sequence[LabelClass]
+    min_confidence: Mapping[str, float] = field(default_factory=dict)
+    """See `region_boxes`."""
     truth: Counter[tuple[str, str]] = field(default_factory=Counter)
     """True objects, by group and class."""
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -123,18 +138,18 @@ class BoxCounts:
     def add(
         self,
         group: str,
-        class_ids: NDArray[np.uint8],
+        decoded: Decoded,
         boxes: Boxes,
         hidden: NDArray[np.bool_],
     ) -> None:
         """Count one image.
 
         Args:
-            class_ids: (H,W), predicted.
+            decoded: the prediction, with the confidence of objects.
             boxes: the truth. Regions that match only a box of class `ignore` do not count.
             hidden: (C,) True for classes that the labels of the group leave out.
         """
-        regions = region_boxes(class_ids, self.classes)
+        regions = region_boxes(decoded, self.classes, self.min_confidence)
         ignored = boxes.get(IGNORED, np.zeros((0, 4)))
         for item in self.classes[1:]:
             if hidden[item.id]:

@@ -52,18 +52,20 @@ def evaluate(
     listed = torch.from_numpy(ids[: len(data.classes)]).long()
     by_group: dict[str, Confusion] = {}
     boxes = read_box_table(data.root, data.classes)
-    boxed, objects = {group for group, _ in boxes}, BoxCounts(classes)
+    boxed = {group for group, _ in boxes}
+    objects = BoxCounts(classes, model.metadata.min_confidence)
     for done, item in enumerate(items, start=1):
         image, mask, valid = item.load()
-        found = predict_pixels(model, image, valid, tile_size=tile_size, overlap=overlap)
+        logits = predict_logits(model, image, valid, tile_size=tile_size, overlap=overlap)
+        decoded = logits.decode("objects" if item.group in boxed else "none")
         left_out = torch.ones(len(classes), dtype=torch.bool)
         left_out[listed] = (hidden or {}).get(item.group, torch.tensor(False))
         confusion = by_group.setdefault(item.group, Confusion(len(classes)))
-        update_confusion(confusion, found, ids[mask], left_out)
+        update_confusion(confusion, decoded.class_ids, ids[mask], left_out)
         if item.group in boxed:
             known = boxes.get((item.group, item.name))
             there = known.axis_aligned(data.classes) if known else {}
-            objects.add(item.group, found, there, left_out.numpy())
+            objects.add(item.group, decoded, there, left_out.numpy())
         progress(done, len(items))
     counts = {group: confusion.compute() for group, confusion in sorted(by_group.items())}
     total = torch.stack(list(counts.values())).sum(dim=0)

@@ -14,6 +14,7 @@ from geoseg.datasets.layout import Patch, write_classes, write_patch, write_spli
 from geoseg.errors import DataError
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
+from geoseg.tiling.decoding import Decoded
 from geoseg.train.box_scores import BoxCounts, box_iou, count_pairs, region_boxes
 from geoseg.train.dataset import LabeledFolder
 from geoseg.train.evaluate import evaluate
@@ -29,17 +30,28 @@ def mask_of(*boxes: tuple[int, int, int, int], class_id: int = SHIP.id) -> np.nd
     return mask
 
 
+def sure(mask: np.ndarray, confidence: float = 1.0) -> Decoded:
+    return Decoded(mask, np.full(mask.shape, confidence, np.float32))
+
+
 def scored(mask: np.ndarray, boxes: dict[str, list], hidden: np.ndarray = NOTHING) -> dict:
     counts = BoxCounts(ISAID)
     truth = {name: np.array(each, float).reshape(-1, 4) for name, each in boxes.items()}
-    counts.add("g", mask, truth, hidden)
+    counts.add("g", sure(mask), truth, hidden)
     return {s.name: (s.truth, s.found, s.matched) for s in counts.scores(0.3)}
 
 
 def test_regions_have_the_boxes_that_were_drawn():
     boxes = [(3, 4, 20, 9), (30, 10, 44, 50)]
-    (found,) = region_boxes(mask_of(*boxes), ISAID).values()
+    (found,) = region_boxes(sure(mask_of(*boxes)), ISAID, {}).values()
     assert sorted(map(tuple, found)) == boxes
+
+
+def test_specks_and_uncertain_regions_are_no_objects():
+    mask = mask_of((3, 4, 20, 9), (40, 10, 42, 14))
+    assert len(region_boxes(sure(mask), ISAID, {})["ship"]) == 1
+    assert len(region_boxes(sure(mask, 0.6), ISAID, {"ship": 0.55, "plane": 1})["ship"]) == 1
+    assert not region_boxes(sure(mask, 0.6), ISAID, {"ship": 0.65})
 
 
 def test_found_missed_and_invented_objects_are_told_apart():
