@@ -6,9 +6,9 @@
 
 `train` makes one run a fold, without the groups of the fold. `score` predicts the images that a
 fold left out (`--weights`: the same images by other weights), and prints F1 of objects at an IoU of
-bounding boxes of 0.3, by class and group, before and after limits on confidence and area. The
-limits of a fold are fitted on the other folds; the last table gives those of all folds together,
-for `geoseg weights set-limits`. DATA comes from `tests/benchmarks/aerial_data.py`.
+bounding boxes of 0.3, by class and group, before and after limits on the mean confidence. The
+limits of a fold are fitted on the other folds; the last line gives those of all folds together, for
+`tests/benchmarks/calibrate.py --limits`. DATA comes from `tests/benchmarks/aerial_data.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from scipy import ndimage
 
 import geoseg
 from geoseg.classes import IGNORE
+from geoseg.geo.raster.class_raster import SPECK
 from geoseg.model.load import load_model
 from geoseg.model.tile_model import TileModel
 from geoseg.train.box_scores import read_box_table
@@ -50,8 +51,8 @@ FOLDS = {
 """Groups that a fold leaves out. Groups of one origin share a fold."""
 MIN_IOU = 0.3
 CONFIDENCES = np.arange(0, 0.96, 0.03)
-AREAS = (0, 16, 32, 64, 128, 256)
-"""Of the smallest object, px."""
+FIVE = ("ship", "storage_tank", "large_vehicle", "small_vehicle", "plane")
+"""Classes of the mean."""
 
 
 class Region(NamedTuple):
@@ -61,14 +62,8 @@ class Region(NamedTuple):
     group: str
     label: str
     confidence: float
-    pixels: int
     truth: tuple[str, int] | None
     """Image and box that it overlaps enough, if any."""
-
-
-class Limits(NamedTuple):
-    confidence: float
-    pixels: int
 
 
 class Scores(NamedTuple):
@@ -171,16 +166,18 @@ def confusion(
 
 def regions(
     mask: NDArray[np.bool_], confidence: NDArray[np.generic], truth: NDArray[np.float64], name: str
-) -> Iterable[tuple[float, int, tuple[str, int] | None]]:
+) -> Iterable[tuple[float, tuple[str, int] | None]]:
     """The regions of one class in one image, each with the box that it matches best."""
     labels, count = ndimage.label(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     means = ndimage.mean(confidence, labels, range(1, count + 1))
     for (rows, columns), size, mean in zip(ndimage.find_objects(labels), sizes, means, strict=True):
+        if size < SPECK:
+            continue
         box = np.array([columns.start, rows.start, columns.stop, rows.stop], float)
         ious = iou(box, truth)
         hit = bool(len(ious)) and ious.max() >= MIN_IOU
-        yield float(mean), int(size), (name, int(ious.argmax())) if hit else None
+        yield float(mean), (name, int(ious.argmax())) if hit else None
 
 
 def iou(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -200,67 +197,58 @@ class Counts(NamedTuple):
         return 2 * self.right / max(self.found + self.truths, 1)
 
 
-def count(regions: Iterable[Region], truths: int, limits: Limits) -> Counts:
-    kept = [
-        each
-        for each in regions
-        if each.confidence >= limits.confidence and each.pixels >= limits.pixels
-    ]
+def count(regions: Iterable[Region], truths: int, limit: float) -> Counts:
+    kept = [each for each in regions if each.confidence >= limit]
     return Counts(len(kept), len({each.truth for each in kept} - {None}), truths)
 
 
-def fitted(regions: list[Region], truths: int) -> Limits:
-    """The limits of the highest F1; the lowest of those that are within 0.002 of it."""
-    trials = {
-        limits: count(regions, truths, limits).f1
-        for limits in (Limits(float(c), a) for c in CONFIDENCES for a in AREAS)
-    }
+def fitted(regions: list[Region], truths: int) -> float:
+    """The limit of the highest F1; the lowest of those that are within 0.002 of it."""
+    trials = {limit: count(regions, truths, limit).f1 for limit in CONFIDENCES.tolist()}
     best = max(trials.values())
-    return min(limits for limits, value in trials.items() if value >= best - 0.002)
+    return min(limit for limit, value in trials.items() if value >= best - 0.002)
 
 
 def report(scores: Scores, folds: str) -> None:
-    labels = sorted({label for _, _, label in scores.truths})
-    final: dict[str, Limits] = {}
-    print(f"{'class':20} {'true':>5} {'F1':>6} {'precision':>9} {'recall':>6} | with limits")
-    for label in labels:
+    limits: dict[str, float] = {}
+    pairs: list[tuple[Counts, Counts]] = []
+    print(f"{'class':20} {'true':>5} | F1, precision, recall | with limits")
+    for label in sorted({label for _, _, label in scores.truths}):
         own = [each for each in scores.regions if each.label == label]
         truths = {
-            f: sum(n for (g, _, k), n in scores.truths.items() if (g, k) == (f, label))
-            for f in folds
+            (fold, group): number
+            for (fold, group, name), number in scores.truths.items()
+            if name == label
         }
-        if not sum(truths.values()):
+        total = sum(truths.values())
+        if not total:
             continue
-        final[label] = fitted(own, sum(truths.values()))
+        limits[label] = fitted(own, total)
         free, limited = Counts(0, 0, 0), Counts(0, 0, 0)
         for fold in folds:
             here = [each for each in own if each.fold == fold]
             others = [each for each in own if each.fold != fold]
-            rest = sum(truths.values()) - truths[fold]
-            limits = fitted(others, rest) if rest else Limits(0.0, 0)
-            free = add(free, count(here, truths[fold], Limits(0.0, 0)))
-            limited = add(limited, count(here, truths[fold], limits))
+            inside = sum(number for (each, _), number in truths.items() if each == fold)
+            # One fold alone has no others to fit the limit on.
+            limit = fitted(others, total - inside) if total > inside else limits[label]
+            free = add(free, count(here, inside, 0.0))
+            limited = add(limited, count(here, inside, limit))
         print(row(label, free, limited))
-        for group in sorted({g for _, g, k in scores.truths if k == label}):
-            number = sum(n for (_, g, k), n in scores.truths.items() if (g, k) == (group, label))
+        if label in FIVE:
+            pairs.append((free, limited))
+        for (_, group), number in truths.items():
+            here = [each for each in own if each.group == group]
             if number:
-                here = [each for each in own if each.group == group]
-                print(
-                    row(
-                        f"  {group}",
-                        *(count(here, number, x) for x in (Limits(0.0, 0), final[label])),
-                    )
-                )
+                both = (count(here, number, limit) for limit in (0.0, limits[label]))
+                print(row(f"  {group}", *both))
+    if pairs:
+        means = [np.mean([each[i].f1 for each in pairs]) for i in (0, 1)]
+        print(f"mean F1 of {', '.join(FIVE)}: {means[0]:.3f}, with limits {means[1]:.3f}")
     print("\nIoU of pixels by group")
-    total: NDArray[np.int64] | int = 0
     for group, matrix in scores.confusion.items():
         print(f"{group:20} {mean_iou(matrix):.3f}")
-        total = total + matrix
-    assert isinstance(total, np.ndarray)
-    print(f"{'all':20} {mean_iou(total):.3f}")
-    print(
-        "\nlimits: " + json.dumps({k: [round(v.confidence, 2), v.pixels] for k, v in final.items()})
-    )
+    print(f"{'all':20} {mean_iou(sum(scores.confusion.values())):.3f}")
+    print("\nmin_confidence: " + json.dumps({k: round(v, 2) for k, v in limits.items()}))
 
 
 def add(one: Counts, other: Counts) -> Counts:
