@@ -28,12 +28,10 @@ MAX_LINES = 380
 """Lines of a module."""
 MAX_FUNCTION = 70
 """Lines of a function, with its docstring."""
+MAX_READING = 10
+"""Modules of `pipeline` that explain a prediction on one machine."""
 
 # Exceptions. They shall become fewer: a test fails when one is no longer needed.
-LONG_FUNCTIONS = {
-    "geoseg/geo/layers/polygonize.py: polygonize",
-    "geoseg/pipeline/vectorize.py: vectorize",
-}
 FOREIGN_PRIVATES = {
     "geoseg/geo/gdal_errors.py: rasterio._err",
     "geoseg/model/devices.py: torch.cpu._is_avx512_bf16_supported",
@@ -143,7 +141,26 @@ def test_functions_are_short():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno - node.lineno + 1 > MAX_FUNCTION
     }
-    assert long == LONG_FUNCTIONS
+    assert not long
+
+
+def imported_by(name: str) -> set[str]:
+    """Modules of `pipeline` that a module imports when it is loaded."""
+    modules = {node.module for node in TREES[name].body if isinstance(node, ast.ImportFrom)}
+    paths = {f"{module.replace('.', '/')}.py" for module in modules if module}
+    return {path for path in paths & TREES.keys() if path.startswith("geoseg/pipeline/")}
+
+
+def test_a_prediction_is_understood_from_a_few_modules():
+    """Clusters come on top: `cluster.py` and `worker.py` are imported only for --scheduler."""
+    reading, new = set(), {"geoseg/pipeline/predict.py"}
+    while new:
+        reading |= new
+        new = set().union(*map(imported_by, new)) - reading
+    assert 5 < len(reading) <= MAX_READING
+    page = (REPOSITORY / "docs/architecture.md").read_text("utf-8")
+    listed = re.findall(r"^\| `((?:execution/)?\w+\.py)` \|", page, re.MULTILINE)
+    assert {f"geoseg/pipeline/{name}" for name in listed} == reading
 
 
 # -- Private names of other distributions -------------------------------------------------------

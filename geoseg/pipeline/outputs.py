@@ -24,7 +24,7 @@ from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
-from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
@@ -129,9 +129,7 @@ class Outputs:
         scene = plan.view.scene
         self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
         self.names = planned_names(output, stem)
-        pixel = scene.geobox.gsd or 1.0
-        tolerance = TOLERANCE if output.simplify is None else output.simplify / pixel
-        self.cleanup = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=output.smooth)
+        self.cleanup = plan.cleanup
         self.polygons: list[BlockPolygons] = []
         self.clean: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
