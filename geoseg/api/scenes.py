@@ -12,8 +12,8 @@ from geoseg.api.prediction import Prediction, ScratchFolder
 from geoseg.api.progress import Progress, reporting
 from geoseg.classes import read_class_list
 from geoseg.errors import OptionError
+from geoseg.geo.layers.export import export as export_layers
 from geoseg.geo.layers.formats import FORMATS
-from geoseg.geo.layers.formats import export as export_layers
 from geoseg.geo.layers.object_scores import ObjectScore
 from geoseg.geo.layers.object_scores import score_objects as score_layers
 from geoseg.geo.raster.address import scene_stem
@@ -198,7 +198,7 @@ def export(
         layer: only these layers or classes.
 
     Raises:
-        DataError, OptionError, OutputError: as `geoseg.geo.layers.formats.export` does.
+        DataError, OptionError, OutputError: as `geoseg.geo.layers.export.export` does.
     """
     if format not in FORMATS:
         raise OptionError(f"format is {format!r}; choose from {', '.join(FORMATS)}")

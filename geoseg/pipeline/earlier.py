@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 from geoseg.atomic import companions
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
+from geoseg.geo.layers.export import earlier_files, planned_files
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct_names
 from geoseg.geo.raster.cog_writer import aux_xml_path

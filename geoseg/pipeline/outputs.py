@@ -19,8 +19,9 @@ from geopandas import GeoDataFrame
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers.export import write_format
 from geoseg.geo.layers.features import empty_features, features, tables
-from geoseg.geo.layers.formats import FORMATS, write_format
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from geoseg.classes import ISAID, name_problem
 from geoseg.errors import OptionError
-from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.export import export
 from geoseg.geo.layers.names import clean_name
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path

@@ -25,8 +25,9 @@ from geoseg.classes import ISAID, LabelClass, read_class_list
 from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers.export import export, write_format
 from geoseg.geo.layers.features import features
-from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
+from geoseg.geo.layers.formats import FORMATS, shapefile_size, short_names
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.raster.class_raster import ClassRaster

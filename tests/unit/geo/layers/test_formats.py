@@ -17,7 +17,8 @@ from geoseg.classes import LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import GeosegError, OptionError, OutputError
 from geoseg.geo.layers import formats as engine
-from geoseg.geo.layers.formats import FORMATS, earlier_files, export, write_format
+from geoseg.geo.layers.export import earlier_files, export, write_format
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.mosaic import write_mosaic
