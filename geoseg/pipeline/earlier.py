@@ -39,7 +39,7 @@ class Record:
 
     @classmethod
     def read(cls, raster: Path) -> Record | None:
-        """Return the record aux_xml_path the class raster at `raster`, or None."""
+        """Return the record beside the class raster at `raster`, or None."""
         try:
             root = ElementTree.parse(aux_xml_path(raster)).getroot()
             text = root.findtext(f"Metadata[@domain='{_DOMAIN}']/MDI[@key='{_KEY}']")

@@ -81,7 +81,7 @@ def test_two_of_one_name(pair):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
-    """A red square on grey."""
+    """A red square on gray."""
     image = np.full((3, 64, 72), 110, np.uint8)
     image[0, 16:48, 16:48], image[1:, 16:48, 16:48] = 220, 60
     path = tmp_path_factory.mktemp("scene") / "town.tif"

@@ -119,7 +119,7 @@ class BlockResult:
     timer: StageTimer
     intact: bool = True
     """All pixels behind it could be read, its neighbors' too. Others are not kept: what failed now
-    may be readable_window the next time."""
+    may be readable the next time."""
 
 
 def infer_block(

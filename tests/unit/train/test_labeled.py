@@ -77,7 +77,7 @@ IMAGES = {
     "gray.png": lambda p: png(p, RGB[0]),
     "palette.png": palette_png,
     "transparent.png": lambda p: png(p, np.concatenate([RGB, RGB[:1]]).transpose(1, 2, 0)),
-    "grey16.png": lambda p: png(p, RGB[0].astype(np.uint16) * 200 + 3000),
+    "gray16.png": lambda p: png(p, RGB[0].astype(np.uint16) * 200 + 3000),
     "rgb.jpg": lambda p: png(p, RGB.transpose(1, 2, 0), quality=80),
     "rgb16.tif": lambda p: write_tiff(p, RGB.astype(np.uint16) * 10 + 300),
     "collar16.tif": collar_tiff,
