@@ -4,13 +4,15 @@ BIN := .venv/bin
 
 .PHONY: demo test lint clean
 
+# A worker a core, each with one thread; idle workers take tests from busy ones.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 C_CODE := $(wildcard geoseg/native/*.c geoseg/native/*.h)
 
 demo: .venv/demo.stamp
 	$(BIN)/geoseg demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check

@@ -49,7 +49,7 @@ def command(
     of their layer, those without an object_id a new one, and area_m2, length_m, width_m and
     angle_deg of all are measured again.
     """
-    from geoseg.geo.layers.formats import export
+    from geoseg.geo.layers.export import export
     from geoseg.geo.paths import printable
 
     paths = export(layers, output, kind, target_crs=t_srs, layers=wanted, overwrite=overwrite)

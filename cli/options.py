@@ -16,7 +16,6 @@ from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress without a terminal."""
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
 precision = click.option(

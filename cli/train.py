@@ -73,6 +73,7 @@ def command(
     from tqdm import tqdm
 
     from geoseg.guard import refuse_inputs
+    from geoseg.native.malloc import keep_free_memory
     from geoseg.train.fit import RESULTS, fit
     from geoseg.train.recipe import load_recipe, parse_setting
 
@@ -84,6 +85,7 @@ def command(
     folder = output or Path("runs") / Path(recipe).stem
     if not resume:
         refuse_inputs((folder / name for name in RESULTS), filter(None, (recipe, pretrained)))
+    keep_free_memory()
     with options.count_bar("read", "image") as progress:
         fit(
             load_recipe(recipe, **changes),

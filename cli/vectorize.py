@@ -43,7 +43,7 @@ from . import options
     "--classes",
     "classes_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV with the columns id, name and color (#rrggbb).  [default: as the raster says]",
+    help="CSV or JSON with id, name and color (#rrggbb).  [default: as the raster says]",
 )
 @options.workers
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
@@ -69,9 +69,9 @@ def command(
     Writes a GeoPackage with a layer per class, in the classes' colors. Lengths and areas are in
     meters, or in pixels where the raster has no place on the ground.
     """
+    from geoseg.classes import read_class_list
     from geoseg.geo.paths import printable
     from geoseg.geo.raster.address import scene_stem
-    from geoseg.geo.raster.class_raster import read_classes
     from geoseg.pipeline.vectorize import vectorize
 
     with options.pixel_bar(Path(raster).name, quiet=quiet or as_json) as progress:
@@ -83,7 +83,7 @@ def command(
             min_area=min_area,
             fill=specks == "fill",
             skip=() if skip_none else skip,
-            classes=read_classes(classes_file) if classes_file else None,
+            classes=read_class_list(classes_file, any_ids=True) if classes_file else None,
             inputs=[classes_file] if classes_file else [],
             workers=workers,
             overwrite=overwrite,

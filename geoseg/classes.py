@@ -130,11 +130,15 @@ SEPARATORS = ",;\t"
 """Separators of CSV; spreadsheets of many countries write semicolons."""
 
 
-def read_class_list(path: Path) -> tuple[LabelClass, ...]:
+def read_class_list(path: Path, *, any_ids: bool = False) -> tuple[LabelClass, ...]:
     """Read classes from a CSV table or a JSON list of objects with id, name and optional color.
 
-    Ids count from 0 without gaps, in any order, since they are channels of the model. A color is
-    `#rrggbb`, in JSON also `[r, g, b]`; the default is `class_color`.
+    Ids count from 0 without gaps, in any order, since they are channels of the model; names are
+    unique. A color is `#rrggbb`, in JSON also `[r, g, b]`; the default is `class_color`.
+
+    Args:
+        any_ids: ids are values of a raster instead: any whole numbers. Classes may share a name or
+            have none, and are then class_<id>.
 
     Raises:
         DataError: names the file, the line, what is wrong with it and what to do.
@@ -155,17 +159,18 @@ def read_class_list(path: Path) -> tuple[LabelClass, ...]:
     lines: dict[int, str] = {}
     found: dict[int, LabelClass] = {}
     for where, row in rows:
-        item = parse_class(f"{path}, {where}", row)
+        item = parse_class(f"{path}, {where}", row, any_id=any_ids)
         if item.id in found:
             raise DataError(f"{path}, {where}: id {item.id} is that of {lines[item.id]}, too")
         for other in found.values():
-            if other.name.casefold() == item.name.casefold():
+            if not any_ids and other.name.casefold() == item.name.casefold():
                 raise DataError(
                     f"{path}, {where}: the name {item.name!r} is that of {lines[other.id]}, too "
                     "(upper and lower case count as one); rename one of them"
                 )
         found[item.id], lines[item.id] = item, where
-    check_ids(path, found, lines)
+    if not any_ids:
+        check_ids(path, found, lines)
     return tuple(found[i] for i in sorted(found))
 
 
@@ -204,20 +209,23 @@ def json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"class {number}", row
 
 
-def parse_class(where: str, row: dict[str, Any]) -> LabelClass:
+def parse_class(where: str, row: dict[str, Any], *, any_id: bool) -> LabelClass:
     """Parse one class. Raises DataError."""
     value, name, color = row.get("id"), row.get("name"), row.get("color")
-    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,19}\s*", value):
         value = int(value)
-    if type(value) is not int or value < 0:
-        raise DataError(f"{where}: the id is {value!r:.40}; give a whole number from 0")
+    if type(value) is not int or not (any_id or value >= 0):
+        least = "" if any_id else " from 0"
+        raise DataError(f"{where}: the id is {value!r:.40}; give a whole number{least}")
+    if any_id and name in (None, ""):
+        name = f"class_{value}"
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{where}: class {value} has no name; give one")
     name = name.strip()
     if fault := name_problem(name):
         raise DataError(f"{where}: the name {name!r:.80} {fault}")
     if color is None or color == "":
-        return LabelClass(value, name, class_color(value) if value else BLACK)
+        return LabelClass(value, name, class_color(value) if value or any_id else BLACK)
     if isinstance(color, str) and re.fullmatch(r"\s*#[0-9a-fA-F]{6}\s*", color):
         color = list(bytes.fromhex(color.strip()[1:]))
     is_rgb = isinstance(color, list) and len(color) == 3

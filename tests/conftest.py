@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+# Workers of pytest-xdist share the cores. This precedes the first import of torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # Shells let what runs in the background, or under nohup, ignore these, and so would the commands
 # that tests interrupt.

@@ -28,12 +28,10 @@ MAX_LINES = 380
 """Lines of a module."""
 MAX_FUNCTION = 70
 """Lines of a function, with its docstring."""
+MAX_READING = 10
+"""Modules of `pipeline` that explain a prediction on one machine."""
 
 # Exceptions. They shall become fewer: a test fails when one is no longer needed.
-LONG_FUNCTIONS = {
-    "geoseg/geo/layers/polygonize.py: polygonize",
-    "geoseg/pipeline/vectorize.py: vectorize",
-}
 FOREIGN_PRIVATES = {
     "geoseg/geo/gdal_errors.py: rasterio._err",
     "geoseg/model/devices.py: torch.cpu._is_avx512_bf16_supported",
@@ -79,32 +77,36 @@ def test_import_contracts(installed):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(
-    ("module", "line", "broken"),
-    [
-        ("geo/crs.py", "import geoseg.model.segnext", "Imports point downward"),
-        ("geo/crs.py", "from geoseg.geo.raster import scene", "Inside geo, too"),
-        ("tiling/grid.py", "from geoseg.cli import main", "Imports point downward"),
-        ("pipeline/plan.py", "import dask", "Only pipeline.execution imports dask"),
-        ("geo/crs.py", "import torch", "GIS never imports torch"),
-        ("model/variants.py", "import rasterio", "Models never import GIS"),
-        (
-            "geo/geobox.py",
-            "if TYPE_CHECKING:\n    from geoseg.geo import overlay",
-            "No circles",
-        ),
-    ],
-)
-def test_a_forbidden_import_breaks_a_contract(installed, module, line, broken):
-    path = installed / "geoseg" / module
-    sound = path.read_text()
-    try:
-        path.write_text(f"{sound}\n{line}\n")
-        done = check_imports(installed)
-    finally:
-        path.write_text(sound)
+FORBIDDEN = {
+    ("geo/crs.py", "import geoseg.model.segnext"): "Imports point downward",
+    ("geo/crs.py", "from geoseg.geo.raster import scene"): "Inside geo, too",
+    ("synthetic/canvas.py", "from geoseg.datasets import layout"): "Imports point downward",
+    ("pipeline/plan.py", "import dask"): "Only pipeline.execution imports dask",
+    ("geo/crs.py", "import torch"): "GIS never imports torch",
+    ("model/variants.py", "import rasterio"): "Models never import GIS",
+    (
+        "geo/geobox.py",
+        "if TYPE_CHECKING:\n    from geoseg.geo import overlay",
+    ): "No circles, neither of modules nor of folders",
+}
+"""Contracts by the module and the line that break them."""
+
+
+def test_forbidden_imports_break_the_contracts(installed, tmp_path):
+    """All at once: the report names each below the contract that it breaks."""
+    shutil.copytree(installed / "geoseg", tmp_path / "geoseg")
+    for name, line in FORBIDDEN:
+        path = tmp_path / "geoseg" / name
+        path.write_text(f"{path.read_text()}\n{line}\n")
+    done = check_imports(tmp_path)
     assert done.returncode == 1
-    assert re.search(rf"^{re.escape(broken)}.* BROKEN$", done.stdout, re.MULTILINE), done.stdout
+    details = done.stdout.partition("Broken contracts")[2]
+    for (name, line), contract in FORBIDDEN.items():
+        assert f"{contract} BROKEN" in done.stdout
+        reasons = re.split(r"^(.+)\n-+\n", details, flags=re.MULTILINE)
+        reason = reasons[reasons.index(contract) + 1]
+        for module in (Path(name).stem, re.split(r"[ .]", line)[-1]):
+            assert re.search(rf"\b{module}\b", reason), (name, line, reason)
 
 
 def test_only_commands_use_the_public_api():
@@ -143,7 +145,26 @@ def test_functions_are_short():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno - node.lineno + 1 > MAX_FUNCTION
     }
-    assert long == LONG_FUNCTIONS
+    assert not long
+
+
+def imported_by(name: str) -> set[str]:
+    """Modules of `pipeline` that a module imports when it is loaded."""
+    modules = {node.module for node in TREES[name].body if isinstance(node, ast.ImportFrom)}
+    paths = {f"{module.replace('.', '/')}.py" for module in modules if module}
+    return {path for path in paths & TREES.keys() if path.startswith("geoseg/pipeline/")}
+
+
+def test_a_prediction_is_understood_from_a_few_modules():
+    """Clusters come on top: `cluster.py` and `worker.py` are imported only for --scheduler."""
+    reading, new = set(), {"geoseg/pipeline/predict.py"}
+    while new:
+        reading |= new
+        new = set().union(*map(imported_by, new)) - reading
+    assert 5 < len(reading) <= MAX_READING
+    page = (REPOSITORY / "docs/architecture.md").read_text("utf-8")
+    listed = re.findall(r"^\| `((?:execution/)?\w+\.py)` \|", page, re.MULTILINE)
+    assert {f"geoseg/pipeline/{name}" for name in listed} == reading
 
 
 # -- Private names of other distributions -------------------------------------------------------

@@ -10,13 +10,13 @@ from geoseg.api.messages import python_messages
 from geoseg.api.models import ready_model
 from geoseg.api.prediction import Prediction, ScratchFolder
 from geoseg.api.progress import Progress, reporting
+from geoseg.classes import read_class_list
 from geoseg.errors import OptionError
+from geoseg.geo.layers.export import export as export_layers
 from geoseg.geo.layers.formats import FORMATS
-from geoseg.geo.layers.formats import export as export_layers
 from geoseg.geo.layers.object_scores import ObjectScore
 from geoseg.geo.layers.object_scores import score_objects as score_layers
 from geoseg.geo.raster.address import scene_stem
-from geoseg.geo.raster.class_raster import read_classes
 from geoseg.model.backends import Backend
 from geoseg.model.devices import Precision
 from geoseg.model.tile_model import TileModel
@@ -153,7 +153,7 @@ def vectorize(
         out: the GeoPackage; None = the raster's name in the current folder.
         specks: what regions below `min_area` become: the class around them, or holes.
         skip: values without polygons.
-        classes: a CSV file with id, name and color; None = as the raster declares.
+        classes: a CSV or JSON file with id, name and color; None = as the raster declares.
 
     Raises:
         SceneError, OutputError, OptionError: as `geoseg.pipeline.vectorize.vectorize` does.
@@ -170,7 +170,7 @@ def vectorize(
             min_area=min_area,
             fill=specks == "fill",
             skip=skip,
-            classes=None if table is None else read_classes(table),
+            classes=None if table is None else read_class_list(table, any_ids=True),
             inputs=[] if table is None else [table],
             workers=workers,
             overwrite=overwrite,
@@ -199,7 +199,7 @@ def export(
         layer: only these layers or classes.
 
     Raises:
-        DataError, OptionError, OutputError: as `geoseg.geo.layers.formats.export` does.
+        DataError, OptionError, OutputError: as `geoseg.geo.layers.export.export` does.
     """
     if format not in FORMATS:
         raise OptionError(f"format is {format!r}; choose from {', '.join(FORMATS)}")

@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 from geoseg.atomic import companions
 from geoseg.classes import LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.layers.formats import FORMATS, earlier_files, planned_files
+from geoseg.geo.layers.export import earlier_files, planned_files
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct_names
 from geoseg.geo.raster.cog_writer import aux_xml_path
@@ -38,7 +39,7 @@ class Record:
 
     @classmethod
     def read(cls, raster: Path) -> Record | None:
-        """Return the record aux_xml_path the class raster at `raster`, or None."""
+        """Return the record beside the class raster at `raster`, or None."""
         try:
             root = ElementTree.parse(aux_xml_path(raster)).getroot()
             text = root.findtext(f"Metadata[@domain='{_DOMAIN}']/MDI[@key='{_KEY}']")

@@ -19,12 +19,13 @@ from geopandas import GeoDataFrame
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers.export import write_format
 from geoseg.geo.layers.features import empty_features, features, tables
-from geoseg.geo.layers.formats import FORMATS, write_format
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
-from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.geo.vector.filters import confident
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
@@ -130,9 +131,7 @@ class Outputs:
         scene = plan.view.scene
         self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
         self.names = planned_names(output, stem)
-        pixel = scene.geobox.gsd or 1.0
-        tolerance = TOLERANCE if output.simplify is None else output.simplify / pixel
-        self.cleanup = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=output.smooth)
+        self.cleanup = plan.cleanup
         limits = output.min_confidence
         assert isinstance(limits, Mapping), "see OutputOptions.limited"
         self.min_confidence = {item.id: limits.get(item.name, 0.0) for item in classes}

@@ -91,8 +91,7 @@ def vectorize(
     _check_options(output, simplify, min_area)
     check_outputs([output], [path, *inputs], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
-    with raster.source.dataset() as dataset:
-        check_outputs([output], dataset.files, overwrite=overwrite)
+    check_outputs([output], raster.source.files, overwrite=overwrite)
     geobox = raster.geobox
     cleanup = Cleanup.from_ground_units(
         geobox.gsd,
@@ -102,6 +101,28 @@ def vectorize(
         fill=fill,
         smooth=smooth,
     )
+    features = _write(path, output, raster, cleanup, workers, progress)
+    return Vectorized(
+        output=output,
+        width=geobox.width,
+        height=geobox.height,
+        features=features,
+        tolerance=cleanup.tolerance,
+        min_pixels=cleanup.min_pixels,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _write(
+    path: str | Path,
+    output: Path,
+    raster: ClassRaster,
+    cleanup: Cleanup,
+    workers: int | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, int]:
+    """Write the layers, and return the number of features of each."""
+    geobox = raster.geobox
     with (
         Staging(output.parent, output.name) as staging,
         closing(raster.source),
@@ -124,15 +145,7 @@ def vectorize(
         ) as writer:
             for table in tables(polygons, geobox, raster.classes, partial(_map_ahead, pool)):
                 writer.append(table)
-    return Vectorized(
-        output=output,
-        width=geobox.width,
-        height=geobox.height,
-        features=writer.counts,
-        tolerance=cleanup.tolerance,
-        min_pixels=cleanup.min_pixels,
-        seconds=time.perf_counter() - start,
-    )
+    return writer.counts
 
 
 def _check_options(output: Path, simplify: float | None, min_area: float | None) -> None:

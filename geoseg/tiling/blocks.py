@@ -117,20 +117,6 @@ class ImageLogits:
         return mask[np.ix_(rows, columns)]
 
 
-def predict_image(
-    image: NDArray[np.uint8],
-    valid: NDArray[np.bool_],
-    model: Model,
-    *,
-    tile_size: int,
-    overlap: int,
-    scale: float = 1.0,
-) -> NDArray[np.uint8]:
-    """Classes (H,W) of an image; see `image_logits`."""
-    logits = image_logits(image, valid, model, tile_size=tile_size, overlap=overlap, scale=scale)
-    return logits.class_ids()
-
-
 def image_logits(
     image: NDArray[np.uint8],
     valid: NDArray[np.bool_],

@@ -26,7 +26,6 @@ from geoseg.model.load import load_model
 from geoseg.model.metadata import HEADER_KEY, Metadata
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
-from geoseg.native.malloc import keep_free_memory
 from geoseg.train.box_scores import read_box_table
 from geoseg.train.crops import Crops, StagedBatches, hidden_by_group
 from geoseg.train.dataset import (
@@ -123,8 +122,6 @@ def fit(
     report = rank_zero_only(report)
     check_loggers(recipe)
     accelerator = check_device(recipe, device, devices)
-    if accelerator.type == "cpu":
-        keep_free_memory()
     recipe = resolve_precision(recipe, accelerator)
     check_folder(folder, recipe, resume)
     data = LabeledFolder.open(recipe.data.root)

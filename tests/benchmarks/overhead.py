@@ -1,6 +1,6 @@
 """How much longer a whole prediction takes than the forward passes of its tiles, on a CPU.
 
-    python tests/benchmarks/overhead.py [SCENE] [--size 4096] [--gsd METRES] [--repeat 9]
+    python tests/benchmarks/overhead.py [SCENE] [--size 4096] [--gsd METERS] [--repeat 9]
 
 Of a scene, the window of --size² px in its middle; without one, a rendered one. The passes are
 timed before and after each prediction, for machines get slower and faster in between. `--gsd` 0 =

@@ -164,10 +164,10 @@ def agreement(raster: Path, truth: NDArray[np.uint8]) -> tuple[float, float, flo
     """Shares of the same class, of the same class among objects, and of pixels without one."""
     with rasterio.open(raster) as file:
         found = file.read(1)
-    labelled = found != 255
-    same, objects = labelled & (found == truth), labelled & ((found > 0) | (truth > 0))
-    shares = same.sum() / labelled.sum(), (same & objects).sum() / max(objects.sum(), 1)
-    return *shares, 1 - labelled.mean()
+    labeled = found != 255
+    same, objects = labeled & (found == truth), labeled & ((found > 0) | (truth > 0))
+    shares = same.sum() / labeled.sum(), (same & objects).sum() / max(objects.sum(), 1)
+    return *shares, 1 - labeled.mean()
 
 
 def measure(

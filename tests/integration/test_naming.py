@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from geoseg.classes import ISAID, name_problem
 from geoseg.errors import OptionError
-from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.export import export
 from geoseg.geo.layers.names import clean_name
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import vector_path
@@ -81,7 +81,7 @@ def test_two_of_one_name(pair):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
-    """A red square on grey."""
+    """A red square on gray."""
     image = np.full((3, 64, 72), 110, np.uint8)
     image[0, 16:48, 16:48], image[1:, 16:48, 16:48] = 220, 60
     path = tmp_path_factory.mktemp("scene") / "town.tif"

@@ -45,8 +45,8 @@ class Server:
     """Serves one file by ranges; some answers go wrong."""
 
     def __init__(self, content: bytes, fault: str) -> None:
-        self.asked, self.spoilt = 0, 0
-        self.is_spoilt: Callable[[int], bool] = lambda number: False
+        self.asked, self.spoiled = 0, 0
+        self.is_spoiled: Callable[[int], bool] = lambda number: False
         """Of the number of a request, from 1."""
         server = self
 
@@ -58,9 +58,9 @@ class Server:
 
             def do_GET(self) -> None:
                 server.asked += 1
-                spoilt = server.is_spoilt(server.asked)
-                server.spoilt += spoilt
-                if spoilt and fault != "truncated":
+                spoiled = server.is_spoiled(server.asked)
+                server.spoiled += spoiled
+                if spoiled and fault != "truncated":
                     self.close_connection = True
                     if fault == "stalled":
                         time.sleep(60)
@@ -80,8 +80,8 @@ class Server:
                 self.send_header("Content-Length", str(len(piece)))
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(piece[: len(piece) // 2] if spoilt else piece)
-                if spoilt:
+                    self.wfile.write(piece[: len(piece) // 2] if spoiled else piece)
+                if spoiled:
                     self.close_connection = True
 
             def log_message(self, format: str, *args: object) -> None:
@@ -132,9 +132,9 @@ def run(scene, folder, **output):
 @pytest.mark.parametrize("fault", ["reset", "truncated"])
 def test_a_server_that_stumbles_is_asked_again(serve, scene, reference, tmp_path, fault):
     server = serve(scene.read_bytes(), fault)
-    server.is_spoilt = lambda number: number in (1, 3, 4, 6)
+    server.is_spoiled = lambda number: number in (1, 3, 4, 6)
     assert_same_outputs(reference, run(server.url, tmp_path))
-    assert server.spoilt >= 2
+    assert server.spoiled >= 2
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated"])
@@ -143,11 +143,11 @@ def test_what_a_server_does_not_answer_is_no_damage(serve, scene, reference, tmp
     server = serve(scene.read_bytes(), fault)
     vrt = tmp_path / "town.vrt"
     write_mosaic([server.url], vrt)
-    server.is_spoilt = lambda number: True
+    server.is_spoiled = lambda number: True
     for keep_going in (False, True):
         with pytest.raises(SceneError, match=r"cannot (read|open|look)"):
             run(vrt, tmp_path / "out", keep_going=keep_going)
-    server.is_spoilt = lambda number: False
+    server.is_spoiled = lambda number: False
     found = run(vrt, tmp_path / "out")
     with (
         rasterio.open(found.outputs["classes"]) as a,
@@ -345,7 +345,7 @@ def test_ctrl_c_ends_soon_while_a_server_stalls(serve, tmp_path, moment):
     scene = write_discs(tmp_path / "town.tif", 700, 700, **(TILED | {"compress": "none"}))
     server = serve(scene.read_bytes(), "stalled")
     least = 1 if moment == "opening" else 3  # after the file's size and its head
-    server.is_spoilt = lambda number: number >= least
+    server.is_spoiled = lambda number: number >= least
     code = "from geoseg.cli.main import run; run()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "predict", server.url, "-o", str(tmp_path / "out"),
@@ -354,7 +354,7 @@ def test_ctrl_c_ends_soon_while_a_server_stalls(serve, tmp_path, moment):
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
-        while not server.spoilt:
+        while not server.spoiled:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)

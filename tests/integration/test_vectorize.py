@@ -21,15 +21,16 @@ from layers import write_layers
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from geoseg.classes import ISAID, LabelClass
+from geoseg.classes import ISAID, LabelClass, read_class_list
 from geoseg.cli.main import main
 from geoseg.errors import DataError, OptionError, OutputError, SceneError
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers.export import export, write_format
 from geoseg.geo.layers.features import features
-from geoseg.geo.layers.formats import FORMATS, export, shapefile_size, short_names, write_format
+from geoseg.geo.layers.formats import FORMATS, shapefile_size, short_names
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.measure import measure
-from geoseg.geo.raster.class_raster import ClassRaster, read_classes
+from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.vector import blocks
 from geoseg.geo.vector.merge import merge
@@ -303,18 +304,18 @@ def test_a_damaged_attribute_table_is_named(tmp_path):
 def test_classes_from_a_table(tmp_path):
     path = tmp_path / "classes.csv"
     path.write_text("id,name,color\n311,Laubwald,#80ff00\n312,Nadelwald,\n", encoding="utf-8")
-    first, second = read_classes(path)
+    first, second = read_class_list(path, any_ids=True)
     assert first == LabelClass(311, "Laubwald", (128, 255, 0))
     assert second.id == 312
     for text, message in (
-        ("311,wood", "header"),
+        ("311,wood", "line 1: there is no column id"),
         ("id,name\nx,wood", "line 2.*whole number"),
-        ("id,name\n1,a\n1,b", "line 3.*twice"),
+        ("id,name\n1,a\n1,b", "line 3: id 1 is that of line 2, too"),
         ("id,name,color\n1,a,red", "#rrggbb"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
-            read_classes(path)
+            read_class_list(path, any_ids=True)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyproj
@@ -72,22 +73,10 @@ def polygonize(
         if size is not None and not size >= 0:
             raise OptionError(f"{name} is {size}; give 0 or more")
     probability = None if confidence is None else _probability_array(confidence, ids.shape)
-    excluded = {*skip} if nodata is None else {*skip, nodata}
-    values = [value for value in np.unique(ids).tolist() if value not in excluded]
-    if not values:
+    known = _values(ids, {*skip} if nodata is None else {*skip, nodata})
+    if not len(known):
         return empty_features(geobox)
-    if values[-1] > np.iinfo(np.int64).max:
-        raise DataError(f"class_ids has the value {values[-1]}, which needs more than 63 bits")
-    known = np.array(values, ids.dtype)
-    dtype = np.uint8 if len(known) <= IGNORE else np.int32
-
-    def read(window: Window) -> NDArray[np.integer]:
-        """Return the index of each pixel's value, but never IGNORE."""
-        pixels = ids[window.slices]
-        index = np.searchsorted(known, pixels)
-        is_known = known[np.minimum(index, len(known) - 1)] == pixels
-        return np.where(is_known, index + (index >= IGNORE), IGNORE).astype(dtype)
-
+    read = partial(_read_indices, ids, known)
     cleanup = Cleanup.from_ground_units(
         geobox.gsd, simplify=simplify, min_area=min_area, default_min_pixels=SPECK, smooth=smooth
     )
@@ -101,6 +90,25 @@ def polygonize(
         )
     index = polygons.class_id - (polygons.class_id > IGNORE)
     return features(replace(polygons, class_id=known[index].astype(np.int64)), geobox, labels)
+
+
+def _values(ids: NDArray[np.integer], excluded: Collection[int]) -> NDArray[np.integer]:
+    """Return the sorted values of an array but the excluded ones. Raises DataError."""
+    values = [value for value in np.unique(ids).tolist() if value not in excluded]
+    if values and values[-1] > np.iinfo(np.int64).max:
+        raise DataError(f"class_ids has the value {values[-1]}, which needs more than 63 bits")
+    return np.array(values, ids.dtype)
+
+
+def _read_indices(
+    ids: NDArray[np.integer], known: NDArray[np.integer], window: Window
+) -> NDArray[np.integer]:
+    """Return each pixel's index among the known values, 1 higher from IGNORE on; others: IGNORE."""
+    pixels = ids[window.slices]
+    index = np.searchsorted(known, pixels)
+    is_known = known[np.minimum(index, len(known) - 1)] == pixels
+    dtype = np.uint8 if len(known) <= IGNORE else np.int32
+    return np.where(is_known, index + (index >= IGNORE), IGNORE).astype(dtype)
 
 
 def _class_array(class_ids: ArrayLike) -> NDArray[np.integer]:

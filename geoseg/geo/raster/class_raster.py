@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +15,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.classes import IGNORE, Color, LabelClass, class_color, display_color
-from geoseg.errors import DataError, SceneError
+from geoseg.errors import SceneError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.source import Source
 from geoseg.geo.raster.validity import Validity, real_dtype
@@ -132,41 +131,6 @@ def _attributes(table: ElementTree.Element) -> tuple[dict[int, str], dict[int, C
             )
             colors[value] = red, green, blue
     return names, colors
-
-
-def read_classes(path: Path) -> tuple[LabelClass, ...]:
-    """Read classes from a CSV file with columns id, name and, optionally, color as #rrggbb.
-
-    Unlike `geoseg.classes.read_class_list`, ids are any values of a raster. Raises DataError,
-    naming the line.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return tuple(_parsed(path, csv.DictReader(file)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _parsed(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelClass]:
-    if not {"id", "name"} <= {*(rows.fieldnames or ())}:
-        raise DataError(f"{path}: its first line is not a header with the columns id and name")
-    seen: set[int] = set()
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
-        try:
-            value = int(row["id"])
-        except (TypeError, ValueError):
-            raise DataError(f"{where}: id {row['id']!r} is no whole number") from None
-        if value in seen:
-            raise DataError(f"{where}: id {value} occurs twice")
-        seen.add(value)
-        color = class_color(value)
-        if code := (row.get("color") or "").strip():
-            if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
-                raise DataError(f"{where}: color {code!r} is not of the form #rrggbb")
-            red, green, blue = bytes.fromhex(code[1:])
-            color = (red, green, blue)
-        yield LabelClass(value, row["name"] or f"class_{value}", color)
 
 
 @dataclass(frozen=True, slots=True)

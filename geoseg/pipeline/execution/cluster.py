@@ -31,8 +31,7 @@ from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.raster.files import FileSignature
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.execution.schedule import Schedule
-from geoseg.pipeline.execution.tasks import BlockResult, Plan
+from geoseg.pipeline.execution.tasks import BlockResult, Plan, Schedule
 from geoseg.pipeline.execution.worker import Demand, Parcel, inspect, run
 from geoseg.tiling.decoding import cells_around
 from geoseg.version import build

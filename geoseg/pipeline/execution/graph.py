@@ -21,12 +21,12 @@ from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.interrupts import threads
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.block_store import BlockStore
-from geoseg.pipeline.execution.schedule import Schedule
 from geoseg.pipeline.execution.tasks import (
     BlockLogits,
     BlockResult,
     Halo,
     Plan,
+    Schedule,
     decode_block,
     halo,
     infer_block,

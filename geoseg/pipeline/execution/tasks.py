@@ -1,7 +1,8 @@
-"""The three tasks of one block: infer, cut halos, decode."""
+"""The blocks of a prediction in their order, and the three tasks of one: infer, halo, decode."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
 from geoseg.geo.raster.resampled import ResampledScene
+from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import return_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
-from geoseg.tiling.blocks import infer, readable_window
+from geoseg.tiling.blocks import REACH, contributing_blocks, infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.timing import StageTimer
@@ -30,8 +32,8 @@ class Plan:
     """Tiles and blocks on the pixels of `view`."""
     aoi: Aoi | None
     """None = the whole scene."""
-    min_pixels: float
-    """Smaller regions are specks, pixels of the scene."""
+    cleanup: Cleanup
+    """What becomes of the polygons of a block."""
     confidence: bool
     """Whether to keep the confidence of every pixel."""
     logits: bool
@@ -43,6 +45,36 @@ class Plan:
         if window is None or (self.aoi is not None and not self.aoi.meets(window)):
             return None
         return window
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The blocks to compute, and the dependencies between them."""
+
+    blocks: dict[int, Block]
+    """Blocks to infer by number, in order."""
+    sources: dict[int, list[int]]
+    """Numbers of the blocks whose logits each block to decode needs, its own included."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> Schedule:
+        """Return all blocks with output, and those that they need."""
+        blocks = dict(enumerate(plan.grid.blocks()))
+        wanted = {block: i for i, block in blocks.items() if plan.output_window(block) is not None}
+        # An area of interest needs a few blocks of a huge scene: look at no others.
+        rows = {block.row + step for block in wanted for step in REACH}
+        columns = {block.col + step for block in wanted for step in REACH}
+        near = {b: i for i, b in blocks.items() if b.row in rows and b.col in columns}
+        found = contributing_blocks(list(near), plan.grid)
+        sources = {i: [near[source] for source in found[block]] for block, i in wanted.items()}
+        used = {i for needed in sources.values() for i in needed}
+        return cls({i: blocks[i] for i in sorted(used)}, sources)
+
+    def without(self, finished: Collection[int]) -> Schedule:
+        """Return the schedule without the `finished` blocks."""
+        sources = {i: needed for i, needed in self.sources.items() if i not in finished}
+        used = {i for needed in sources.values() for i in needed}
+        return Schedule({i: block for i, block in self.blocks.items() if i in used}, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +119,7 @@ class BlockResult:
     timer: StageTimer
     intact: bool = True
     """All pixels behind it could be read, its neighbors' too. Others are not kept: what failed now
-    may be readable_window the next time."""
+    may be readable the next time."""
 
 
 def infer_block(
@@ -138,7 +170,7 @@ def decode_block(
         class_ids[~valid] = IGNORE
     with timer.stage("polygonize"):
         polygons = polygonize_block(
-            class_ids, window, confidence=probability, min_pixels=plan.min_pixels
+            class_ids, window, confidence=probability, min_pixels=plan.cleanup.min_pixels
         )
     return BlockResult(
         number=number,

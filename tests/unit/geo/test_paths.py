@@ -19,7 +19,7 @@ from maps import labels, write_map
 from geoseg.cli.main import main
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers.formats import export, planned_files
+from geoseg.geo.layers.export import export, planned_files
 from geoseg.geo.layers.names import LONGEST, LayerNames, clean_name, distinct_names
 from geoseg.geo.layers.object_scores import score_objects
 from geoseg.geo.paths import raster_path, vector_path

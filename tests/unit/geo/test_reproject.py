@@ -21,7 +21,7 @@ from geoseg.cli.main import main
 from geoseg.errors import OptionError
 from geoseg.geo.crs import parse_crs
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.export import export
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.reproject import reproject
 from geoseg.model.tile_model import TileModel

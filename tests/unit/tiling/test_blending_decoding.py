@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from geoseg.native.library import library
 from geoseg.tiling.blending import blend, taper
-from geoseg.tiling.blocks import contributing_blocks, infer, predict_image, readable_window
+from geoseg.tiling.blocks import contributing_blocks, image_logits, infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Grid, Window
 from geoseg.timing import StageTimer
@@ -70,8 +70,8 @@ def test_identity_model_and_stitch_give_the_input(scene, tiling, side):
     if means is not None:
         expected = means.permute(1, 2, 0).numpy()
         np.testing.assert_allclose(logits[:rows, :columns], expected, atol=1e-3)
-    whole = predict_image(image, valid, ColorMean(), tile_size=tiling[0], overlap=tiling[1])
-    assert (class_ids != whole).mean() <= 1e-3
+    whole = image_logits(image, valid, ColorMean(), tile_size=tiling[0], overlap=tiling[1])
+    assert (class_ids != whole.class_ids()).mean() <= 1e-3
 
 
 def test_interior_is_the_tiles_own_logits_bit_by_bit():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -106,26 +107,38 @@ def test_a_run_learns_four_images_by_heart(discs, tmp_path):
 RUN = """
 import os, sys
 from pathlib import Path
+from training_sets import SMALL
+from geoseg.model.variants import VARIANTS
 from geoseg.train.fit import fit
 from geoseg.train.module import SegmentationModule
 from geoseg.train.recipe import load_recipe
 
-recipe, folder, how = sys.argv[1:]
-step = SegmentationModule.training_step
-def step_or_die(self, batch, index):
-    if self.global_step == 8 and how == "killed":
-        os.kill(os.getpid(), 9)
-    return step(self, batch, index)
-SegmentationModule.training_step = step_or_die
-fit(load_recipe(recipe), Path(folder), device="cpu", resume=how == "resumed")
+VARIANTS["T"] = SMALL
+recipe, whole, cut = sys.argv[1:]
+run = lambda folder, **how: fit(load_recipe(recipe), Path(folder), device="cpu", **how)
+if whole:
+    run(whole)
+    step = SegmentationModule.training_step
+    def step_or_die(self, batch, index):
+        if self.global_step == 8:
+            os.kill(os.getpid(), 9)
+        return step(self, batch, index)
+    SegmentationModule.training_step = step_or_die
+    run(cut)
+else:
+    run(cut, resume=True)
 """
 
 
-def run_apart(recipe: Path, folder: Path, how: str) -> subprocess.CompletedProcess[bytes]:
-    """A run in a process of its own: other tests leave torch with other numbers of threads, on
-    which the last bits depend."""
-    command = [sys.executable, "-c", RUN, str(recipe), str(folder), how]
-    return subprocess.run(command, capture_output=True, check=False)
+def run_apart(recipe: Path, whole: Path | None, cut: Path) -> subprocess.CompletedProcess[bytes]:
+    """Train in a process of its own: without a break into `whole` and, killed, into `cut`; or
+    resume `cut`. Other tests leave torch with other numbers of threads, on which the last bits
+    depend.
+    """
+    command = [sys.executable, "-c", RUN, str(recipe), str(whole or ""), str(cut)]
+    fixtures = Path(__file__).parents[2] / "fixtures"
+    environment = {**os.environ, "PYTHONPATH": str(fixtures)}
+    return subprocess.run(command, env=environment, capture_output=True, check=False)
 
 
 def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
@@ -143,17 +156,15 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
         precision="auto",
     )
     recipe = load_recipe(path)
-    whole_run = run_apart(path, tmp_path / "whole", "whole")
-    assert whole_run.returncode == 0, whole_run.stderr.decode()
+    killed = run_apart(path, tmp_path / "whole", tmp_path / "cut")
+    assert killed.returncode == -9, killed.stderr.decode()
     chosen = load_recipe(tmp_path / "whole" / "recipe.yaml").precision
     assert chosen == resolve_precision(recipe, torch.device("cpu")).precision != "auto"
-    killed = run_apart(path, tmp_path / "cut", "killed")
-    assert killed.returncode == -9, killed.stderr.decode()
     with pytest.raises(OutputError, match="--resume"):
         fit(recipe, tmp_path / "cut", device="cpu")
     with pytest.raises(OutputError, match="seed in the recipe is not that of the run"):
         fit(load_recipe(path, seed=5), tmp_path / "cut", resume=True, device="cpu")
-    resumed_run = run_apart(path, tmp_path / "cut", "resumed")
+    resumed_run = run_apart(path, None, tmp_path / "cut")
     assert resumed_run.returncode == 0, resumed_run.stderr.decode()
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "cut")
     assert sorted(whole) == sorted(resumed) == list(range(10))

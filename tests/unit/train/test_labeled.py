@@ -77,7 +77,7 @@ IMAGES = {
     "gray.png": lambda p: png(p, RGB[0]),
     "palette.png": palette_png,
     "transparent.png": lambda p: png(p, np.concatenate([RGB, RGB[:1]]).transpose(1, 2, 0)),
-    "grey16.png": lambda p: png(p, RGB[0].astype(np.uint16) * 200 + 3000),
+    "gray16.png": lambda p: png(p, RGB[0].astype(np.uint16) * 200 + 3000),
     "rgb.jpg": lambda p: png(p, RGB.transpose(1, 2, 0), quality=80),
     "rgb16.tif": lambda p: write_tiff(p, RGB.astype(np.uint16) * 10 + 300),
     "collar16.tif": collar_tiff,
@@ -234,7 +234,7 @@ def test_one_class_in_val_tiny_images_and_missing_names_are_told(tmp_path):
 # -- weights and their scores ------------------------------------------------------------------
 
 
-def test_scores_on_the_terminal_and_in_the_log_are_those_of_the_file(tmp_path):
+def test_scores_on_the_terminal_and_in_the_log_are_those_of_the_file(small_network, tmp_path):
     """The averaged weights, as stored, computed as evaluate computes."""
     image = png(tmp_path / "a.png", RGB.transpose(1, 2, 0))
     root = folder_of(tmp_path, image, [mask_of(0, 1, 0, 1)])

@@ -31,6 +31,8 @@ from geoseg.train.module import SegmentationModule, loss_weights
 from geoseg.train.recipe import LossOptions, Recipe, Stage, load_recipe
 from geoseg.train.trainer import Validation, logger_errors
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 SIDE = 64
 
 

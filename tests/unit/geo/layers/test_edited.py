@@ -18,7 +18,7 @@ from layers import BOTTOM, CLASSES, LEFT, box, made_by_geoseg, write_layers
 from geoseg.cli.main import main
 from geoseg.errors import DataError, GeosegError, OutputError
 from geoseg.geo.layers.edited import FIELDS, read_edited
-from geoseg.geo.layers.formats import export
+from geoseg.geo.layers.export import export
 
 _SCALE = 1e-3
 """Greater than the error of a UTM zone: its scale is 0.9996 along the meridian, so areas are off

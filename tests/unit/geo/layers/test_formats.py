@@ -16,8 +16,8 @@ from PIL import Image
 from geoseg.classes import LabelClass
 from geoseg.cli.main import main
 from geoseg.errors import GeosegError, OptionError, OutputError
-from geoseg.geo.layers import formats as engine
-from geoseg.geo.layers.formats import FORMATS, earlier_files, export, write_format
+from geoseg.geo.layers.export import earlier_files, export, write_format
+from geoseg.geo.layers.formats import FORMATS, Format
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.mosaic import write_mosaic
@@ -123,7 +123,7 @@ def test_an_export_that_fails_leaves_everything(
             raise OSError(28, "No space left on device")
 
     broken = {field: getattr(style, field) for field in ("suffix", "per_class", "wgs84", "losses")}
-    monkeypatch.setitem(engine.FORMATS, kind, engine.Format(write=half, **broken))
+    monkeypatch.setitem(FORMATS, kind, Format(write=half, **broken))
     with pytest.raises(OutputError, match="No space left"):
         export(layers, out, kind, overwrite=True)
     assert contents(tmp_path) == before
@@ -147,7 +147,7 @@ def test_results_never_replace_a_folder(layers: Path, tmp_path: Path) -> None:
 def test_an_existing_result_is_refused_before_reading(
     layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "read_edited", None)
+    monkeypatch.setattr("geoseg.geo.layers.export.read_edited", None)
     for kind in ("csv", "shapefile"):
         name = "town_ship.shp" if kind == "shapefile" else "town.csv"
         (tmp_path / name).symlink_to("nowhere")

@@ -22,8 +22,9 @@ from geoseg.classes import ISAID, LabelClass
 from geoseg.cli.main import main
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.edited import read_edited
+from geoseg.geo.layers.export import export, write_format
 from geoseg.geo.layers.features import drawing_order, empty_features, features
-from geoseg.geo.layers.formats import FORMATS, export, write_format
+from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.styles import fill_color, layer_qml, raster_qml
