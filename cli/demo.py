@@ -62,6 +62,6 @@ def report(demo: Demo) -> str:
         "",
         f"Look at   {demo.preview}",
         f"Open      {demo.layers}  (in QGIS, over {demo.scene})",
-        f"Count     geoseg evaluate --scene {demo.class_raster} --truth {demo.truth}",
+        f"Count     geoseg evaluate --scene {demo.layers} --truth {demo.truth}",
     ]
     return "\n".join(lines)

@@ -35,7 +35,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the confusion matrix into this PNG.",
 )
-@click.option("--scene", type=FILE, help="Instead of WEIGHTS and DATA: a class raster of predict …")
+@click.option(
+    "--scene",
+    type=FILE,
+    help="Instead of WEIGHTS and DATA: layers of predict (its GeoPackage) or its class raster …",
+)
 @click.option("--truth", type=FILE, help="… and polygons of the true objects.")
 @click.option("--field", default="class", show_default=True, help="Class of a polygon in --truth.")
 @click.option("--layer", help="Layer of --truth.  [default: all]")

@@ -213,12 +213,13 @@ def export(
 def score_objects(
     scene: AnyPath, truth: AnyPath, *, field: str = "class", layer: str | None = None
 ) -> list[ObjectScore]:
-    """Count the objects of a class raster that are right, by class: `geoseg evaluate --scene`.
+    """Count the objects of a prediction that are right, by class: `geoseg evaluate --scene`.
 
-    >>> [(score.name, score.f1) for score in geoseg.score_objects("town.classes.tif", "true.gpkg")]
+    >>> [(score.name, score.f1) for score in geoseg.score_objects("town.gpkg", "true.gpkg")]
 
     Args:
-        scene: a class raster of `predict`.
+        scene: a GeoPackage of `predict` beside its class raster, or the class raster, of which
+            all regions are objects.
         truth: polygons of the true objects.
         field: attribute with their class.
         layer: layer of `truth`; None = all.

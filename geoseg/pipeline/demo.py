@@ -173,7 +173,7 @@ def run_demo(
     write_preview(preview, Scene.open(str(path)), read_layers(layers), ISAID)
     return Demo(
         covered=covered,
-        polygons=score_objects(raster, truth),
+        polygons=score_objects(layers, truth),
         seconds=summary.seconds["total"],
         scene=path,
         truth=truth,

@@ -18,6 +18,7 @@ from results import assert_same_outputs, layers_of
 from geoseg.classes import IGNORE, ISAID
 from geoseg.cli.main import main
 from geoseg.errors import OptionError, OutputError
+from geoseg.geo.layers.object_scores import score_objects
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
@@ -96,6 +97,19 @@ def test_uncertain_objects_are_left_out_of_the_layers(
         rasterio.open(reference.outputs["classes"]) as all_of_them,
     ):
         assert (one.read(1) == all_of_them.read(1)).all()
+
+
+def test_the_layers_are_what_is_scored(scene, tmp_path):
+    found = run(scene, tmp_path, model=Demanding())
+    layers, raster = found.outputs["gpkg"], found.outputs["classes"]
+    scores = {score.name: score for score in score_objects(Path(layers), Path(layers))}
+    assert {name: score.found for name, score in scores.items()} == {
+        name: total.objects for name, total in found.classes.items()
+    }
+    assert all(score.f1 == 1 for score in scores.values())
+    regions = {score.name: score for score in score_objects(Path(raster), Path(layers))}
+    assert regions["plane"].found > scores["plane"].found
+    assert regions["ship"].found == scores["ship"].found
 
 
 def test_a_limit_for_a_class_that_the_weights_lack_is_refused(scene, tmp_path):

@@ -1,4 +1,4 @@
-"""Score the objects of a class raster against true polygons."""
+"""Score the objects of a prediction against true polygons."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shapely import STRtree
 from geoseg.errors import DataError, SceneError
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers.geopackage import read_layers
 from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
@@ -67,18 +68,20 @@ def score_objects(
     layer: str | None = None,
     min_iou: float = 0.5,
 ) -> list[ObjectScore]:
-    """Compare the 4-connected regions of a class raster, except specks, with polygons in `truth`.
+    """Compare objects with polygons in `truth`.
 
     True polygons are clipped at the border of the raster, and background is not scored. Classes
     match by name; those of the raster are in its tags, where `geoseg predict` writes them.
 
     Args:
+        scene: a GeoPackage of `predict` with its class raster beside it, or a class raster, of
+            which all 4-connected regions are objects, except specks.
         field: attribute of `truth` that names the class.
         layer: layer of `truth`; None = all.
         min_iou: least intersection over union of a match.
 
     Raises:
-        SceneError: the raster cannot be read or names no classes.
+        SceneError: the raster is not there, cannot be read or names no classes.
         DataError: the truth cannot be read, or has none of the raster's classes.
     """
     names, geobox, shapes, class_ids = read_objects(scene)
@@ -107,11 +110,17 @@ def read_objects(
     path: Path,
 ) -> tuple[dict[int, str], GeoBox, NDArray[np.object_], NDArray[np.integer]]:
     """Return class names by id, the grid, and polygons in pixel coordinates with their classes."""
-    raster = ClassRaster.open(path)
+    layers = path if path.suffix.lower() == ".gpkg" else None
+    raster = ClassRaster.open(path if layers is None else path.with_suffix(".classes.tif"))
     names = {item.id: item.name for item in raster.classes}
     with closing(raster.source):
         if not names:
             raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
+        if layers is not None:
+            found, back = read_layers(layers), ~raster.geobox.transform
+            coefficients = [back.a, back.b, back.d, back.e, back.c, back.f]
+            shapes = found.geometry.affine_transform(coefficients).to_numpy()
+            return names, raster.geobox, shapes, found["class_id"].to_numpy()
         polygons = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
     # Regions that predict and vectorize sieve are no objects.
     polygons = polygons.select(polygons.pixels >= raster.speck)
