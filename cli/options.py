@@ -19,6 +19,12 @@ LINE_EVERY = 60.0
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
+devices = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, mps …; cuda:0,cuda:1 share the tiles.",
+)
 precision = click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

@@ -267,12 +267,12 @@ def test_a_device_out_of_memory_takes_smaller_batches(scene, whole, tmp_path, ca
 def test_threads_that_run_out_of_memory_at_once_halve_the_batch_once():
     model = TileModel(Colors(), device="cpu", batch_size=8)
     for _ in range(2):
-        model.halve_batch(8, 64)
+        model.batch.halve(8, 64, "cuda")
     assert model.batch_size == 4
-    model.halve_batch(4, 64)
+    model.batch.halve(4, 64, "cuda")
     assert model.batch_size == 2
     with pytest.raises(OptionError, match="--tile-size below 64"):
-        model.halve_batch(1, 64)
+        model.batch.halve(1, 64, "cuda")
 
 
 class Fragile(Colors):
