@@ -138,7 +138,10 @@ class Pair(click.ParamType):
 
 
 batch_size = click.option(
-    "--batch-size", type=BatchSize(), default="auto", help="Tiles at once.  [default: auto]"
+    "--batch-size",
+    type=BatchSize(),
+    default="auto",
+    help="Tiles that a GPU computes at once.  [default: auto]",
 )
 
 

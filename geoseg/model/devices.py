@@ -31,7 +31,7 @@ class DeviceOptions(TypedDict):
     """``auto``, a name that torch knows, or several such names separated by commas."""
     precision: Precision
     batch_size: int | None
-    """None = chosen by the device."""
+    """Of accelerators; None = 8."""
 
 
 def choose_device(name: str) -> torch.device:

@@ -65,8 +65,9 @@ class TileModel:
             that torch knows; several, separated by commas, share the tiles.
         precision: ``auto`` is float32 on a CPU, and on CUDA bfloat16 where it is native, else
             float16.
-        batch_size: tiles at once; None = 1 on a CPU, 8 elsewhere. Halved, for good, whenever
-            a device runs out of memory.
+        batch_size: tiles that an accelerator computes at once; None = 8. Halved, for good,
+            whenever one runs out of memory. A CPU computes tiles one by one: a batch is no faster
+            and changes the last bits.
         tta: average the probabilities over the 8 flips and right-angle rotations.
         backend: the engine; others than ``torch`` compute on a CPU.
         consume: take `model` apart instead of a copy; the caller no longer uses it.
@@ -118,7 +119,7 @@ class TileModel:
         emulated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
         if emulated and not self.staged and self.backend == "torch":
             LOG.warning("this processor only emulates bfloat16: float32 is many times faster")
-        self.batch = BatchSize(self.requested["batch_size"] or (8 if self.staged else 1))
+        self.batch = BatchSize((self.requested["batch_size"] or 8) if self.staged else 1)
         self.cores = torch.get_num_threads()
         if self.staged:
             self.streams = len(self.devices)

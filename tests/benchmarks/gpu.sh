@@ -8,7 +8,8 @@
 # `fetch` puts the wheels into numbered folders of at most 40 MB, which can travel one by one. `run`
 # makes an environment beside that of torch, runs tests/gpu, then gpu_inference.py, to which it passes
 # OPTIONS. Results: gpu.json, gpu.txt and tests.txt in the folder OUT, by default build/gpu. WHEELS is
-# the folder of the wheels; WITHOUT, packages that need not travel because the machine has them.
+# the folder of the wheels; WITHOUT, packages that need not travel because the machine has them;
+# LIMIT, seconds for gpu_inference.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 WHEELS=${WHEELS:-build/wheels}
@@ -59,8 +60,8 @@ measure() {
     local python=$1
     shift
     mkdir -p "$OUT"
-    "$python" -m pytest tests/gpu -p no:cacheprovider 2>&1 | tee "$OUT/tests.txt" || true
-    "$python" tests/benchmarks/gpu_inference.py --out "$OUT/gpu.json" "$@" 2>&1 |
+    timeout 90 "$python" -m pytest tests/gpu -p no:cacheprovider 2>&1 | tee "$OUT/tests.txt" || true
+    timeout "${LIMIT:-270}" "$python" -u tests/benchmarks/gpu_inference.py --out "$OUT/gpu.json" "$@" 2>&1 |
         tee "$OUT/gpu.txt"
 }
 
@@ -72,5 +73,5 @@ case "${1:-}" in
         measure build/gpu-venv/bin/python "$@"
         ;;
     rehearse) shift && measure "${PYTHON:-python3}" --rehearse "$@" ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

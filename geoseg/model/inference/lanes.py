@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from geoseg.model.inference.batches import Tile
 from geoseg.model.inference.forward import Forward
@@ -29,7 +28,7 @@ class Lane(Protocol):
     def compute(self, tiles: Sequence[Tile], size: int) -> None:
         """Compute the logits of a batch, or queue that; they arrive in the tiles' futures.
 
-        After an error it has not touched the futures.
+        After an error the futures of a batch of several tiles are as they were.
 
         Args:
             tiles: at most `size`, all of one shape.
@@ -38,27 +37,20 @@ class Lane(Protocol):
 
 
 class HostLane:
-    """Computes on a CPU, in the calling thread."""
+    """Computes tiles one by one on a CPU, in the calling thread."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
 
     def compute(self, tiles: Sequence[Tile], size: int) -> None:
-        start = time.perf_counter()
-        with torch.inference_mode():
-            pixels, valid = stack([tile.pixels for tile in tiles]), stack([t.valid for t in tiles])
-            logits = self.forward(pixels, valid).float().numpy()
-        seconds = time.perf_counter() - start
-        for tile, values in zip(tiles, logits, strict=True):
-            tile.seconds = seconds / len(tiles)
+        for tile in tiles:
+            start = time.perf_counter()
+            with torch.inference_mode():
+                pixels, valid = (torch.from_numpy(each[None]) for each in (tile.pixels, tile.valid))
+                (logits,) = self.forward(pixels, valid).float().numpy()
+            tile.seconds = time.perf_counter() - start
             # A copy, since a view would keep the arena that the logits were computed in.
-            tile.logits.set_result(np.array(values))
-
-
-def stack(arrays: Sequence[np.ndarray]) -> Tensor:
-    """Stack arrays; a single one is not copied."""
-    first, *others = arrays
-    return torch.from_numpy(np.stack(arrays) if others else first[None])
+            tile.logits.set_result(np.array(logits))
 
 
 class StagedLane:

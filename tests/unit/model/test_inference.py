@@ -124,17 +124,19 @@ class LateEvent:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
-def test_a_batch_of_n_computes_n_across_threads(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_n_computes_n_across_threads(
+    size: int, accelerator: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batches, "MAX_DELAY", PATIENCE)
     network, images = Counting(), tiles(24)
-    expected = logits_of(TileModel(Colors(), device="cpu"), images)
+    expected = logits_of(TileModel(Colors(), device="cpu", batch_size=24), images)
     model = TileModel(network, device="cpu", batch_size=size)
     found = from_threads(model, images, 8)  # three tiles each
     assert network.sizes == [size] * (24 // size)
     assert_same_bytes(found, expected)
 
 
-def test_the_last_tiles_wait_for_no_others() -> None:
+def test_the_last_tiles_wait_for_no_others(accelerator: None) -> None:
     network = Counting()
     model = TileModel(network, device="cpu", batch_size=8)
     assert len(logits_of(model, tiles(11))) == 11
@@ -154,25 +156,29 @@ def test_tiles_of_other_shapes_have_other_batches(monkeypatch: pytest.MonkeyPatc
     assert waiting.take(2) == []
 
 
+def test_a_cpu_computes_tiles_one_by_one() -> None:
+    """In batches of 1 and 4, MKL's convolutions differ in their last bits."""
+    network = Counting()
+    model = TileModel(network, device="cpu", batch_size=4)
+    from_threads(model, tiles(12), 4)
+    assert network.sizes == [1] * 12
+    assert model.options["batch_size"] == 1
+
+
 # --- memory ---------------------------------------------------------------------------------
 
 MPS = RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)")
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MPS])
-@pytest.mark.parametrize("staged", [False, True])
 def test_out_of_memory_halves_the_batch_and_changes_no_byte(
-    error: Exception,
-    staged: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    error: Exception, accelerator: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tile_model, "is_accelerator", lambda device: staged)
+    """Of a network whose results do not depend on the batch."""
     images = tiles(16)
-    plenty = TileModel(Colors(), device="cpu", batch_size=8, precision="float32")
-    expected = logits_of(plenty, images)
+    expected = logits_of(TileModel(Colors(), device="cpu", batch_size=8), images)
     network = Counting(allowed=2, error=error)
-    model = TileModel(network, device="cpu", batch_size=8, precision="float32")
+    model = TileModel(network, device="cpu", batch_size=8)
     assert_same_bytes(from_threads(model, images, 4), expected)
     assert model.batch_size == 2
     assert set(network.sizes) <= {1, 2}
