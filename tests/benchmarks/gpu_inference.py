@@ -88,11 +88,13 @@ class Bench:
         self.mpx = side**2 / 1e6
 
     def network(self, variant: str) -> nn.Module:
-        """Trained weights where there are some; S and B have random ones, which are as fast."""
-        if variant == "pyramid":
+        """Return trained weights where there are some, else random ones, which are as fast."""
+        if variant == "pyramid" and PYRAMID.is_file():
             return load_model(PYRAMID)
-        if variant == "T":
-            return load_model()
+        default = load_model()
+        own = default.metadata.variant if isinstance(default, SegNeXt) else "pyramid"
+        if own == variant:
+            return default
         torch.manual_seed(0)
         network = SegNeXt(variant, len(ISAID)).eval()
         network.metadata = Metadata(variant, ISAID)
@@ -241,7 +243,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             scene = write_scene(Path(folder) / "scene.tif", self.sizes.scene)
             tiling = TilingOptions(self.sizes.side, 128 if self.sizes.side > 256 else 32)
-            for variant in ("pyramid", "T"):
+            for variant in self.sizes.variants[:2]:
                 model = self.model(variant, "auto")
                 output = OutputOptions(Path(folder) / variant)
                 cpu = time.process_time()
