@@ -43,7 +43,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--truth", type=FILE, help="… and polygons of the true objects.")
 @click.option("--field", default="class", show_default=True, help="Class of a polygon in --truth.")
 @click.option("--layer", help="Layer of --truth.  [default: all]")
-@options.device
+@options.devices
 @options.precision
 @options.backend
 @options.tiling

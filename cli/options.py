@@ -18,6 +18,12 @@ LINE_EVERY = 60.0
 """Seconds between lines of progress without a terminal."""
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps …")
+devices = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, mps …; cuda:0,cuda:1 share the tiles.",
+)
 precision = click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -157,7 +163,10 @@ class Pair(click.ParamType):
 
 
 batch_size = click.option(
-    "--batch-size", type=BatchSize(), default="auto", help="Tiles at once.  [default: auto]"
+    "--batch-size",
+    type=BatchSize(),
+    default="auto",
+    help="Tiles that a GPU computes at once.  [default: auto]",
 )
 
 

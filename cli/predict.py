@@ -34,7 +34,7 @@ POLL = 1.0
 )
 @click.option("--mosaic", is_flag=True, help="All scenes are parts of one, called mosaic.")
 @options.weights
-@options.device
+@options.devices
 @options.precision
 @options.backend
 @options.tiling

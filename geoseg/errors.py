@@ -44,6 +44,13 @@ class OptionError(GeosegError):
     exit_code = 2
 
 
+class TileMemoryError(OptionError):
+    """A device has too little memory for one tile."""
+
+    side = 0
+    """Of the tile, px."""
+
+
 class ClusterError(GeosegError):
     """The workers of a cluster are missing or cannot do the work."""
 

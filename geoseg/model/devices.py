@@ -10,6 +10,13 @@ from geoseg.errors import OptionError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+OUT_OF_MEMORY = (
+    "MPS backend out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""In messages of RuntimeErrors that parts of torch raise in place of its OutOfMemoryError."""
+
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -21,10 +28,10 @@ class DeviceOptions(TypedDict):
     """Arguments of `TileModel` that each machine of a cluster resolves for itself."""
 
     device: str
-    """``auto`` or a name that torch knows."""
+    """``auto``, a name that torch knows, or several such names separated by commas."""
     precision: Precision
     batch_size: int | None
-    """None = chosen by the device."""
+    """Of accelerators; None = 8."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -49,6 +56,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(names: str) -> list[torch.device]:
+    """Return the devices of a comma-separated list, all of one kind.
+
+    Raises:
+        OptionError: one is unknown or not there, is listed twice, or differs from the others.
+    """
+    devices = [choose_device(name.strip()) for name in names.split(",")]
+    if len({(device.type, device.index or 0) for device in devices}) < len(devices):
+        raise OptionError(f"--device {names} lists a device twice; list each once")
+    if len({device.type for device in devices}) > 1:
+        raise OptionError(
+            f"--device {names} mixes kinds of devices, whose results differ; list those of one kind"
+        )
+    return devices
+
+
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the data type of a precision; for ``auto`` the fastest that the device supports."""
     if precision != "auto":
@@ -66,3 +89,20 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an accelerator has too little memory for what it was asked to compute."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    )
+
+
+def release_cache(device: torch.device) -> None:
+    """Wait for the device and free the memory that torch keeps on it for later."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.synchronize()
+        torch.mps.empty_cache()

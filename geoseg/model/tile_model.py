@@ -1,35 +1,40 @@
-"""Tiles in, logits out: normalization, batches, devices, threads, test-time augmentation."""
+"""Tiles in, logits out: devices, threads and batches around a network."""
 
 from __future__ import annotations
 
-import copy
-import itertools
 import logging
 import math
-import threading
+import os
+import queue
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from geoseg.errors import OptionError
 from geoseg.model.backends import Backend, open_backend
 from geoseg.model.checkpoint import weights_hash
-from geoseg.model.cpu.kernels import normalize
 from geoseg.model.cpu.parallel import WorkerPool, single_threaded
 from geoseg.model.devices import (
     DeviceOptions,
     Precision,
-    choose_device,
+    choose_devices,
     choose_dtype,
     computes_bfloat16,
+    is_out_of_memory,
+    release_cache,
 )
-from geoseg.model.fused import FusedSegNeXt, fuse
+from geoseg.model.fused import fuse
+from geoseg.model.inference.batches import BatchQueue, BatchSize, Tile
+from geoseg.model.inference.forward import Forward
+from geoseg.model.inference.lanes import SLOTS, HostLane, Lane, StagedLane
+from geoseg.model.inference.prepare import prepare
+from geoseg.model.inference.staging import TileBuffers
+from geoseg.model.inference.streams import open_stream
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import EfficientNetPyramid, fold_norms
 from geoseg.model.segnext import SegNeXt
@@ -37,34 +42,37 @@ from geoseg.native.malloc import idle_bytes
 from geoseg.timing import StageTimer
 
 LOG = logging.getLogger("geoseg")
-MAX_STREAMS = 8
-"""Tiles that a CPU computes side by side, at most: each needs memory."""
-DIHEDRAL_GROUP = tuple(itertools.product((False, True), range(4)))
-"""The symmetries of the square: whether to mirror, then how many right angles to rotate."""
+STREAM_BYTES = 2**29
+"""Memory of the machine for each tile that a CPU computes beside others: a few times of what it
+needs."""
 
 
 class TileModel:
     """A segmentation network that threads feed with tiles.
 
-    Callers wait while the device computes in threads of the model's own: one, or on a CPU one per
-    core, up to `MAX_STREAMS`. Tiles side by side need no barriers, unlike the parts of one tile.
-    Pickling drops the device, precision and threads; unpickling chooses those of that machine.
+    Callers wait while the tiles of all threads are computed, in batches, by threads of the model's
+    own: one for each accelerator, or on a CPU one for each core. Tiles side by side need no
+    barriers, unlike the parts of one tile. Pickling drops the devices, precision and threads;
+    unpickling chooses those of that machine.
 
     A process that predicts much on a CPU calls `geoseg.native.malloc.keep_free_memory` first.
 
     Args:
         model: normalized pixels (N,3,H,W) to logits (N,C,H/8,W/8), with `metadata` (`mean`
             and `std` per channel on the 0-255 scale, `classes`). A network of geoseg's is copied
-            in its inference form, as its weights are now; another module is used as it is.
+            in its inference form, as its weights are now; another module is used as it is on a CPU,
+            and copied on accelerators.
         device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
-            that torch knows.
+            that torch knows; several, separated by commas, share the tiles.
         precision: ``auto`` is float32 on a CPU, and on CUDA bfloat16 where it is native, else
             float16.
-        batch_size: tiles at once; None = 1 on a CPU, 8 elsewhere. Halved, for good, whenever
-            the device runs out of memory.
+        batch_size: tiles that an accelerator computes at once; None = 8. Halved, for good,
+            whenever one runs out of memory. A CPU computes tiles one by one: a batch is no faster
+            and changes the last bits.
         tta: average the probabilities over the 8 flips and right-angle rotations.
         backend: the engine; others than ``torch`` compute on a CPU.
         consume: take `model` apart instead of a copy; the caller no longer uses it.
+        compile_mode: mode of `torch.compile` for the network on accelerators; None = eager.
 
     Raises:
         OptionError: the device, precision or backend is not there, or they exclude each other.
@@ -80,6 +88,7 @@ class TileModel:
         tta: bool = False,
         backend: Backend = "torch",
         consume: bool = False,
+        compile_mode: str | None = None,
     ) -> None:
         if backend != "torch" and device == "auto":
             device = "cpu"
@@ -89,7 +98,7 @@ class TileModel:
             "batch_size": batch_size,
         }
         """The arguments; what they resolve to depends on the machine."""
-        self.tta, self.backend = tta, backend
+        self.tta, self.backend, self.compile_mode = tta, backend, compile_mode
         self._resolve_options()
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
@@ -104,37 +113,66 @@ class TileModel:
                 self._place(model.eval())
 
     def _resolve_options(self) -> None:
-        """Choose this machine's device, precision, batch size and threads."""
-        self.device = choose_device(self.requested["device"])
+        """Choose this machine's devices, precision, batch size and threads."""
+        self.devices = choose_devices(self.requested["device"])
+        self.device = self.devices[0]
         self.dtype = choose_dtype(self.requested["precision"], self.device)
-        on_cpu = self.device.type == "cpu"
+        self.staged = is_accelerator(self.device)
+        """Whether tiles travel to the device in buffers."""
         emulated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
-        if emulated and on_cpu and self.backend == "torch":
+        if emulated and not self.staged and self.backend == "torch":
             LOG.warning("this processor only emulates bfloat16: float32 is many times faster")
-        self.batch_size = self.requested["batch_size"] or (1 if on_cpu else 8)
+        self.batch = BatchSize((self.requested["batch_size"] or 8) if self.staged else 1)
         self.cores = torch.get_num_threads()
-        self.streams = min(self.cores, MAX_STREAMS if on_cpu and self.backend == "torch" else 1)
+        if self.staged:
+            self.streams = len(self.devices)
+        else:
+            self.streams = 1 if self.backend != "torch" else streams_on_cpu(self.cores)
         self.idle_bytes = 0
         """Heap that is free between two calls, and that the next one uses again."""
 
     def _place(self, module: nn.Module) -> None:
-        """Put the network on the device and start the threads that feed it."""
+        """Put the network on the devices and start the threads that feed them."""
         self.module = module
-        self.pool = WorkerPool(self.streams, self.cores)
-        self.network: Callable[[Tensor], Tensor] = (
-            module.to(self.device)
-            if self.backend == "torch"
-            else open_backend(self.backend, module, self.device, self.dtype, self.pool.share)
-        )
+        self.pool = WorkerPool(self.streams, max(self.cores, self.streams))
+        self.queue, self.lanes = BatchQueue(), queue.SimpleQueue[Lane]()
+        self.buffers: TileBuffers | None = None
+        if self.staged:
+            self._open_lanes(module)
+        else:
+            lane = HostLane(self._on_cpu(module))
+            self.forward = lane.forward
+            for _ in range(self.streams):
+                self.lanes.put(lane)
         self.cancelled = False
-        self.batch_lock = threading.Lock()
+
+    def _on_cpu(self, module: nn.Module) -> Forward:
+        if self.backend == "torch":
+            return Forward(module, self.metadata, self.device, self.dtype, tta=self.tta)
+        network = open_backend(self.backend, module, self.device, self.dtype, self.pool.share)
+        return Forward(network, self.metadata, self.device, tta=self.tta)
+
+    def _open_lanes(self, module: nn.Module) -> None:
+        """Copy the network to each accelerator, and open a lane to it."""
+        if self.backend != "torch":  # says which options exclude each other
+            open_backend(self.backend, module, self.device, self.dtype, 1)
+        on_cuda = self.device.type == "cuda"
+        # For batches on the way, and one that waits, for each device.
+        count = (SLOTS + 1) * self.batch_size * len(self.devices)
+        self.buffers = TileBuffers(count, pinned=on_cuda)
+        for device in reversed(self.devices):
+            network: Callable[..., Any] = prepare(module, device, self.dtype)
+            if self.compile_mode is not None:
+                network = torch.compile(network, mode=self.compile_mode, dynamic=False)
+            self.forward = Forward(network, self.metadata, device, self.dtype, tta=self.tta)
+            release_cache(device)  # the weights are there before another stream reads them
+            streams = (open_stream(device), open_stream(device), open_stream(device))
+            self.lanes.put(StagedLane(self.forward, streams, fixed=has_fixed_shapes(device)))
 
     def __getstate__(self) -> dict[str, object]:
         """Return what does not depend on the machine."""
-        parts = ("requested", "tta", "backend", "metadata", "weights_hash")
-        on_cpu = self.device.type == "cpu"
-        module = self.module if on_cpu else copy.deepcopy(self.module).cpu()
-        return {"module": module, **{part: getattr(self, part) for part in parts}}
+        parts = ("requested", "tta", "backend", "compile_mode", "metadata", "weights_hash")
+        return {"module": self.module, **{part: getattr(self, part) for part in parts}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         module = state.pop("module")
@@ -144,10 +182,15 @@ class TileModel:
             self._place(module)
 
     @property
+    def batch_size(self) -> int:
+        """Tiles that a device computes at once."""
+        return self.batch.tiles
+
+    @property
     def options(self) -> dict[str, object]:
         """How the model computes, for a summary."""
         return {
-            "device": str(self.device),
+            "device": ", ".join(map(str, self.devices)),
             "precision": str(self.dtype).removeprefix("torch."),
             "backend": self.backend,
             "batch_size": self.batch_size,
@@ -155,9 +198,20 @@ class TileModel:
         }
 
     @property
-    def tiles_at_once(self) -> int:
-        """Side of a square of tiles that is one batch."""
-        return math.isqrt(self.batch_size)
+    def tiles_per_block(self) -> int:
+        """Side of a block that suits the device, tiles.
+
+        A CPU gets its tiles one by one, so that all cores end at about the same time. Accelerators
+        are fast enough for reading to count, and larger blocks read less of a scene twice.
+        """
+        return 2 if self.staged else 1
+
+    @property
+    def waiting_threads(self) -> int:
+        """Threads that wait while accelerators have enough to do, beside those that work."""
+        if not self.staged:
+            return 0
+        return math.ceil(2 * self.batch_size * len(self.devices) / self.tiles_per_block**2)
 
     @property
     def num_classes(self) -> int:
@@ -172,83 +226,55 @@ class TileModel:
         """Return the logits (C,H/8,W/8) of each tile, in order.
 
         Args:
-            images: (3,H,W) each, on the 0-255 scale; all of one size, sides multiples of 32.
+            images: (3,H,W) each, on the 0-255 scale; sides are multiples of 32.
             valid: (H,W) each; where False the model sees the channel mean.
             timer: its stage "model" gets the time on the device.
-        """
-        if not images:
-            return []
-        pixels, mask = self.stack_pinned(images), self.stack_pinned(valid)
-        batches = [slice(i, i + self.batch_size) for i in range(0, len(pixels), self.batch_size)]
-        jobs = [self.pool.submit(self.run_batch, pixels[b], mask[b]) for b in batches]
-        found = []
-        for queued, seconds in [job.result() for job in jobs]:
-            timer.seconds["model"] += seconds  # type: ignore[assignment]
-            # A GPU may still compute them, while the next thread queues its tiles.
-            with timer.stage("model"):
-                # Copies, since views would keep the arena that the logits were computed in.
-                found += [np.array(tile) for logits in queued for tile in logits.cpu().numpy()]
-        self.idle_bytes = self.idle_bytes or idle_bytes()
-        return found
-
-    def stack_pinned(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
-        """Stack arrays in memory from which the device copies asynchronously.
-
-        A single array is not copied.
-        """
-        first, *others = arrays
-        tensor = torch.from_numpy(np.stack(arrays) if others else first[None])
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
-
-    def run_batch(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
-        """Return the logits of a batch and the seconds spent; a GPU may not have finished them.
-
-        A batch that exceeds the device's memory is computed in parts. Runs in the pool's threads
-        only, which alone may start OpenMP teams; see `single_threaded`.
-
-        Args:
-            pixels: (N,3,H,W) uint8.
-            mask: (N,H,W) bool.
 
         Raises:
+            TileMemoryError: a device has no memory for one of the tiles.
             CancelledError: another thread failed; see `cancelled_on_error`.
         """
-        timer, queued, start = StageTimer(), list[Tensor](), 0
-        with timer.stage("model"), torch.inference_mode():
-            while start < len(pixels):
+        tiles = [Tile(*each) for each in zip(images, valid, strict=True)]
+        jobs = []
+        for tile in tiles:
+            if self.buffers is not None:
+                with timer.stage("stage"):
+                    self.buffers.stage(tile)
+            self.queue.put(tile)
+            jobs.append(self.pool.submit(self.compute_batch))
+        logits = [tile.logits.result() for tile in tiles]
+        if not self.staged:
+            wait(jobs)  # then the memory that they computed in is free for the next ones
+        timer.seconds["model"] += sum(tile.seconds for tile in tiles)  # type: ignore[assignment]
+        self.idle_bytes = self.idle_bytes or idle_bytes()
+        return logits
+
+    def compute_batch(self) -> None:
+        """Compute the next batch, if other threads have left one, on the next free device.
+
+        One that exceeds the device's memory is computed in parts. Runs in the pool's threads only,
+        which alone may start OpenMP teams; see `single_threaded`.
+        """
+        lane = self.lanes.get()
+        tiles = self.queue.take(self.batch_size)
+        try:
+            while tiles:
                 if self.cancelled:
                     raise CancelledError
                 size = self.batch_size
-                batch = slice(start, start + size)
                 try:
-                    queued.append(self.logits(pixels[batch], mask[batch]).float())
-                    start = batch.stop
-                except torch.OutOfMemoryError:
-                    self.halve_batch(size, pixels.shape[-1])
-        return queued, timer.seconds["model"]
-
-    def halve_batch(self, tried: int, side: int) -> None:
-        """Halve the batch size after the device had no memory for `tried` tiles.
-
-        Threads that ran out of memory with the same batch size halve it once.
-
-        Raises:
-            OptionError: one tile of `side` px is already too large.
-        """
-        if tried == 1:
-            raise OptionError(
-                f"{self.device} has too little memory for one tile of {side} px; "
-                f"give a --tile-size below {side}, or --device cpu"
-            ) from None
-        with self.batch_lock:
-            if self.batch_size >= tried:
-                self.batch_size = tried // 2
-                LOG.warning(
-                    "%s is out of memory: going on with --batch-size %d",
-                    self.device,
-                    self.batch_size,
-                )
-        torch.cuda.empty_cache()
+                    lane.compute(tiles[:size], size)
+                    tiles = tiles[size:]
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    release_cache(lane.forward.device)
+                    self.batch.halve(size, max(tiles[0].shape), lane.forward.device)
+        except BaseException as error:  # raised in the threads that wait for the tiles
+            for tile in tiles:
+                tile.logits.set_exception(error)
+        finally:
+            self.lanes.put(lane)
 
     @contextmanager
     def cancelled_on_error(self) -> Iterator[None]:
@@ -264,56 +290,23 @@ class TileModel:
         """Free the memory of tiles; the next one allocates it again."""
         self.pool.arenas.clear()
 
-    def normalize(self, pixels: Tensor, mask: Tensor) -> Tensor:
-        """Return (N,3,H,W) on the device, with zero mean and unit deviation, 0 where masked."""
-        pixels, mask = (
-            tensor.contiguous().to(self.device, non_blocking=tensor.is_pinned())
-            for tensor in (pixels, mask)
-        )
-        mean, std = (
-            torch.tensor(values, device=self.device)
-            for values in (self.metadata.mean, self.metadata.std)
-        )
-        return normalize(pixels, mask, mean, std)
 
-    def logits(self, pixels: Tensor, mask: Tensor) -> Tensor:
-        """Return logits of tiles (N,3,H,W), (N,H,W); log-probabilities if `tta` is set."""
-        if self.tta:
-            return self.augmented(self.normalize(pixels, mask))
-        if self.device.type == "cpu" and isinstance(self.network, FusedSegNeXt):
-
-            def rows(top: int, bottom: int) -> Tensor:
-                return self.normalize(pixels[:, :, top:bottom], mask[:, top:bottom])
-
-            with self.autocast():
-                return self.network.by_rows(rows, pixels.shape[2])
-        return self.forward(self.normalize(pixels, mask))
-
-    def augmented(self, x: Tensor) -> Tensor:
-        """Return the log of the mean probabilities over the `DIHEDRAL_GROUP`."""
-        probs = sum(
-            invert(self.forward(transform(x, *symmetry)).float().softmax(dim=1), *symmetry)
-            for symmetry in DIHEDRAL_GROUP
-        )
-        assert isinstance(probs, Tensor)
-        return (probs / len(DIHEDRAL_GROUP)).log()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of normalized tiles."""
-        with self.autocast():
-            return self.network(x)
-
-    def autocast(self) -> torch.autocast:
-        half = self.backend == "torch" and self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
+def is_accelerator(device: torch.device) -> bool:
+    """Return whether a device has memory and a queue of its own."""
+    return device.type != "cpu"
 
 
-def transform(x: Tensor, mirror: bool, quarters: int) -> Tensor:
-    """Apply a symmetry of the square to maps (N,C,H,W)."""
-    return torch.rot90(x.flip(3) if mirror else x, quarters, (2, 3))
+def has_fixed_shapes(device: torch.device) -> bool:
+    """Return whether all batches on a device have one size, and so the same kernels.
+
+    The last bits of results then do not depend on which threads had tiles when.
+    """
+    return device.type == "cuda"
 
 
-def invert(x: Tensor, mirror: bool, quarters: int) -> Tensor:
-    """Undo `transform`."""
-    x = torch.rot90(x, -quarters, (2, 3))
-    return x.flip(3) if mirror else x
+def streams_on_cpu(cores: int) -> int:
+    """Return how many tiles a CPU computes side by side: one a core, as far as memory goes."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return cores
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, memory // STREAM_BYTES))

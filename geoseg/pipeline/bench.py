@@ -181,7 +181,7 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
     Tiles show a picture, since noise is one or two percent faster.
     """
     with single_threaded():
-        tiles = {(h, w): model.normalize(*picture(h, w)) for h, w in set(shapes)}
+        tiles = {(h, w): model.forward.normalize(*picture(h, w)) for h, w in set(shapes)}
     batches = [
         tiles[shape].expand(min(model.batch_size, len(shapes) - i), -1, -1, -1)
         for i, shape in enumerate(shapes)
@@ -190,7 +190,7 @@ def passes(model: TileModel, shapes: Sequence[tuple[int, int]]) -> Callable[[], 
 
     @torch.inference_mode()
     def run(x: Tensor) -> Tensor:
-        return model.forward(x).cpu()  # waits for the device
+        return model.forward.run(x).cpu()  # waits for the device
 
     def compute(batches: Sequence[Tensor]) -> list[Tensor]:
         jobs = [model.pool.submit(run, batch) for batch in batches]

@@ -73,10 +73,11 @@ class ComputeOptions:
     """Where and in which portions to compute. Results do not depend on it."""
 
     tiles_per_block: int | None = None
-    """Side of a block, tiles; None = one batch of the device. Larger blocks read less of the scene
+    """Side of a block, tiles; None = by the device. Larger blocks read less of the scene
     twice and take more memory."""
     workers: int | None = None
-    """Threads that read, decode and write; None = one more than there are cores, 3 to 9."""
+    """Threads that read, decode and write; None = one more than there are cores, at least 3, and as
+    many as wait for accelerators."""
     scheduler: str | None = None
     """Address of a dask.distributed scheduler; None = this process."""
 
@@ -87,7 +88,7 @@ class ComputeOptions:
     @property
     def threads(self) -> int:
         """Number of threads: the next block is read while each core computes a tile."""
-        return self.workers or min(8, max(2, cores())) + 1
+        return self.workers or max(2, cores()) + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.atomic import Staging, WorkingFolder
+from geoseg.errors import TileMemoryError
 from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.raster.files import raster_files, vector_files
 from geoseg.geo.raster.mosaic import write_mosaic
@@ -40,10 +42,13 @@ from geoseg.pipeline.plan import (
     open_scene,
 )
 from geoseg.pipeline.summary import Summary, summarize
+from geoseg.tiling.grid import ALIGN, round_up
 from geoseg.timing import StageTimer
 
 if TYPE_CHECKING:
     from geoseg.pipeline.execution.cluster import Cluster
+
+LOG = logging.getLogger("geoseg")
 
 
 @refused_memory()
@@ -65,7 +70,8 @@ def predict(
     All outputs appear together, when they are complete. They depend on tile size and overlap, not
     on workers or the scheduler. If they exist already, from the same scene, weights and options,
     nothing is computed (see `Record`). A killed run leaves its finished blocks (see `BlockStore`),
-    from which the next run with the same arguments resumes.
+    from which the next run with the same arguments resumes. Where a device has no memory for one
+    tile, the scene is predicted with smaller ones, and the summary has their size.
 
     Args:
         parts: files of a mosaic, which is named `path`.
@@ -79,11 +85,12 @@ def predict(
         MachineError: the machine has too little memory.
         OutputError: an output exists already or cannot be written.
         OptionError: options contradict each other or the machine.
+        TileMemoryError: a device has too little memory for the smallest tile of this overlap.
     """
     compute = compute or ComputeOptions()
     if compute.tiles_per_block is None:
-        compute = replace(compute, tiles_per_block=model.tiles_at_once)
-    scene = scene or SceneOptions()
+        compute = replace(compute, tiles_per_block=model.tiles_per_block)
+    scene, tiling = scene or SceneOptions(), tiling or TilingOptions()
     output = output.limited(model.metadata)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
@@ -97,17 +104,37 @@ def predict(
         if scene.gsd is None:
             suitable = suitable_gsd(header.geobox.gsd, model.metadata.gsd_range)
             scene = replace(scene, gsd=suitable)
-        options = PredictOptions(output, scene, tiling or TilingOptions(), compute)
-        run = run_fingerprint(header, model, options)
+        options = PredictOptions(output, scene, tiling, compute)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
         aoi_files = vector_files(Path(scene.aoi)) if scene.aoi else ()
         refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *aoi_files])
+        run = run_fingerprint(header, model, options)
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:
             return summary
-        job = Job(str(path), interruptible(partial(open_scene, source, scene)), model, options, run)
-        stack.enter_context(closing(job.scene))
-        return job.execute(working, earlier, progress, cluster)
+        opened = interruptible(partial(open_scene, source, scene))
+        stack.enter_context(closing(opened))
+        while True:
+            job = Job(str(path), opened, model, options, run, results)
+            try:
+                return job.execute(working, earlier, progress, cluster)
+            except TileMemoryError as error:
+                options = with_smaller_tiles(options, error)
+                run = run_fingerprint(header, model, options)
+
+
+def with_smaller_tiles(options: PredictOptions, error: TileMemoryError) -> PredictOptions:
+    """Return options with tiles of half the side, which a device may have memory for.
+
+    Raises the error if the overlap allows none, or on a cluster, whose workers differ.
+    """
+    size, overlap = round_up(error.side // 2, ALIGN), options.tiling.overlap
+    if not 0 < size < error.side or size < 2 * overlap or options.compute.scheduler is not None:
+        raise error
+    LOG.warning(
+        "no memory for one tile of %d px: starting anew with --tile-size %d", error.side, size
+    )
+    return replace(options, tiling=TilingOptions(size, overlap))
 
 
 def open_cluster(cluster: Cluster | None, address: str) -> AbstractContextManager[Cluster]:
@@ -128,6 +155,8 @@ class Job:
     options: PredictOptions
     run: dict[str, Any]
     """See `run_fingerprint`."""
+    results: dict[str, Any]
+    """`results_fingerprint` of what was asked for, which the next such command finds."""
 
     def execute(
         self,
@@ -156,7 +185,7 @@ class Job:
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(output, extent.width * extent.height, working.path)
             with Outputs(plan, classes, output, staging.new, stem) as outputs:
-                threads = options.compute.threads
+                threads = options.compute.workers or options.compute.threads + model.waiting_threads
                 run_blocks(plan, model, threads, store, outputs, timer, progress, cluster_run)
                 if outputs.damaged and not (output.keep_going and outputs.valid_pixels):
                     raise damage_error(self.path, scene, tuple(outputs.damaged))
@@ -172,6 +201,6 @@ class Job:
             if not output.overwrite:
                 refuse_clashes(staging.new, output.folder)
             summary = summarize(self.path, plan, written, timer, model, options, computing)
-            record = Record(results_fingerprint(self.run, output), written.names, summary.as_dict())
+            record = Record(self.results, written.names, summary.as_dict())
             record.write(staging.new / written.names["classes"])
         return summary

@@ -256,11 +256,12 @@ def test_a_worker_finds_its_own_device(monkeypatch):
     model.requested["device"] = "auto"
     content = pickle.dumps(model)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr("geoseg.model.tile_model.choose_device", lambda asked: torch.device("meta"))
+    other = [torch.device("meta")]
+    monkeypatch.setattr("geoseg.model.tile_model.choose_devices", lambda asked: other)
     arrived = pickle.loads(content)
     assert (arrived.device.type, arrived.batch_size, arrived.cores) == ("meta", 8, 3)
     with pytest.raises(OptionError, match="--device nonsense"):
-        worker_side._answer("tcp://w", lambda: worker_side.choose_device("nonsense"))
+        worker_side._answer("tcp://w", lambda: worker_side.choose_devices("nonsense"))
 
 
 def test_what_fails_on_a_worker_arrives_as_what_it_is(scene, tmp_path, address, monkeypatch):

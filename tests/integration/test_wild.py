@@ -32,6 +32,7 @@ from geoseg.classes import IGNORE
 from geoseg.cli.main import main
 from geoseg.errors import OptionError, RecipeError, SceneError
 from geoseg.geo.raster.scene import Scene
+from geoseg.model.inference.batches import BatchSize
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -255,7 +256,8 @@ class Cramped(Colors):
         return super().forward(x)
 
 
-def test_a_device_out_of_memory_takes_smaller_batches(scene, whole, tmp_path, caplog):
+def test_a_device_out_of_memory_takes_smaller_batches(scene, whole, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("geoseg.model.tile_model.is_accelerator", lambda device: True)
     model = TileModel(Cramped(), device="cpu", batch_size=8)
     tiling = {
         "tiling": TilingOptions(tile_size=64, overlap=32),
@@ -272,14 +274,14 @@ def test_a_device_out_of_memory_takes_smaller_batches(scene, whole, tmp_path, ca
 
 
 def test_threads_that_run_out_of_memory_at_once_halve_the_batch_once():
-    model = TileModel(Colors(), device="cpu", batch_size=8)
+    batch = BatchSize(8)
     for _ in range(2):
-        model.halve_batch(8, 64)
-    assert model.batch_size == 4
-    model.halve_batch(4, 64)
-    assert model.batch_size == 2
+        batch.halve(8, 64, "cuda")
+    assert batch.tiles == 4
+    batch.halve(4, 64, "cuda")
+    assert batch.tiles == 2
     with pytest.raises(OptionError, match="--tile-size below 64"):
-        model.halve_batch(1, 64)
+        batch.halve(1, 64, "cuda")
 
 
 class Fragile(Colors):

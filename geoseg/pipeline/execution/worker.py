@@ -17,7 +17,7 @@ import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.files import FileSignature
-from geoseg.model.devices import DeviceOptions, choose_device, choose_dtype
+from geoseg.model.devices import DeviceOptions, choose_devices, choose_dtype
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import keep_free_memory, refused_memory
 from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
@@ -88,8 +88,9 @@ def inspect(
     def look() -> tuple[str, str]:
         _refuse_other_build(client)
         _OPENED.get(Parcel(name, content), _load_demand)
-        device = choose_device(asked["device"])
-        return str(device), str(choose_dtype(asked["precision"], device)).removeprefix("torch.")
+        devices = choose_devices(asked["device"])
+        dtype = choose_dtype(asked["precision"], devices[0])
+        return ", ".join(map(str, devices)), str(dtype).removeprefix("torch.")
 
     return _answer(address, look)
 

@@ -99,7 +99,8 @@ def test_the_network_that_is_given_stays_as_it_is(network, tiles):
         assert torch.equal(tensor, before[name])
         assert tensor.stride() == before[name].stride()
     network.eval()
-    plain = network(model.normalize(*map(model.stack_pinned, tiles))).detach().numpy()
+    pixels, valid = (torch.from_numpy(np.stack(each)) for each in tiles)
+    plain = network(model.forward.normalize(pixels, valid)).detach().numpy()
     np.testing.assert_allclose(first, plain, rtol=0, atol=2e-5 * abs(plain).max())
 
 
