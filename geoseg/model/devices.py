@@ -58,6 +58,11 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def choose_batch_size(size: int | None, device: torch.device) -> int:
+    """Return the number of tiles at once; for None what suits the device."""
+    return size or (1 if device.type == "cpu" else 8)
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Return whether the device has instructions for bfloat16.
 

@@ -25,6 +25,7 @@ from geoseg.model.cpu.parallel import WorkerPool, single_threaded
 from geoseg.model.devices import (
     DeviceOptions,
     Precision,
+    choose_batch_size,
     choose_device,
     choose_dtype,
     computes_bfloat16,
@@ -32,7 +33,6 @@ from geoseg.model.devices import (
 from geoseg.model.fused import FusedSegNeXt, fuse
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
-from geoseg.native.malloc import idle_bytes
 from geoseg.timing import StageTimer
 
 LOG = logging.getLogger("geoseg")
@@ -64,6 +64,8 @@ class TileModel:
         tta: average the probabilities over the 8 flips and right-angle rotations.
         backend: the engine; others than ``torch`` compute on a CPU.
         consume: take `model` apart instead of a copy; the caller no longer uses it.
+        remote: the workers of a cluster compute, each on its own device. Here the model only waits
+            on the CPU, to be pickled.
 
     Raises:
         OptionError: the device, precision or backend is not there, or they exclude each other.
@@ -79,6 +81,7 @@ class TileModel:
         tta: bool = False,
         backend: Backend = "torch",
         consume: bool = False,
+        remote: bool = False,
     ) -> None:
         if backend != "torch" and device == "auto":
             device = "cpu"
@@ -89,7 +92,7 @@ class TileModel:
         }
         """The arguments; what they resolve to depends on the machine."""
         self.tta, self.backend = tta, backend
-        self._resolve_options()
+        self._resolve_options("cpu" if remote else device)
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
@@ -100,19 +103,17 @@ class TileModel:
             else:
                 self._place(model.eval())
 
-    def _resolve_options(self) -> None:
+    def _resolve_options(self, device: str) -> None:
         """Choose this machine's device, precision, batch size and threads."""
-        self.device = choose_device(self.requested["device"])
+        self.device = choose_device(device)
         self.dtype = choose_dtype(self.requested["precision"], self.device)
         on_cpu = self.device.type == "cpu"
         emulated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)
         if emulated and on_cpu and self.backend == "torch":
             LOG.warning("this processor only emulates bfloat16: float32 is many times faster")
-        self.batch_size = self.requested["batch_size"] or (1 if on_cpu else 8)
+        self.batch_size = choose_batch_size(self.requested["batch_size"], self.device)
         self.cores = torch.get_num_threads()
         self.streams = min(self.cores, MAX_STREAMS if on_cpu and self.backend == "torch" else 1)
-        self.idle_bytes = 0
-        """Heap that is free between two calls, and that the next one uses again."""
 
     def _place(self, module: nn.Module) -> None:
         """Put the network on the device and start the threads that feed it."""
@@ -136,7 +137,7 @@ class TileModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         module = state.pop("module")
         self.__dict__.update(state)
-        self._resolve_options()
+        self._resolve_options(self.requested["device"])
         with single_threaded():
             self._place(module)
 
@@ -185,7 +186,6 @@ class TileModel:
             with timer.stage("model"):
                 # Copies, since views would keep the arena that the logits were computed in.
                 found += [np.array(tile) for logits in queued for tile in logits.cpu().numpy()]
-        self.idle_bytes = self.idle_bytes or idle_bytes()
         return found
 
     def stack_pinned(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -76,11 +77,14 @@ class ComputeOptions:
     workers: int | None = None
     """Threads that read, decode and write; None = one more than there are cores, 3 to 9."""
     scheduler: str | None = None
-    """Address of a dask.distributed scheduler; None = this process."""
+    """Address of a dask.distributed scheduler, or local:N for N processes; None = this process."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers is {self.workers}; give at least 1")
+        scheduler = self.scheduler or ""
+        if scheduler.startswith("local") and not re.fullmatch(r"local:[1-9]\d*", scheduler):
+            raise OptionError(f"--scheduler is {scheduler}; give local:N for N processes")
 
     @property
     def threads(self) -> int:

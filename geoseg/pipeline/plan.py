@@ -15,6 +15,7 @@ from geoseg.geo.raster.damage import unreadable_files
 from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format_crs
+from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.model.metadata import Metadata
 from geoseg.pipeline.execution.tasks import Plan
 from geoseg.pipeline.options import PredictOptions, SceneOptions
@@ -46,16 +47,19 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
             check_format_crs(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
     view = ResampledScene.of(scene, gsd=options.scene.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
-    side = options.compute.tiles_per_block
-    assert side is not None
+    side = options.compute.tiles_per_block or 1  # a cluster chooses its own
     across, down = view.step
-    pixel = geobox.gsd or 1.0
-    speck = SPECK * max(1.0, across * down)
     return Plan(
         view=view,
         grid=Grid(width, height, tiling.tile_size, tiling.overlap, side),
         aoi=None if options.scene.aoi is None else read_aoi(options.scene.aoi, geobox),
-        min_pixels=speck if output.min_area is None else output.min_area / pixel**2,
+        cleanup=Cleanup.from_ground_units(
+            geobox.gsd,
+            simplify=output.simplify,
+            min_area=output.min_area,
+            default_min_pixels=SPECK * max(1.0, across * down),
+            smooth=output.smooth,
+        ),
         confidence=output.confidence,
         logits=output.logits,
     )

@@ -20,7 +20,7 @@ from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.blocks import polygonize_raster
-from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,8 @@ def read_objects(
     with closing(raster.source):
         if not names:
             raise SceneError(f"{path} names no classes; give a raster of geoseg predict")
-        polygons = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
+        parts = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
+        polygons = CleanPolygons.concatenate(parts).polygons
     # Regions that predict and vectorize sieve are no objects.
     polygons = polygons.select(polygons.pixels >= raster.speck)
     class_ids = raster.values[polygons.class_id]

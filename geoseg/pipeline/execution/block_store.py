@@ -21,11 +21,11 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -61,7 +61,8 @@ class BlockStore:
         self.folder = folder
         self.run = json.loads(json.dumps(run))
         content = json.dumps(self.run, sort_keys=True).encode()
-        self._digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        self.digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        """Digest of the run, which its files hold."""
 
     def __enter__(self) -> BlockStore:
         before = self._read_run()
@@ -90,14 +91,25 @@ class BlockStore:
                 f"finished blocks are kept in {self.folder}: the same command goes on from there"
             )
 
-    def result(self, number: int, block: Block) -> BlockResult | None:
-        """Return a finished block, or None."""
-        arrays = self._load(f"{number}.result.npz")
-        return None if arrays is None else result_from_arrays(arrays, number, block)
+    def has_result(self, number: int) -> bool:
+        """Return whether there is a finished block whose checksums are right."""
+        return self._load(f"{number}.result.npz") is not None
+
+    def result(self, number: int, block: Block) -> BlockResult:
+        """Return a finished block. Raises OutputError if it has gone since `has_result`."""
+        if (arrays := self._load(f"{number}.result.npz")) is None:
+            raise OutputError(
+                f"{self.folder}: block {number} has gone; the same command computes it again"
+            )
+        return result_from_arrays(arrays, number, block)
 
     def keep_result(self, result: BlockResult) -> None:
         """Write a finished block. Raises OutputError, for instance on a full disk."""
         self._save(f"{result.number}.result.npz", result_to_arrays(result))
+
+    def keep_archive(self, number: int, content: bytes) -> None:
+        """Write a finished block that a worker packed. Raises OutputError."""
+        self._write(f"{number}.result.npz", lambda file: file.write(content))
 
     def inferred(self, number: int) -> BlockLogits | None:
         """Return the logits of a block, or None."""
@@ -148,7 +160,7 @@ class BlockStore:
             return None
         try:
             with np.load(path, allow_pickle=False) as archive:
-                if np.array_equal(archive["run"], self._digest):
+                if np.array_equal(archive["run"], self.digest):
                     return dict(archive)
         except _READ_ERRORS:
             _LOG.debug("%s is torn", path)
@@ -156,10 +168,15 @@ class BlockStore:
         return None
 
     def _save(self, name: str, arrays: Arrays) -> None:
+        self._write(
+            name, lambda file: np.savez(file, allow_pickle=False, run=self.digest, **arrays)
+        )
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
         temporary = self.folder / f"{name}.tmp"
         try:
             with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, run=self._digest, **arrays)
+                write(file)
             temporary.replace(self.folder / name)
         except OSError as error:
             with suppress(OSError):

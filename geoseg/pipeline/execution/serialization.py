@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.pipeline.execution.tasks import BlockLogits, BlockResult
@@ -47,6 +49,8 @@ def result_to_arrays(result: BlockResult) -> Arrays:
         "damaged": windows_to_array(result.damaged),
         **polygons_to_arrays("closed", result.polygons.closed),
         **polygons_to_arrays("open", result.polygons.open),
+        **polygons_to_arrays("clean", result.clean.polygons),
+        "clean.first_corners": result.clean.first_corners,
     }
     if result.confidence is not None:
         arrays["confidence"] = raster_to_bytes(result.confidence)
@@ -68,9 +72,27 @@ def result_from_arrays(arrays: Arrays, number: int, block: Block) -> BlockResult
         polygons=BlockPolygons(
             window, polygons_from_arrays("closed", arrays), polygons_from_arrays("open", arrays)
         ),
+        clean=CleanPolygons(polygons_from_arrays("clean", arrays), arrays["clean.first_corners"]),
         damaged=windows_from_array(arrays["damaged"]),
         timer=StageTimer(),
     )
+
+
+def pack_result(result: BlockResult, run: NDArray[np.uint8]) -> bytes:
+    """Return the archive of a result, compressed, as `BlockStore` keeps it.
+
+    Args:
+        run: `BlockStore.digest`.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, run=run, **result_to_arrays(result))
+    return buffer.getvalue()
+
+
+def unpack_result(content: bytes, number: int, block: Block) -> BlockResult:
+    """Return the result that `pack_result` packed."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return result_from_arrays(dict(archive), number, block)
 
 
 def raster_to_bytes(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -100,6 +122,7 @@ def polygons_to_arrays(name: str, polygons: Polygons) -> Arrays:
         f"{name}.ring_counts": polygons.ring_counts,
         f"{name}.class_id": polygons.class_id,
         f"{name}.pixels": polygons.pixels,
+        f"{name}.steps": np.array(polygons.steps),
     }
     if polygons.probability is not None:
         arrays[f"{name}.probability"] = polygons.probability
@@ -114,4 +137,5 @@ def polygons_from_arrays(name: str, arrays: Arrays) -> Polygons:
         class_id=arrays[f"{name}.class_id"],
         pixels=arrays[f"{name}.pixels"],
         probability=arrays.get(f"{name}.probability"),
+        steps=int(arrays[f"{name}.steps"]),
     )

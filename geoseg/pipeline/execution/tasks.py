@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
 from geoseg.geo.raster.resampled import ResampledScene
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.model.tile_model import TileModel
-from geoseg.native.malloc import return_free_memory
+from geoseg.native.malloc import limit_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
 from geoseg.tiling.blocks import infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
@@ -30,8 +31,8 @@ class Plan:
     """Tiles and blocks on the pixels of `view`."""
     aoi: Aoi | None
     """None = the whole scene."""
-    min_pixels: float
-    """Smaller regions are specks, pixels of the scene."""
+    cleanup: Cleanup
+    """How polygons are cleaned."""
     confidence: bool
     """Whether to keep the confidence of every pixel."""
     logits: bool
@@ -82,18 +83,19 @@ class BlockResult:
     logits: NDArray[np.float16] | None
     """(h,w,C) of the core's cells; None unless wanted."""
     polygons: BlockPolygons
+    """Those that the neighboring blocks may change."""
+    clean: CleanPolygons
+    """The others."""
     damaged: tuple[Window, ...]
     """Windows of the scene that could not be read."""
     timer: StageTimer
     intact: bool = True
     """All pixels behind it could be read, its neighbors' too. Others are not kept: what failed now
-    may be readable_window the next time."""
+    may be readable the next time."""
 
 
-def infer_block(
-    plan: Plan, number: int, block: Block, model: TileModel, *after: object
-) -> BlockLogits:
-    """Read a block with its halo and run its tiles. `after` only orders the graph."""
+def infer_block(plan: Plan, block: Block, model: TileModel) -> BlockLogits:
+    """Read a block with its halo and run its tiles."""
     timer, view = StageTimer(), plan.view
     window, output = readable_window(block, plan.grid), plan.output_window(block)
     with timer.stage("read"):
@@ -108,7 +110,7 @@ def infer_block(
                 if common := part.intersection(output):
                     valid[common.relative_to(output).slices] = False
     logits = infer(block, plan.grid, pixels.image, pixels.valid, model, timer)
-    return_free_memory(spare=model.idle_bytes)
+    limit_free_memory()
     return BlockLogits(logits, np.packbits(valid), pixels.damaged, timer)
 
 
@@ -120,7 +122,7 @@ def halo(inferred: BlockLogits, cells: Window) -> Halo:
 def decode_block(
     plan: Plan, number: int, block: Block, inferred: BlockLogits, pieces: list[Halo]
 ) -> BlockResult:
-    """Blend, decode and polygonize the pixels that a block decides."""
+    """Blend, decode and polygonize the pixels that a block decides, and clean its polygons."""
     timer, window = StageTimer(inferred.timer.seconds.copy()), plan.output_window(block)
     assert window is not None, "a block without output is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
@@ -137,8 +139,10 @@ def decode_block(
             valid &= plan.aoi.mask(window)
         class_ids[~valid] = IGNORE
     with timer.stage("polygonize"):
-        polygons = polygonize_block(
-            class_ids, window, confidence=probability, min_pixels=plan.min_pixels
+        polygons, clean = plan.cleanup.clean_interior(
+            polygonize_block(
+                class_ids, window, confidence=probability, min_pixels=plan.cleanup.min_pixels
+            )
         )
     return BlockResult(
         number=number,
@@ -148,6 +152,7 @@ def decode_block(
         confidence=to_percent(probability, valid) if plan.confidence else None,
         logits=core_logits(plan, block, cells, logits, valid) if plan.logits else None,
         polygons=polygons,
+        clean=clean,
         damaged=inferred.damaged,
         timer=timer,
         intact=not inferred.damaged and all(piece.intact for piece in pieces),
