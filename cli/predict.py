@@ -152,8 +152,7 @@ def command(
     if chosen.compute.scheduler is not None:
         from geoseg.pipeline.execution.cluster import Cluster
 
-        connection = Cluster(chosen.compute.scheduler)
-        cluster = click.get_current_context().with_resource(connection)
+        cluster = click.get_current_context().with_resource(Cluster(chosen.compute.scheduler))
 
     def one(scene: str) -> Summary:
         with options.pixel_bar(Path(scene).name, quiet=quiet, lines_only=as_json) as progress:
