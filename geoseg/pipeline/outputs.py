@@ -164,8 +164,8 @@ class Outputs:
             self.confidence_raster.write(position, result.confidence[part])
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
-        for part in (result.clean, *self.merger.add(result.polygons)):
-            self.spool.append(part)
+        for clean in (result.clean, *self.merger.add(result.polygons)):
+            self.spool.append(clean)
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbors share some
         self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))
 

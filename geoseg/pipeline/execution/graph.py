@@ -100,7 +100,7 @@ def compute_here(
                 steps.is_last_strip = not following
                 kept = sorted((sources | carried.keys()) - {i for job in strip for i in job.last})
                 graph, done = build_graph(plan, strip, carried, workers, steps)
-                wanted = [done, [("infer", i) for i in kept]]
+                wanted: list[Any] = [done, [("infer", i) for i in kept]]
                 _, logits = dask.threaded.get(graph, wanted, pool=pool)
                 carried, strip = dict(zip(kept, logits, strict=True)), following
     finally:

@@ -122,7 +122,8 @@ def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> 
             cores = worker.state.nthreads
             parcel = Parcel(model_name, model)
             network = _OPENED.get(parcel, lambda content: _load_model(content, cores))
-            result = infer_block(plan, *arguments, network)
+            (block,) = arguments
+            result = infer_block(plan, block, network)
         elif name == "halo":
             result = halo(*inputs, *arguments)
         else:
