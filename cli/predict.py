@@ -46,7 +46,8 @@ POLL = 1.0
     metavar="ADDRESS",
     help="Compute on the workers of this dask.distributed scheduler, tcp://HOST:PORT. All need the "
     "geoseg that this machine has, and the scene at the same path; each uses its own device. "
-    "Results are written here.",
+    "Results are written here. local:N starts N processes on this machine, each with a GPU of its "
+    "own where there are any.",
 )
 @click.option(
     "--bands",
@@ -144,6 +145,7 @@ def command(
         tta=tta,
         backend=backend,
         consume=True,
+        remote=chosen.compute.scheduler is not None,
     )
     parts = scenes if mosaic else ()
     inputs = [weights] if weights and Path(weights).is_file() else []
@@ -151,8 +153,7 @@ def command(
     if chosen.compute.scheduler is not None:
         from geoseg.pipeline.execution.cluster import Cluster
 
-        connection = Cluster(chosen.compute.scheduler)
-        cluster = click.get_current_context().with_resource(connection)
+        cluster = click.get_current_context().with_resource(Cluster(chosen.compute.scheduler))
 
     def one(scene: str) -> Summary:
         with options.pixel_bar(Path(scene).name, quiet=quiet, lines_only=as_json) as progress:

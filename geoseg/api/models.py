@@ -25,12 +25,16 @@ _DEFAULTS = {
 
 
 def ready_model(
-    model: TileModel | nn.Module | None, weights: str | Path | None, **options: Any
+    model: TileModel | nn.Module | None,
+    weights: str | Path | None,
+    *,
+    remote: bool = False,
+    **options: Any,
 ) -> TileModel:
     """Return a model that takes tiles: `model`, or one of these weights.
 
     Args:
-        options: of `TileModel`.
+        remote, options: of `TileModel`.
 
     Raises:
         OptionError: an option has no such value, or `model` and other options exclude each other.
@@ -42,7 +46,7 @@ def ready_model(
     if options["batch_size"] is not None and options["batch_size"] < 1:
         raise OptionError(f"batch_size is {options['batch_size']}; give at least 1, or None")
     if model is None:
-        return TileModel(load_model(weights), **options, consume=True)
+        return TileModel(load_model(weights), **options, consume=True, remote=remote)
     if weights is not None:
         raise OptionError("model and weights are both given; leave one out")
     if isinstance(model, TileModel):
@@ -57,4 +61,4 @@ def ready_model(
             f"model is a {type(model).__name__}; give a geoseg.TileModel, or a network with "
             "metadata, as geoseg.load_model returns it"
         )
-    return TileModel(model, **options)
+    return TileModel(model, **options, remote=remote)

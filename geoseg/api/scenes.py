@@ -89,7 +89,7 @@ def predict(
     )  # fmt: skip
     tiles_model = ready_model(
         model, weights, device=device, precision=precision, backend=backend,
-        batch_size=batch_size, tta=tta,
+        batch_size=batch_size, tta=tta, remote=scheduler is not None,
     )  # fmt: skip
     inputs = [weights] if weights is not None and Path(weights).is_file() else []
     return Prediction(_run(scene, tiles_model, options, inputs, progress), scratch)

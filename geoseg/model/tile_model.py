@@ -22,6 +22,7 @@ from geoseg.model.cpu.parallel import WorkerPool, single_threaded
 from geoseg.model.devices import (
     DeviceOptions,
     Precision,
+    choose_block_side,
     choose_devices,
     choose_dtype,
     computes_bfloat16,
@@ -38,7 +39,6 @@ from geoseg.model.inference.streams import open_stream
 from geoseg.model.metadata import Metadata
 from geoseg.model.pyramid import EfficientNetPyramid, fold_norms
 from geoseg.model.segnext import SegNeXt
-from geoseg.native.malloc import idle_bytes
 from geoseg.timing import StageTimer
 
 LOG = logging.getLogger("geoseg")
@@ -73,6 +73,8 @@ class TileModel:
         backend: the engine; others than ``torch`` compute on a CPU.
         consume: take `model` apart instead of a copy; the caller no longer uses it.
         compile_mode: mode of `torch.compile` for the network on accelerators; None = eager.
+        remote: the workers of a cluster compute, each on its own device. Here the model only waits
+            on the CPU, to be pickled.
 
     Raises:
         OptionError: the device, precision or backend is not there, or they exclude each other.
@@ -89,6 +91,7 @@ class TileModel:
         backend: Backend = "torch",
         consume: bool = False,
         compile_mode: str | None = None,
+        remote: bool = False,
     ) -> None:
         if backend != "torch" and device == "auto":
             device = "cpu"
@@ -99,7 +102,7 @@ class TileModel:
         }
         """The arguments; what they resolve to depends on the machine."""
         self.tta, self.backend, self.compile_mode = tta, backend, compile_mode
-        self._resolve_options()
+        self._resolve_options("cpu" if remote else device)
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
         self.metadata = metadata
@@ -112,9 +115,9 @@ class TileModel:
             else:
                 self._place(model.eval())
 
-    def _resolve_options(self) -> None:
+    def _resolve_options(self, device: str) -> None:
         """Choose this machine's devices, precision, batch size and threads."""
-        self.devices = choose_devices(self.requested["device"])
+        self.devices = choose_devices(device)
         self.device = self.devices[0]
         self.dtype = choose_dtype(self.requested["precision"], self.device)
         self.staged = is_accelerator(self.device)
@@ -128,8 +131,6 @@ class TileModel:
             self.streams = len(self.devices)
         else:
             self.streams = 1 if self.backend != "torch" else streams_on_cpu(self.cores)
-        self.idle_bytes = 0
-        """Heap that is free between two calls, and that the next one uses again."""
 
     def _place(self, module: nn.Module) -> None:
         """Put the network on the devices and start the threads that feed them."""
@@ -177,7 +178,7 @@ class TileModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         module = state.pop("module")
         self.__dict__.update(state)
-        self._resolve_options()
+        self._resolve_options(self.requested["device"])
         with single_threaded():
             self._place(module)
 
@@ -199,12 +200,8 @@ class TileModel:
 
     @property
     def tiles_per_block(self) -> int:
-        """Side of a block that suits the device, tiles.
-
-        A CPU gets its tiles one by one, so that all cores end at about the same time. Accelerators
-        are fast enough for reading to count, and larger blocks read less of a scene twice.
-        """
-        return 2 if self.staged else 1
+        """Side of a block that suits the device, tiles."""
+        return choose_block_side(self.device)
 
     @property
     def waiting_threads(self) -> int:
@@ -246,7 +243,6 @@ class TileModel:
         if not self.staged:
             wait(jobs)  # then the memory that they computed in is free for the next ones
         timer.seconds["model"] += sum(tile.seconds for tile in tiles)  # type: ignore[assignment]
-        self.idle_bytes = self.idle_bytes or idle_bytes()
         return logits
 
     def compute_batch(self) -> None:

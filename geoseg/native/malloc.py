@@ -3,7 +3,7 @@
 By default, glibc unmaps each large array when it is freed, and every forward pass faults its
 activations in again. `keep_free_memory` makes it keep them, for the whole process. But glibc reuses
 them badly, because torch asks for aligned memory: predicting 300 Mpx ended with 0.1 GB in use and
-1.7 GB free but not returned. `return_free_memory` after each block returns it. Without glibc both
+1.7 GB free but not returned. `limit_free_memory` after each block returns it. Without glibc both
 do nothing.
 """
 
@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from geoseg.errors import MachineError
 
-FREE_LIMIT = 128 * 2**20
-"""Bytes that may stay free: returning a page and faulting it in again takes time, too."""
+GROWTH = 64 * 2**20
+"""Bytes by which memory may grow: returning a page and faulting it in again takes time, too."""
 ARRAY_LIMIT, KEPT_LIMIT = 2**27, 2**30
 """Bytes of the largest array that is kept, and of free heap between two blocks."""
 
@@ -55,27 +57,40 @@ def refused_memory() -> Iterator[None]:
         raise refusal from error
 
 
-class HeapState(ctypes.Structure):
-    """`struct mallinfo2` of glibc, since 2.33."""
+class _Resident:
+    """How much resident memory the process may have before free heap is returned."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd",
-            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
-        )
-    ]  # fmt: skip
+    limit = 0
+    is_settling = True
+    """The heap was returned, and what is used again has not been counted yet."""
 
 
-def return_free_memory(spare: int = 0) -> None:
-    """Return free heap to the system if it exceeds `FREE_LIMIT` by more than `spare` bytes."""
-    if (libc := glibc()) and libc.mallinfo2().fordblks > FREE_LIMIT + spare:
+def return_free_memory() -> None:
+    """Return free heap to the system."""
+    if libc := glibc():
         libc.malloc_trim(0)
 
 
-def idle_bytes() -> int:
-    """Return the bytes of the heap that are free but not returned to the system."""
-    return int(libc.mallinfo2().fordblks) if (libc := glibc()) else 0
+def limit_free_memory() -> None:
+    """Return free heap to the system if resident memory has grown by `GROWTH`.
+
+    That is, since blocks were computed after the heap was last returned: what they use again and
+    again stays, since faulting it in took a quarter of a pipeline's time.
+    """
+    if not glibc():
+        return
+    resident = resident_bytes()
+    if _Resident.is_settling:
+        _Resident.limit = max(_Resident.limit, resident + GROWTH)
+        _Resident.is_settling = False
+    elif resident > _Resident.limit:
+        return_free_memory()
+        _Resident.is_settling = True
+
+
+def resident_bytes() -> int:
+    """Return the bytes of this process in memory, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep_free_memory() -> None:
@@ -91,11 +106,8 @@ def keep_free_memory() -> None:
 
 
 def glibc() -> ctypes.CDLL | None:
-    """Return the C library if it is a glibc with `mallinfo2`."""
+    """Return the C library if it is a glibc."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallinfo2"):
-        return None
-    libc.mallinfo2.restype = HeapState
-    return libc
+    return libc if hasattr(libc, "malloc_trim") else None

@@ -38,6 +38,8 @@ def run_fingerprint(scene: Scene, model: TileModel, options: PredictOptions) -> 
         "confidence": output.confidence,
         "logits": output.logits,
         "min_area": output.min_area,
+        "simplify": output.simplify,
+        "smooth": output.smooth,
     }
     local = Path(scene.path)
     run = {
@@ -77,11 +79,7 @@ def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str,
         for key, value in run.items()
         if key not in ("geoseg", "device", "tiles_per_block")
     }
-    added = {
-        "simplify": output.simplify,
-        "smooth": output.smooth,
-        "min_confidence": output.min_confidence,
-    }
+    added = {"min_confidence": output.min_confidence}
     return kept | added | {"formats": sorted(set(output.formats))}
 
 

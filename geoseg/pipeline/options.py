@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -79,11 +80,14 @@ class ComputeOptions:
     """Threads that read, decode and write; None = one more than there are cores, at least 3, and as
     many as wait for accelerators."""
     scheduler: str | None = None
-    """Address of a dask.distributed scheduler; None = this process."""
+    """Address of a dask.distributed scheduler, or local:N for N processes; None = this process."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers is {self.workers}; give at least 1")
+        scheduler = self.scheduler or ""
+        if scheduler.startswith("local") and not re.fullmatch(r"local:[1-9]\d*", scheduler):
+            raise OptionError(f"--scheduler is {scheduler}; give local:N for N processes")
 
     @property
     def threads(self) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from functools import partial
 from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
@@ -18,21 +18,20 @@ from geopandas import GeoDataFrame
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.export import write_format
-from geoseg.geo.layers.features import empty_features, features, tables
+from geoseg.geo.layers.features import empty_features, tables
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
-from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.geo.vector.filters import confident
-from geoseg.geo.vector.polygonize import BlockPolygons
-from geoseg.geo.vector.polygons import Polygons
+from geoseg.geo.vector.rows import RowMerger
+from geoseg.geo.vector.spool import PolygonSpool
+from geoseg.lookahead import map_ahead
 from geoseg.native.malloc import return_free_memory
 from geoseg.pipeline.execution.block_store import kept_files
 from geoseg.pipeline.execution.tasks import BlockResult, Plan
-from geoseg.pipeline.options import OutputOptions
+from geoseg.pipeline.options import OutputOptions, cores
 from geoseg.pipeline.summary import ClassTotal, Written
 from geoseg.tiling.grid import Window
 from geoseg.timing import StageTimer
@@ -95,20 +94,8 @@ def file_key(kind: str, stem: str, path: Path) -> str:
     return f"{kind}:{path.stem.removeprefix(f'{stem}_')}" if FORMATS[kind].per_class else kind
 
 
-def concat_tables(
-    parts: list[GeoDataFrame],
-    polygons: Polygons,
-    geobox: GeoBox,
-    classes: tuple[LabelClass, ...],
-) -> GeoDataFrame:
-    """Return one table in the order of object_id, also for no polygons."""
-    if not parts:
-        return features(polygons, geobox, classes)
-    return pd.concat(parts).sort_values("object_id", ignore_index=True)
-
-
 class Outputs:
-    """The outputs of one prediction, written block by block in any order. A context.
+    """The outputs of one prediction, written block by block, row after row. A context.
 
     All files go into one folder, see `Staging`. Rasters cover the area of interest only, on the
     scene's grid.
@@ -131,21 +118,21 @@ class Outputs:
         scene = plan.view.scene
         self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
         self.names = planned_names(output, stem)
-        self.cleanup = plan.cleanup
+        self.merger, self.spool = RowMerger(plan.cleanup), PolygonSpool(folder)
         limits = output.min_confidence
         assert isinstance(limits, Mapping), "see OutputOptions.limited"
         self.min_confidence = {item.id: limits.get(item.name, 0.0) for item in classes}
-        self.polygons: list[BlockPolygons] = []
-        self.clean: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
         """Windows of the scene that could not be read, in the order of blocks."""
         self.valid_pixels = 0
-        self.closing = ExitStack()
+        self.rasters, self.closing = ExitStack(), ExitStack()
 
     def __enter__(self) -> Outputs:
         geobox = self.plan.view.scene.geobox.crop(self.extent)
         with ExitStack() as opening:
-            self.class_raster = opening.enter_context(
+            opening.enter_context(self.spool)
+            self.rasters = opening.enter_context(ExitStack())
+            self.class_raster = self.rasters.enter_context(
                 CogWriter.for_classes(
                     self.path("classes"),
                     geobox,
@@ -154,7 +141,7 @@ class Outputs:
                 )
             )
             if self.output.confidence:
-                self.confidence_raster = opening.enter_context(
+                self.confidence_raster = self.rasters.enter_context(
                     CogWriter.for_confidence(self.path("confidence"), geobox)
                 )
             if self.output.logits:
@@ -171,14 +158,8 @@ class Outputs:
     def path(self, kind: str) -> Path:
         return self.folder / self.names[kind]
 
-    def clean_interior(self, result: BlockResult) -> tuple[BlockResult, CleanPolygons]:
-        """Clean the polygons that no other block continues. Thread-safe."""
-        with result.timer.stage("polygonize"):
-            polygons, clean = self.cleanup.clean_interior(result.polygons)
-        return replace(result, polygons=polygons), clean
-
-    def write(self, result: BlockResult, clean: CleanPolygons) -> None:
-        """Write one block. Not thread-safe."""
+    def write(self, result: BlockResult) -> None:
+        """Write one block; those of one row come after those above. Not thread-safe."""
         window = result.window.intersection(self.extent)
         assert window is not None, "blocks outside the area of interest are not computed"
         part = window.relative_to(result.window).slices
@@ -188,38 +169,42 @@ class Outputs:
             self.confidence_raster.write(position, result.confidence[part])
         if result.logits is not None:
             self.logits_store.write(result.block.core, result.logits)
-        self.polygons.append(result.polygons)
-        self.clean.append(clean)
+        for clean in (result.clean, *self.merger.add(result.polygons)):
+            self.spool.append(clean.select(confident(clean.polygons, self.min_confidence)))
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbors share some
         self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))
 
     def complete(self, timer: StageTimer, metadata: Mapping[str, str]) -> Written:
         """Merge the polygons and write the layers, while the rasters are completed."""
-        with ThreadPoolExecutor(1) as pool:
-            rasters = pool.submit(self.closing.close)
+        threads = min(4, cores())
+        with ThreadPoolExecutor(threads + 1) as pool:
+            rasters = pool.submit(self.rasters.close)
             with timer.stage("merge"):
-                polygons = self.cleanup.merge_blocks(self.polygons, self.clean)
-                polygons = confident(polygons, self.min_confidence)
-                self.polygons, self.clean = [], []
+                for clean in self.merger.finish():
+                    self.spool.append(clean.select(confident(clean.polygons, self.min_confidence)))
+                self.spool.sort()
             return_free_memory()  # before the tables of a large scene need theirs
             with timer.stage("write"):
-                return self._write_layers(polygons, metadata, rasters)
+                return self._write_layers(metadata, rasters, partial(map_ahead, pool, threads))
 
     def _write_layers(
-        self, polygons: Polygons, metadata: Mapping[str, str], rasters: Future[None]
+        self,
+        metadata: Mapping[str, str],
+        rasters: Future[None],
+        apply: Callable[..., Iterable[GeoDataFrame]],
     ) -> Written:
         """Write the GeoPackage table by table, and the other formats from all tables together."""
-        scene, output = self.plan.view.scene, self.output
+        geobox, output = self.plan.view.scene.geobox, self.output
         others = [kind for kind in output.formats if kind != "gpkg"]
-        names, totals, kept = dict(self.names), dict[str, ClassTotal](), []
+        names, totals, nothing = dict(self.names), dict[str, ClassTotal](), empty_features(geobox)
+        kept = [nothing]
         with ExitStack() as stack:
             layers = None
             if "gpkg" in output.formats:
-                nothing = empty_features(scene.geobox)
                 layers = stack.enter_context(
                     GeoPackageWriter(self.path("gpkg"), self.classes, nothing, metadata)
                 )
-            for part in tables(polygons, scene.geobox, self.classes):
+            for part in tables(self.spool, geobox, self.classes, apply):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))
                 area = before.area_m2 + float(part["area_m2"].sum())
@@ -230,7 +215,7 @@ class Outputs:
                     kept.append(part)
             rasters.result()
         for kind in others:
-            table = concat_tables(kept, polygons, scene.geobox, self.classes)
+            table = pd.concat(kept[1:] or kept).sort_values("object_id", ignore_index=True)
             files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))

@@ -47,8 +47,7 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
             check_format_crs(geobox, kind, scene.path, wgs84=form.wgs84, prj=form.prj)
     view = ResampledScene.of(scene, gsd=options.scene.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
-    side = options.compute.tiles_per_block
-    assert side is not None
+    side = options.compute.tiles_per_block or 1  # a cluster chooses its own
     across, down = view.step
     return Plan(
         view=view,

@@ -88,7 +88,7 @@ def predict(
         TileMemoryError: a device has too little memory for the smallest tile of this overlap.
     """
     compute = compute or ComputeOptions()
-    if compute.tiles_per_block is None:
+    if compute.tiles_per_block is None and compute.scheduler is None:
         compute = replace(compute, tiles_per_block=model.tiles_per_block)
     scene, tiling = scene or SceneOptions(), tiling or TilingOptions()
     output = output.limited(model.metadata)
@@ -175,7 +175,8 @@ class Job:
             cluster_run, computing = None, model.options
             if options.compute.scheduler is not None:
                 connected = stack.enter_context(open_cluster(cluster, options.compute.scheduler))
-                cluster_run = connected.open(plan, model)
+                cluster_run = connected.open(plan, model, options.compute.tiles_per_block)
+                plan = cluster_run.plan
                 computing = {**computing, **cluster_run.computing}
             run = blocks_fingerprint(self.run, scene, computing)
             store = stack.enter_context(BlockStore(working.path, run))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
@@ -24,11 +22,10 @@ from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.blocks import polygonize_raster
 from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.spool import PolygonSpool
 from geoseg.guard import check_outputs
+from geoseg.lookahead import map_ahead
 from geoseg.version import VERSION
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ def vectorize(
     """Write the regions of a class raster as a GeoPackage with a layer per class.
 
     The file appears when it is complete, and never replaces a part of the raster. Memory grows
-    with the corners that are written (some 30 bytes each), not with the raster.
+    with the width of the raster, not with its area.
 
     Args:
         simplify: tolerance of the outlines in meters (without a CRS: pixels), see
@@ -122,28 +119,32 @@ def _write(
     progress: Callable[[int, int], None],
 ) -> dict[str, int]:
     """Write the layers, and return the number of features of each."""
-    geobox = raster.geobox
+    geobox, threads = raster.geobox, workers or min(8, max(2, os.cpu_count() or 2))
     with (
         Staging(output.parent, output.name) as staging,
+        PolygonSpool(staging.new) as spool,
         closing(raster.source),
-        ThreadPoolExecutor(workers or min(8, max(2, os.cpu_count() or 2))) as pool,
+        ThreadPoolExecutor(threads) as pool,
     ):
-        polygons = polygonize_raster(
+        found = polygonize_raster(
             geobox.extent,
             raster.read,
             cleanup,
             skip=raster.skip,
-            apply=pool.map,
+            apply=partial(map_ahead, pool, 2 * threads),
             progress=progress,
         )
-        polygons = replace(polygons, class_id=raster.values[polygons.class_id])
+        for part in found:
+            values = raster.values[part.polygons.class_id]
+            spool.append(replace(part, polygons=replace(part.polygons, class_id=values)))
+        spool.sort()
         with GeoPackageWriter(
             staging.new / output.name,
             raster.classes,
             empty_features(geobox),
             _metadata(path, cleanup),
         ) as writer:
-            for table in tables(polygons, geobox, raster.classes, partial(_map_ahead, pool)):
+            for table in tables(spool, geobox, raster.classes, partial(map_ahead, pool, 2)):
                 writer.append(table)
     return writer.counts
 
@@ -170,16 +171,3 @@ def _metadata(path: str | Path, cleanup: Cleanup) -> dict[str, str]:
         "min_area_px": f"{cleanup.min_pixels:g}",
         "specks": "fill" if cleanup.fill else "drop",
     }
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 2
-) -> Iterator[R]:
-    """Yield results in order, computing at most `ahead` of them in advance."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

@@ -18,10 +18,6 @@ from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.tiling.resample import Resampler
 from geoseg.timing import StageTimer
 
-REACH = range(-2, 3)
-"""Offsets, in blocks, of blocks whose tiles may overlap: a last tile that was shifted inward may
-extend beyond the neighboring block."""
-
 
 class Model(Protocol):
     """The part of `TileModel` that predictions use."""
@@ -72,17 +68,6 @@ def infer(
     logits = model([image[:, *part] for part in parts], [valid[part] for part in parts], timer)
     with timer.stage("stitch"):
         return accumulate(window, windows, logits, model.num_classes, grid.overlap)
-
-
-def contributing_blocks(blocks: Sequence[Block], grid: Grid) -> dict[Block, list[Block]]:
-    """Return for each block those, itself included, whose tiles cover cells that it decodes."""
-    at = {(block.row, block.col): block for block in blocks}
-    found = {}
-    for block in blocks:
-        needed = cells_around(block.core, grid.extent)
-        near = (at.get((block.row + down, block.col + right)) for down in REACH for right in REACH)
-        found[block] = [b for b in near if b and b.window.scaled(CELL).intersection(needed)]
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ def region_boxes(
     whole = Window(0, 0, width, height)
     block = polygonize_block(decoded.class_ids, whole, confidence=decoded.confidence)
     limits = {item.id: min_confidence.get(item.name, 0.0) for item in classes}
-    regions = confident(sieve(merge([block]), SPECK), limits)
+    regions = sieve(merge([block]), SPECK)
+    regions = regions.select(confident(regions, limits))
     bounds = shapely.bounds(regions.geometry)
     return {
         item.name: bounds[regions.class_id == item.id]

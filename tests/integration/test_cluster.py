@@ -7,10 +7,12 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
@@ -23,6 +25,7 @@ from geoseg.geo.raster.files import FileSignature
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution import cluster as client_side
+from geoseg.pipeline.execution import local
 from geoseg.pipeline.execution import worker as worker_side
 from geoseg.pipeline.execution.cluster import Cluster
 from geoseg.pipeline.execution.worker import Demand, inspect
@@ -234,7 +237,7 @@ def test_builds_of_one_version_differ(tmp_path):
 def test_a_worker_must_see_the_scene(tmp_path, content, message):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
     asked, old = demand(scene), scene.read_bytes()
-    assert inspect("tcp://w", build(), "1", asked, colors().requested) == ("cpu", "float32")
+    assert inspect("tcp://w", build(), "1", asked, colors().requested) == ("cpu", "float32", 1)
     scene.unlink()
     if content is not None:
         scene.write_bytes(content(old))
@@ -247,7 +250,7 @@ def test_a_copy_of_the_scene_is_the_scene(tmp_path):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
     asked = demand(scene)
     os.utime(scene, (1, 1))
-    assert inspect("tcp://w", build(), "3", asked, colors().requested) == ("cpu", "float32")
+    assert inspect("tcp://w", build(), "3", asked, colors().requested) == ("cpu", "float32", 1)
 
 
 def test_a_worker_finds_its_own_device(monkeypatch):
@@ -313,10 +316,75 @@ class Deadly(Colors):
 def test_workers_that_die_of_a_block(scene, tmp_path):
     import dask
 
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(**options) as cluster,
         pytest.raises(ClusterError, match=r"workers died.*--memory-limit"),
     ):
-        run(scene, tmp_path, cluster.scheduler_address, Deadly())
+        run(scene, tmp_path, "local:1", Deadly())
+
+
+def test_local_workers_have_a_gpu_each(monkeypatch):
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(distributed, "SpecCluster", lambda **options: started.update(options))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7f")
+    local.start_local(3)
+    seen = [worker["options"]["env"] for worker in started["workers"].values()]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == ["4", "GPU-7f", "4"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    local.start_local(1)
+    assert "env" not in started["workers"][0]["options"]
+    with pytest.raises(OptionError, match="local:N"):
+        ComputeOptions(scheduler="local:0")
+
+
+def test_the_client_needs_no_device():
+    """A model for the workers of a cluster waits on the CPU."""
+    model = TileModel(Colors(), device="cuda", precision="bfloat16", remote=True)
+    assert model.device.type == "cpu"
+    assert model.requested["device"] == "cuda"
+
+
+class Crowded(TileModel):
+    """Returns nothing before `CROWD` threads are in it at once."""
+
+    def __call__(self, images, valid, timer):
+        with INSIDE:
+            COUNTS.append(COUNTS[-1] + 1)
+            INSIDE.notify_all()
+            assert INSIDE.wait_for(lambda: max(COUNTS) >= CROWD, timeout=20), max(COUNTS)
+        found = super().__call__(images, valid, timer)
+        with INSIDE:
+            COUNTS.append(COUNTS[-1] - 1)
+        return found
+
+
+CROWD, COUNTS, INSIDE = 32, [0], threading.Condition()
+
+
+def test_all_threads_of_a_cluster_have_work_and_those_that_join(tmp_path):
+    """Blocks in flight follow the cluster, not the cores of the client."""
+    COUNTS[:] = [0]
+    options = {"threads_per_worker": 8, "dashboard_address": None, "processes": False}
+    big = write_discs(tmp_path / "city.tif", 700, 700)
+    with distributed.LocalCluster(n_workers=1, protocol="tcp", **options) as cluster:
+
+        def grow() -> None:
+            with INSIDE:
+                INSIDE.wait_for(lambda: max(COUNTS) >= 8, timeout=20)
+            cluster.scale(4)
+
+        growing = threading.Thread(target=grow)
+        growing.start()
+        summary = predict(
+            big,
+            Crowded(Colors(), device="cpu"),
+            OutputOptions(tmp_path / "out"),
+            TilingOptions(**TILING),
+            compute=ComputeOptions(scheduler=cluster.scheduler_address),
+        )
+        growing.join()
+    assert max(COUNTS) == CROWD
+    assert summary.objects
+    one = predict(big, colors(), OutputOptions(tmp_path / "one"), TilingOptions(**TILING))
+    assert_same_outputs(one, summary)

@@ -357,10 +357,11 @@ def test_blocks_begin_in_turn(scene, tmp_path, monkeypatch, workers):
     """However dask would order them: no block waits for one that was left behind."""
     done, early = set(), []
 
-    def watched(plan, number, *rest):
+    def watched(plan, block, model):
+        number = list(plan.grid.blocks()).index(block)
         if number >= workers and number - workers not in done:
             early.append(number)
-        inferred = infer_block(plan, number, *rest)
+        inferred = infer_block(plan, block, model)
         done.add(number)
         return inferred
 

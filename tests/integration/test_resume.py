@@ -126,6 +126,7 @@ def test_a_flipped_bit_is_noticed(scene, reference, tmp_path):
         ),
         ({"confidence": False}, "confidence was True and is False"),
         ({"min_area": 4.0}, "min_area was None and is 4.0"),
+        ({"simplify": 1.0}, "simplify was None and is 1.0"),
     ],
 )
 def test_other_options_start_afresh_and_say_so(scene, reference, tmp_path, caplog, change, said):

@@ -15,6 +15,7 @@ from geoseg.geo.crs import WritableCRS, to_pyproj
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.vector.polygons import Polygons, segment_sum
+from geoseg.geo.vector.spool import PolygonSpool
 
 _BATCH = 500_000
 """Corners per batch of tables; bounds the memory for geometry."""
@@ -39,7 +40,7 @@ _TYPICAL_AREA = {
 
 
 def tables(
-    polygons: Polygons,
+    polygons: PolygonSpool,
     geobox: GeoBox,
     classes: tuple[LabelClass, ...],
     apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
@@ -49,23 +50,56 @@ def tables(
     Classes are in `drawing_order`.
 
     Args:
-        apply: `map`, or one with threads that does not compute far ahead.
+        polygons: sorted.
+        apply: `map`, or one with threads, see `geoseg.lookahead`.
     """
 
-    def table(indices: NDArray[np.intp]) -> geopandas.GeoDataFrame:
-        frame = features(polygons.take(indices), geobox, classes)
-        return frame.assign(object_id=indices + 1)
+    def table(part: tuple[NDArray[np.intp], Polygons]) -> geopandas.GeoDataFrame:
+        indices, chosen = part
+        return features(chosen, geobox, classes).assign(object_id=indices + 1)
 
-    ids, kind = np.unique(polygons.class_id, return_inverse=True)
     names = {label.id: label.name for label in classes}
+    ids = polygons.class_ids
+    known = [names.get(class_id, "") for class_id in ids]
     pixel = (geobox.gsd or 1.0) ** 2
-    sizes = [float(np.median(polygons.pixels[kind == i])) * pixel for i in range(len(ids))]
-    rank = np.argsort(drawing_order([names.get(int(i), "") for i in ids], sizes))
-    order = np.argsort(rank[kind], kind="stable")
-    corners = segment_sum(polygons.ring_sizes, polygons.ring_counts)
-    batch = np.cumsum(corners[order]) // _BATCH
-    for frame in apply(table, np.split(order, np.flatnonzero(np.diff(batch)) + 1)):
-        yield from (part for _, part in frame.groupby("class_id", sort=False))
+    areas = [
+        0.0 if name in _TYPICAL_AREA else _median_pixels(polygons, class_id) * pixel
+        for class_id, name in zip(ids, known, strict=True)
+    ]
+    order = drawing_order(known, areas)
+    return iter(apply(table, _batches(polygons, [ids[i] for i in order])))
+
+
+def _median_pixels(polygons: PolygonSpool, class_id: int) -> float:
+    return float(np.median(np.concatenate([p.pixels for _, p in polygons.of_class(class_id)])))
+
+
+def _batches(
+    polygons: PolygonSpool, class_ids: Iterable[int]
+) -> Iterator[tuple[NDArray[np.intp], Polygons]]:
+    """Yield numbers and polygons, of one class and at most about `_BATCH` corners at a time."""
+    before, current, held = 0, 0, list[tuple[NDArray[np.intp], Polygons]]()
+    for class_id in class_ids:
+        for indices, part in polygons.of_class(class_id):
+            corners = before + np.cumsum(segment_sum(part.ring_sizes, part.ring_counts))
+            before = int(corners[-1])
+            batch = corners // _BATCH
+            for which in np.split(np.arange(len(part)), np.flatnonzero(np.diff(batch)) + 1):
+                if held and batch[which[0]] > current:
+                    yield _joined(held)
+                    held = []
+                current = batch[which[0]]
+                held.append((indices[which], part.take(which)))
+        if held:
+            yield _joined(held)
+            held = []
+
+
+def _joined(
+    parts: Iterable[tuple[NDArray[np.intp], Polygons]],
+) -> tuple[NDArray[np.intp], Polygons]:
+    indices, polygons = zip(*parts, strict=True)
+    return np.concatenate(indices), Polygons.concatenate(polygons)
 
 
 def drawing_order(names: Sequence[str], areas: Sequence[float]) -> NDArray[np.intp]:

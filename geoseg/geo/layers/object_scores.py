@@ -21,7 +21,7 @@ from geoseg.geo.layers.labels import read_labels
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.blocks import polygonize_raster
-from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,8 @@ def read_objects(
             coefficients = [back.a, back.b, back.d, back.e, back.c, back.f]
             shapes = found.geometry.affine_transform(coefficients).to_numpy()
             return names, raster.geobox, shapes, found["class_id"].to_numpy()
-        polygons = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
+        parts = polygonize_raster(raster.geobox.extent, raster.read, Cleanup(), skip=raster.skip)
+        polygons = CleanPolygons.concatenate(parts).polygons
     # Regions that predict and vectorize sieve are no objects.
     polygons = polygons.select(polygons.pixels >= raster.speck)
     class_ids = raster.values[polygons.class_id]

@@ -22,7 +22,8 @@ from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import empty_features, features
 from geoseg.geo.raster.class_raster import SPECK
 from geoseg.geo.vector.blocks import polygonize_raster
-from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
+from geoseg.lookahead import map_ahead
 from geoseg.tiling.grid import Window
 
 
@@ -80,14 +81,16 @@ def polygonize(
     cleanup = Cleanup.from_ground_units(
         geobox.gsd, simplify=simplify, min_area=min_area, default_min_pixels=SPECK, smooth=smooth
     )
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        polygons = polygonize_raster(
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = polygonize_raster(
             geobox.extent,
             read,
             cleanup,
             read_confidence=None if probability is None else lambda w: probability[w.slices],
-            apply=pool.map,
+            apply=partial(map_ahead, pool, 2 * threads),
         )
+        polygons = CleanPolygons.concatenate(parts).polygons
     index = polygons.class_id - (polygons.class_id > IGNORE)
     return features(replace(polygons, class_id=known[index].astype(np.int64)), geobox, labels)
 

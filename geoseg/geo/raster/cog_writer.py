@@ -29,8 +29,8 @@ from geoseg.tiling.grid import Window
 _FAILURES = (*GDAL_ERRORS, OSError)
 _BLOCK = 512
 """Pixels a side of a block."""
-_CACHE = 64 * 2**20
-"""Bytes of GDAL's cache for the final copy; its default is a share of the machine's memory."""
+_MIN_CACHE, _MAX_CACHE = 2**26, 2**29
+"""Bytes of GDAL's cache, whose own default is a share of the machine's memory."""
 _WORKING: dict[str, Any] = {
     "driver": "GTiff",
     "count": 1,
@@ -76,6 +76,8 @@ class CogWriter:
         if self._crs is not None:
             self._beside[aux_xml_path(path)] = aux_xml(self._crs)
         self._lock = threading.Lock()
+        # Two rows of blocks: windows that lie side by side fill each block before it is written.
+        self._cache = min(max(_MIN_CACHE, 2 * _BLOCK * geobox.width), _MAX_CACHE)
         # GIS programs draw pixel coordinates without a transform, and GDAL cannot store them.
         in_pixels = geobox.has_pixel_coordinates or geobox.transform.is_identity
         grid = {"width": geobox.width, "height": geobox.height, "crs": in_file}
@@ -134,7 +136,8 @@ class CogWriter:
         area = RasterioWindow.from_slices(*window.slices)
         with self._lock:
             try:
-                self._dataset.write(values, 1, window=area)
+                with rasterio.Env(GDAL_CACHEMAX=self._cache):
+                    self._dataset.write(values, 1, window=area)
             except _FAILURES as error:
                 raise self._failed(error) from error
             self._written += _content(values)
@@ -151,7 +154,7 @@ class CogWriter:
         try:
             self._dataset.close()
             if kind is None:
-                with rasterio.Env(GDAL_CACHEMAX=_CACHE), without_georeference():
+                with rasterio.Env(GDAL_CACHEMAX=_MIN_CACHE), without_georeference():
                     self._verify(self._working)
                     rasterio.shutil.copy(self._working, self.path, **_FINAL)
                     self._verify(self.path)

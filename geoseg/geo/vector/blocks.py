@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
-from geoseg.geo.vector.polygons import Polygons
+from geoseg.geo.vector.rows import RowMerger
 from geoseg.tiling.grid import Window
 
 BLOCK = 2048
@@ -26,16 +26,14 @@ def polygonize_raster(
     read_confidence: Callable[[Window], NDArray[np.floating]] | None = None,
     apply: Callable[..., Iterable[Any]] = map,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Polygons:
-    """Return the cleaned polygons of a raster, in the order of their first pixels.
-
-    Memory grows with the corners of the polygons, not with the raster.
+) -> Iterator[CleanPolygons]:
+    """Yield the cleaned polygons of a raster, in no order.
 
     Args:
         read: returns the class codes (H, W) of a window; called from the threads of `apply`.
         skip: codes that do not become polygons, in addition to IGNORE.
         read_confidence: returns the probability (H, W) of each pixel's class, 0-1.
-        apply: `map`, or that of a thread pool.
+        apply: `map`, or one with threads, see `geoseg.lookahead`.
         progress: called with the pixels done and the total.
     """
 
@@ -50,20 +48,18 @@ def polygonize_raster(
         )
         return cleanup.clean_interior(block)
 
-    blocks, interiors, done = [], [], 0
-    windows = _windows(extent)
-    for window, (block, interior) in zip(windows, apply(polygons_of, windows), strict=True):
-        blocks.append(block)
-        interiors.append(interior)
-        done += window.width * window.height
+    merger, done = RowMerger(cleanup, apply), 0
+    for block, interior in apply(polygons_of, _windows(extent)):
+        yield interior
+        yield from merger.add(block)
+        done += block.window.width * block.window.height
         progress(done, extent.width * extent.height)
-    return cleanup.merge_blocks(blocks, interiors, apply)
+    yield from merger.finish()
 
 
-def _windows(extent: Window) -> list[Window]:
+def _windows(extent: Window) -> Iterator[Window]:
     """Split a window that begins at (0, 0) into blocks, row by row."""
-    return [
-        Window(left, top, min(BLOCK, extent.width - left), min(BLOCK, extent.height - top))
-        for top in range(0, extent.height, BLOCK)
-        for left in range(0, extent.width, BLOCK)
-    ]
+    for top in range(0, extent.height, BLOCK):
+        for left in range(0, extent.width, BLOCK):
+            width, height = min(BLOCK, extent.width - left), min(BLOCK, extent.height - top)
+            yield Window(left, top, width, height)

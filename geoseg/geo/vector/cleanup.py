@@ -1,12 +1,13 @@
 """Clean up polygons that were traced in blocks: merge, sieve and simplify them.
 
 Most polygons lie within one block, far from its border. They are cleaned by the thread that
-has the block; the others when all blocks are merged. So memory holds little more than the corners
-of the result, which equals that of the uncut raster.
+has the block; the others when their neighbors are known, see `geoseg.geo.vector.rows`. The result
+equals that of the uncut raster.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons, concat_ranges, following_corners, segment_sum
 from geoseg.geo.vector.sieve import sieve
 from geoseg.geo.vector.simplify import interaction_distance, simplify
+from geoseg.tiling.grid import hull
 
 TOLERANCE = 0.5
 """Default tolerance of outlines, px."""
@@ -37,6 +39,19 @@ class CleanPolygons:
     first_corners: NDArray[np.int32]
     """(P, 2) x and y of the upper left corner of the first pixel before simplification: the
     order of polygons."""
+
+    def select(self, which: NDArray[np.bool_]) -> CleanPolygons:
+        """Return the polygons of a (P,) mask."""
+        return CleanPolygons(self.polygons.select(which), self.first_corners[which])
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[CleanPolygons]) -> CleanPolygons:
+        """Join polygons, and sort them by their first pixels."""
+        parts = list(parts)
+        corners = np.concatenate([np.zeros((0, 2), np.int32), *(p.first_corners for p in parts)])
+        order = np.lexsort((corners[:, 0], corners[:, 1]))
+        polygons = Polygons.concatenate(part.polygons for part in parts)
+        return cls(polygons.take(order), corners[order])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +123,53 @@ class Cleanup:
         deferred |= top - window.row_off <= distance
         deferred |= window.col_end - right <= distance
         deferred |= window.row_end - bottom <= distance
-        cluster = clusters(polygons, distance)
-        deferred_clusters = np.zeros(len(polygons), bool)
-        deferred_clusters[cluster[deferred]] = True
-        deferred = deferred_clusters[cluster]
+        deferred = with_clusters(deferred, polygons, distance)
         remaining = replace(block, closed=polygons.select(deferred & ~is_open))
         return remaining, self(polygons.select(~deferred))
 
-    def merge_blocks(
+    def merge_above(
         self,
         blocks: Iterable[BlockPolygons],
-        interiors: Iterable[CleanPolygons] = (),
+        front: float = math.inf,
         apply: Callable[..., Iterable[CleanPolygons]] = map,
-    ) -> Polygons:
-        """Merge blocks, clean what was not yet clean, and sort all by their first pixels.
+    ) -> tuple[BlockPolygons, list[CleanPolygons]]:
+        """Merge all blocks above a row of pixels, and clean what no block below it can change.
+
+        Returns the other polygons, as of one block, and the clean ones.
 
         Args:
-            blocks, interiors: what `clean_interior` returned, or blocks as they were traced.
-            apply: `map`, or that of a thread pool.
+            blocks: as `clean_interior` or this function returned them, or as they were traced.
+            front: the row of pixels; infinite = there is nothing below.
+            apply: `map`, or one with threads, see `geoseg.lookahead`.
         """
+        blocks = list(blocks)
         polygons = merge(blocks)
+        bottom = polygons.bounds[:, 3]
+        is_open = bottom == front
+        distance = 0.0 if self.is_identity else interaction_distance(self.tolerance)
+        deferred = front - bottom <= distance
+        if deferred.any() and not self.is_identity:
+            deferred = with_clusters(deferred, polygons, distance)
+        remaining = BlockPolygons(
+            hull([block.window for block in blocks]),
+            closed=polygons.select(deferred & ~is_open),
+            open=polygons.select(deferred & is_open),
+        )
+        settled = polygons.select(~deferred)
         if self.is_identity:
-            parts = [*interiors, self(polygons)]
-        else:
-            groups = independent_groups(polygons, interaction_distance(self.tolerance))
-            parts = [*interiors, *apply(lambda group: self(polygons.take(group)), groups)]
-        x, y = np.concatenate([part.first_corners for part in parts]).T
-        return Polygons.concatenate(part.polygons for part in parts).take(np.lexsort((x, y)))
+            return remaining, [self(settled)]
+        groups = independent_groups(settled, distance)
+        return remaining, list(apply(lambda group: self(settled.take(group)), groups))
+
+
+def with_clusters(
+    chosen: NDArray[np.bool_], polygons: Polygons, distance: float
+) -> NDArray[np.bool_]:
+    """Return (P,) the chosen polygons, and all others of their clusters; see `clusters`."""
+    cluster = clusters(polygons, distance)
+    chosen_clusters = np.zeros(len(polygons), bool)
+    chosen_clusters[cluster[chosen]] = True
+    return chosen_clusters[cluster]
 
 
 def independent_groups(polygons: Polygons, distance: float) -> list[NDArray[np.int64]]:

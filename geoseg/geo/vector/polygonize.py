@@ -3,11 +3,13 @@
 From blocks to layers:
 
     block = polygonize_block(class_ids, window)       # in any thread or worker
-    polygons = Cleanup(min_pixels).merge_blocks(...)  # geoseg.geo.vector.cleanup
+    block, interior = cleanup.clean_interior(block)   # geoseg.geo.vector.cleanup
+    clean = RowMerger(cleanup).add(block)             # geoseg.geo.vector.rows
         merge(blocks)                                 #   geoseg.geo.vector.merge
         sieve(polygons, min_pixels)                   #   geoseg.geo.vector.sieve
         simplify(polygons, tolerance)                 #   geoseg.geo.vector.simplify
-    for table in tables(polygons, geobox, classes):   # geoseg.geo.layers.features
+    spool.append(clean)                               # geoseg.geo.vector.spool
+    for table in tables(spool, geobox, classes):      # geoseg.geo.layers.features
         writer.append(table)                          # geoseg.geo.layers.geopackage
 
 Up to the tables all is integer arithmetic on pixel corners, so the result depends neither on how

@@ -21,25 +21,25 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geoseg.atomic import RUN, sync
 from geoseg.errors import OutputError
-from geoseg.geo.vector.polygonize import BlockPolygons
-from geoseg.geo.vector.polygons import Polygons
+from geoseg.pipeline.execution.serialization import (
+    Arrays,
+    logits_from_arrays,
+    logits_to_arrays,
+    result_from_arrays,
+    result_to_arrays,
+)
 from geoseg.pipeline.execution.tasks import BlockLogits, BlockResult
-from geoseg.tiling.blending import WeightedLogits
-from geoseg.tiling.grid import Block, Window
-from geoseg.timing import StageTimer
-
-Arrays = dict[str, NDArray[Any]]
+from geoseg.tiling.grid import Block
 
 _NAME = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")
@@ -61,7 +61,8 @@ class BlockStore:
         self.folder = folder
         self.run = json.loads(json.dumps(run))
         content = json.dumps(self.run, sort_keys=True).encode()
-        self._digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        self.digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        """Digest of the run, which its files hold."""
 
     def __enter__(self) -> BlockStore:
         before = self._read_run()
@@ -90,14 +91,25 @@ class BlockStore:
                 f"finished blocks are kept in {self.folder}: the same command goes on from there"
             )
 
-    def result(self, number: int, block: Block) -> BlockResult | None:
-        """Return a finished block, or None."""
-        arrays = self._load(f"{number}.result.npz")
-        return None if arrays is None else result_from_arrays(arrays, number, block)
+    def has_result(self, number: int) -> bool:
+        """Return whether there is a finished block whose checksums are right."""
+        return self._load(f"{number}.result.npz") is not None
+
+    def result(self, number: int, block: Block) -> BlockResult:
+        """Return a finished block. Raises OutputError if it has gone since `has_result`."""
+        if (arrays := self._load(f"{number}.result.npz")) is None:
+            raise OutputError(
+                f"{self.folder}: block {number} has gone; the same command computes it again"
+            )
+        return result_from_arrays(arrays, number, block)
 
     def keep_result(self, result: BlockResult) -> None:
         """Write a finished block. Raises OutputError, for instance on a full disk."""
         self._save(f"{result.number}.result.npz", result_to_arrays(result))
+
+    def keep_archive(self, number: int, content: bytes) -> None:
+        """Write a finished block that a worker packed. Raises OutputError."""
+        self._write(f"{number}.result.npz", lambda file: file.write(content))
 
     def inferred(self, number: int) -> BlockLogits | None:
         """Return the logits of a block, or None."""
@@ -148,7 +160,7 @@ class BlockStore:
             return None
         try:
             with np.load(path, allow_pickle=False) as archive:
-                if np.array_equal(archive["run"], self._digest):
+                if np.array_equal(archive["run"], self.digest):
                     return dict(archive)
         except _READ_ERRORS:
             _LOG.debug("%s is torn", path)
@@ -156,10 +168,15 @@ class BlockStore:
         return None
 
     def _save(self, name: str, arrays: Arrays) -> None:
+        self._write(
+            name, lambda file: np.savez(file, allow_pickle=False, run=self.digest, **arrays)
+        )
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
         temporary = self.folder / f"{name}.tmp"
         try:
             with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, run=self._digest, **arrays)
+                write(file)
             temporary.replace(self.folder / name)
         except OSError as error:
             with suppress(OSError):
@@ -188,104 +205,3 @@ def difference(before: Any, now: Mapping[str, Any]) -> str:
         return "was made by another version"
     shown = (f"{key} was {before.get(key)} and is {now[key]}" for key in changed[:2])
     return "; ".join(shown)
-
-
-# -- Blocks as arrays, and back ------------------------------------------------------------------
-
-
-def logits_to_arrays(block: BlockLogits) -> Arrays:
-    logits = block.logits
-    return {
-        "window": windows_to_array([logits.window]),
-        "sums": logits.sums,
-        "weights": logits.weights,
-        "valid": block.valid,
-        "damaged": windows_to_array(block.damaged),
-    }
-
-
-def logits_from_arrays(arrays: Arrays) -> BlockLogits:
-    (window,) = windows_from_array(arrays["window"])
-    return BlockLogits(
-        WeightedLogits(window, arrays["sums"], arrays["weights"]),
-        arrays["valid"],
-        windows_from_array(arrays["damaged"]),
-        StageTimer(),
-    )
-
-
-def result_to_arrays(result: BlockResult) -> Arrays:
-    arrays: Arrays = {
-        "window": windows_to_array([result.window]),
-        "class_ids": raster_to_bytes(result.class_ids),
-        "damaged": windows_to_array(result.damaged),
-        **polygons_to_arrays("closed", result.polygons.closed),
-        **polygons_to_arrays("open", result.polygons.open),
-    }
-    if result.confidence is not None:
-        arrays["confidence"] = raster_to_bytes(result.confidence)
-    if result.logits is not None:
-        arrays["logits"] = result.logits
-    return arrays
-
-
-def result_from_arrays(arrays: Arrays, number: int, block: Block) -> BlockResult:
-    (window,) = windows_from_array(arrays["window"])
-    confidence = arrays.get("confidence")
-    return BlockResult(
-        number=number,
-        block=block,
-        window=window,
-        class_ids=raster_from_bytes(arrays["class_ids"], window),
-        confidence=None if confidence is None else raster_from_bytes(confidence, window),
-        logits=arrays.get("logits"),
-        polygons=BlockPolygons(
-            window, polygons_from_arrays("closed", arrays), polygons_from_arrays("open", arrays)
-        ),
-        damaged=windows_from_array(arrays["damaged"]),
-        timer=StageTimer(),
-    )
-
-
-def raster_to_bytes(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Compress a raster of long runs, such as a class map, to a few percent."""
-    runs = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
-    return np.frombuffer(runs.compress(values.tobytes()) + runs.flush(), np.uint8)
-
-
-def raster_from_bytes(packed: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
-    values = np.frombuffer(zlib.decompress(packed.tobytes()), np.uint8)
-    return values.reshape(window.height, window.width)
-
-
-def windows_to_array(windows: Sequence[Window]) -> NDArray[np.int64]:
-    rows = [(w.col_off, w.row_off, w.width, w.height) for w in windows]
-    return np.array(rows, np.int64).reshape(-1, 4)
-
-
-def windows_from_array(rows: NDArray[np.int64]) -> tuple[Window, ...]:
-    return tuple(Window(*row) for row in rows.tolist())
-
-
-def polygons_to_arrays(name: str, polygons: Polygons) -> Arrays:
-    arrays: Arrays = {
-        f"{name}.corners": polygons.corners,
-        f"{name}.ring_sizes": polygons.ring_sizes,
-        f"{name}.ring_counts": polygons.ring_counts,
-        f"{name}.class_id": polygons.class_id,
-        f"{name}.pixels": polygons.pixels,
-    }
-    if polygons.probability is not None:
-        arrays[f"{name}.probability"] = polygons.probability
-    return arrays
-
-
-def polygons_from_arrays(name: str, arrays: Arrays) -> Polygons:
-    return Polygons(
-        corners=arrays[f"{name}.corners"],
-        ring_sizes=arrays[f"{name}.ring_sizes"],
-        ring_counts=arrays[f"{name}.ring_counts"],
-        class_id=arrays[f"{name}.class_id"],
-        pixels=arrays[f"{name}.pixels"],
-        probability=arrays.get(f"{name}.probability"),
-    )

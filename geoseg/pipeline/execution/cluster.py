@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import operator
 import pickle
 import queue
 import time
-import uuid
 from asyncio import to_thread
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from itertools import accumulate
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +27,13 @@ from geoseg.errors import ClusterError, OptionError, SchedulerError
 from geoseg.geo.raster.files import FileSignature
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
-from geoseg.pipeline.execution.tasks import BlockResult, Plan, Schedule
-from geoseg.pipeline.execution.worker import Demand, Parcel, inspect, run
-from geoseg.tiling.decoding import cells_around
+from geoseg.pipeline.execution.block_store import BlockStore
+from geoseg.pipeline.execution.flight import Flight
+from geoseg.pipeline.execution.local import start_local
+from geoseg.pipeline.execution.schedule import Job
+from geoseg.pipeline.execution.serialization import unpack_result
+from geoseg.pipeline.execution.tasks import BlockResult, Plan
+from geoseg.pipeline.execution.worker import Demand, Parcel, inspect
 from geoseg.version import build
 
 _WAIT = 60.0
@@ -43,9 +43,6 @@ _LOOK = 1.0
 _CONNECT = 30.0
 """Seconds to wait for the scheduler."""
 _LOG = logging.getLogger("geoseg")
-_RUN = (pickle.loads, pickle.dumps(run))
-"""A task that unpickles `run` on the worker. The scheduler, which has no geoseg, unpickles the task
-but does not run it."""
 
 
 class Cluster:
@@ -54,9 +51,13 @@ class Cluster:
     def __init__(self, address: str) -> None:
         """Connect.
 
+        Args:
+            address: of a scheduler; local:N = start one and N worker processes on this machine.
+
         Raises:
             OptionError: dask.distributed is not installed, or the address is malformed.
             SchedulerError: no scheduler answers.
+            ClusterError: the processes cannot be started.
         """
         try:
             from distributed import Client
@@ -68,6 +69,10 @@ class Cluster:
         self._logger = logging.getLogger("distributed")
         self._level = self._logger.level
         self._logger.setLevel(logging.CRITICAL)
+        self._local = None
+        if address.startswith("local:"):
+            self._local = start_local(int(address.removeprefix("local:")))
+            address = self._local.scheduler_address
         self.address = address
         try:
             self.client = Client(address, timeout=_CONNECT, set_as_default=False)
@@ -86,10 +91,15 @@ class Cluster:
 
     def __exit__(self, *error: object) -> None:
         self.client.close(timeout=2)
+        if self._local is not None:
+            self._local.close(timeout=10)
         self._logger.setLevel(self._level)
 
-    def open(self, plan: Plan, model: TileModel) -> ClusterRun:
+    def open(self, plan: Plan, model: TileModel, tiles_per_block: int | None) -> ClusterRun:
         """Check all workers and return a run on them.
+
+        Args:
+            tiles_per_block: side of a block; None = what suits the workers' devices.
 
         Raises:
             SchedulerError: there is no worker within a minute.
@@ -100,8 +110,17 @@ class Cluster:
             model_name, model_future = self._ship_model(model)
             self.wait_for_workers()  # adaptive clusters start them on demand
             found = self._inspect(parcel, model)
-            devices, precisions = (sorted(set(values)) for values in zip(*found, strict=True))
-            computing = {"device": ", ".join(devices), "precision": ", ".join(precisions)}
+            columns = zip(*found, strict=True)
+            devices, precisions, sides = (sorted(set(values)) for values in columns)
+            side = tiles_per_block or sides[0]
+            if side != plan.grid.tiles_per_block:
+                plan = replace(plan, grid=replace(plan.grid, tiles_per_block=side))
+                parcel = _parcel(plan)
+            computing = {
+                "device": ", ".join(devices),
+                "precision": ", ".join(precisions),
+                "tiles_per_block": side,
+            }
             shipped = (self._ship(parcel), model_future)
         return ClusterRun(self, plan, (parcel.name, model_name), shipped, computing)
 
@@ -117,8 +136,8 @@ class Cluster:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
             return self.client.submit(bytes, parcel.content, key=parcel.name)
 
-    def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str]]:
-        """Return device and precision of each worker. Raises what `inspect` raises on one."""
+    def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str, int]]:
+        """Return what `inspect` does, of each worker. Raises what it raises."""
         inspector, client, asked = pickle.dumps(inspect), build(), dict(model.requested)
         name, content = demand.name, demand.content
 
@@ -209,133 +228,58 @@ class ClusterRun:
         self.names, self.shipped = names, shipped
         """Names of plan and model, and futures of their bytes."""
         self.computing = computing
-        """Devices and precisions of the workers, as in `TileModel.options`."""
+        """Devices and precisions of the workers, as in `TileModel.options`, and side of a block."""
 
-    def results(self, schedule: Schedule) -> Iterator[BlockResult]:
-        """Yield the blocks of `schedule` as they are finished.
+    def results(self, todo: Iterator[Job], store: BlockStore) -> Iterator[BlockResult]:
+        """Yield the blocks in order, and keep them in the store.
 
         Raises:
             SchedulerError: the connection is lost, or no worker is left.
             ClusterError: a worker is unfit, or several died of the same block.
             GeosegError: raised on a worker.
         """
-        flight = _Flight(self, schedule)
+        flight = Flight(
+            self.cluster.client, self.plan, self.names, self.shipped, todo, store.digest
+        )
         try:
-            with self.cluster.connected():
-                flight.advance()
-            while flight.pending:
+            while True:
                 with self.cluster.connected():
-                    number, content = self._next(flight.landed)
-                    flight.land(number)
                     flight.advance()
-                yield pickle.loads(content)
+                    if not flight.pending:
+                        return
+                    job = flight.pending[0]
+                    content = self._wait(job.number, flight) if job.sources else None
+                    flight.commit()
+                if content is None:
+                    yield store.result(job.number, job.block)
+                else:
+                    yield _unpack(content, job, store)
         finally:
             flight.release()
 
-    def _next(self, landed: queue.SimpleQueue[tuple[int, Any]]) -> tuple[int, bytes]:
-        """Wait for a block; return its number and its pickled result."""
-        while True:
+    def _wait(self, number: int, flight: Flight) -> bytes:
+        """Wait for a block and return what the worker made, while others go on."""
+        while number not in flight.finished:
             try:
-                number, future = landed.get(timeout=_LOOK)
-                break
+                flight.finished.add(flight.landed.get(timeout=_LOOK))
             except queue.Empty:
                 if self.cluster.client.status != "running":
                     raise self.cluster.lost() from None
                 self.cluster.wait_for_workers()
+            flight.advance()
+        future = flight.decoded[number]
         if (error := future.exception()) is not None:
             raise _readable(error)
-        return number, future.result()
+        content: bytes = future.result()
+        return content
 
 
-class _Flight:
-    """The blocks in flight on the cluster.
-
-    Blocks begin in order. One begins only when all but the last few of the blocks that do not
-    depend on it are finished: what is in flight grows with the cluster and the width of the scene.
-    """
-
-    def __init__(self, run: ClusterRun, schedule: Schedule) -> None:
-        self.run, self.schedule = run, schedule
-        self.name = uuid.uuid4().hex[:12]  # a cluster may have several runs at once
-        self.numbers = list(schedule.blocks)
-        self.wanted = sorted(schedule.sources)
-        self.ready = list(accumulate((max(schedule.sources[i]) for i in self.wanted), max))
-        """Block wanted[k] can finish once block ready[k] is inferred."""
-        self.uses = Counter(source for needed in schedule.sources.values() for source in needed)
-        self.inferred: dict[int, Any] = {}
-        """Futures of logits that are still needed."""
-        self.pending: dict[int, Any] = {}
-        """Futures of blocks that are being decoded."""
-        self.landed: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        self.begun = self.decoding = self.done = 0
-        """Counts: of `numbers` begun, of `wanted` requested, of `wanted` finished without a gap."""
-        self.finished: set[int] = set()
-
-    def advance(self) -> None:
-        """Submit as many blocks as the cluster can take."""
-        client = self.run.cluster.client
-        ahead = 2 * sum(client.nthreads().values()) or 2
-        graph: dict[str, tuple[Any, ...]] = {}
-        first = self.begun
-        while self.begun < len(self.numbers) and self._may_begin(self.numbers[self.begun], ahead):
-            i = self.numbers[self.begun]
-            graph[self._key("infer", i)] = self._task("infer", (i, self.schedule.blocks[i]))
-            self.begun += 1
-        begun = self.numbers[first : self.begun]
-        requested = []
-        last = self.numbers[self.begun - 1] if self.begun else -1
-        while self.decoding < len(self.wanted) and self.ready[self.decoding] <= last:
-            requested.append(self.wanted[self.decoding])
-            self._decode(graph, requested[-1])
-            self.decoding += 1
-        if not graph:
-            return
-        keys = [self._key("infer", i) for i in begun] + [self._key("decode", i) for i in requested]
-        futures = client.get(graph, keys, sync=False)
-        self.inferred |= dict(zip(begun, futures, strict=False))
-        for i, future in zip(requested, futures[len(begun) :], strict=True):
-            self.pending[i] = future
-            future.add_done_callback(lambda done, i=i: self.landed.put((i, done)))
-
-    def land(self, number: int) -> None:
-        """Note that a block has arrived, and release logits that are no longer needed."""
-        del self.pending[number]
-        self.finished.add(number)
-        while self.done < len(self.wanted) and self.wanted[self.done] in self.finished:
-            self.done += 1
-        for source in self.schedule.sources[number]:
-            self.uses[source] -= 1
-            if not self.uses[source]:
-                del self.inferred[source]
-
-    def release(self) -> None:
-        """Release everything in flight."""
-        for future in (*self.inferred.values(), *self.pending.values()):
-            future.release()
-
-    def _may_begin(self, number: int, ahead: int) -> bool:
-        return bisect_left(self.ready, number) - ahead <= self.done
-
-    def _decode(self, graph: dict[str, tuple[Any, ...]], i: int) -> None:
-        block = self.schedule.blocks[i]
-        cells = cells_around(block.core, self.run.plan.grid.extent)
-        pieces = []
-        for source in self.schedule.sources[i]:
-            if source != i:
-                pieces.append(self._key(f"halo-{source}", i))
-                graph[pieces[-1]] = self._task("halo", (cells,), self._made(source))
-        graph[self._key("decode", i)] = self._task("decode", (i, block), self._made(i), *pieces)
-
-    def _made(self, i: int) -> Any:
-        """Return the logits of a block: a future, or a key of the graph under construction."""
-        return self.inferred.get(i, self._key("infer", i))
-
-    def _task(self, name: str, arguments: tuple[Any, ...], *made: Any) -> tuple[Any, ...]:
-        step = pickle.dumps((*self.run.names, name, arguments))
-        return (operator.call, _RUN, build(), step, *self.run.shipped, *made)
-
-    def _key(self, name: str, i: int) -> str:
-        return f"geoseg-{name}-{i}-{self.name}"
+def _unpack(content: bytes, job: Job, store: BlockStore) -> BlockResult:
+    archive, timer, intact = pickle.loads(content)
+    if intact:
+        store.keep_archive(job.number, archive)
+    result = unpack_result(archive, job.number, job.block)
+    return replace(result, timer=timer, intact=intact)
 
 
 def _parcel(plan: Plan) -> Parcel:

@@ -1,32 +1,31 @@
-"""The dask graph of one scene.
+"""The dask graph of one scene, computed strip by strip.
 
 A block takes three tasks: *infer* (read, run the model, overlap-add), *halo* (cut out what another
-block needs) and *decode* (blend, decode, polygonize). On this machine a fourth, *done*, writes the
-block; a cluster returns its blocks (`geoseg.pipeline.execution.cluster`), which are written here.
+block needs) and *decode* (blend, decode, polygonize, clean). On this machine a fourth, *done*,
+writes the block; a cluster returns its blocks (`geoseg.pipeline.execution.cluster`), which are
+written here. Blocks are written in order.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.threaded
 
-from geoseg.geo.vector.cleanup import CleanPolygons
 from geoseg.interrupts import threads
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.block_store import BlockStore
+from geoseg.pipeline.execution.schedule import Job, jobs
 from geoseg.pipeline.execution.tasks import (
     BlockLogits,
     BlockResult,
     Halo,
     Plan,
-    Schedule,
     decode_block,
     halo,
     infer_block,
@@ -39,14 +38,15 @@ if TYPE_CHECKING:
     from geoseg.pipeline.execution.cluster import ClusterRun
 
 Graph = dict[Any, Any]
+STRIP = 512
+"""Blocks of one graph: enough that the pause between two graphs does not show, and few enough that
+neither planning nor memory grows with the scene."""
 
 
 class Sink(Protocol):
     """Writes finished blocks; see `geoseg.pipeline.outputs.Outputs`."""
 
-    def clean_interior(self, result: BlockResult) -> tuple[BlockResult, CleanPolygons]: ...
-
-    def write(self, result: BlockResult, clean: CleanPolygons) -> None: ...
+    def write(self, result: BlockResult) -> None: ...
 
 
 def run_blocks(
@@ -59,134 +59,147 @@ def run_blocks(
     progress: Callable[[int, int], None],
     cluster: ClusterRun | None,
 ) -> None:
-    """Write every block of the plan: first those in the store, then the others."""
-    schedule = Schedule.of(plan)
-    windows = [plan.output_window(schedule.blocks[i]) for i in schedule.sources]
+    """Write every block of the plan in order; those in the store are not computed again."""
+    windows = (plan.output_window(block) for block in plan.grid.blocks())
     total, done = sum(w.width * w.height for w in windows if w), 0
 
-    def write(result: BlockResult, clean: CleanPolygons) -> None:
+    def write(result: BlockResult) -> None:
         nonlocal done
         with result.timer.stage("write"):
-            sink.write(result, clean)
+            sink.write(result)
         timer.seconds.update(result.timer.seconds)
         done += result.class_ids.size
         progress(done, total)
 
-    kept = []
-    for i in schedule.sources:
-        if (result := store.result(i, schedule.blocks[i])) is not None:
-            kept.append(i)
-            write(*sink.clean_interior(result))
-    schedule = schedule.without(kept)
+    todo = jobs(plan, store.has_result)
     if cluster is not None:
-        for result in cluster.results(schedule):
-            if result.intact:
-                store.keep_result(result)
-            write(*sink.clean_interior(result))
+        for result in cluster.results(todo, store):
+            write(result)
     else:
-        compute_here(plan, schedule, model, workers, store, sink, write)
+        compute_here(plan, todo, model, workers, store, write)
 
 
 def compute_here(
     plan: Plan,
-    schedule: Schedule,
+    todo: Iterator[Job],
     model: TileModel,
     workers: int,
     store: BlockStore,
-    sink: Sink,
-    write: Callable[[BlockResult, CleanPolygons], None],
+    write: Callable[[BlockResult], None],
 ) -> None:
-    """Compute all blocks of `schedule` on threads of this process."""
-    uses = Counter(source for needed in schedule.sources.values() for source in needed)
-    to_infer, ended = list(schedule.blocks), threading.Event()
-
-    def refuse_after_end() -> None:
-        """Keep threads that hung in C from writing to the store of a run that has ended."""
-        if ended.is_set():
-            raise CancelledError
-
-    def infer_once(
-        plan: Plan, number: int, block: Block, model: TileModel, *after: object
-    ) -> BlockLogits:
-        if (inferred := store.inferred(number)) is None:
-            inferred = infer_block(plan, number, block, model, *after)
-            refuse_after_end()
-            if not inferred.damaged:
-                store.keep_inferred(number, inferred)
-        to_infer.remove(number)
-        if not to_infer:  # decoding the last blocks needs this memory
-            model.release_memory()
-        return inferred
-
-    def decode_once(
-        plan: Plan, number: int, block: Block, inferred: BlockLogits, pieces: list[Halo]
-    ) -> tuple[BlockResult, CleanPolygons]:
-        result = decode_block(plan, number, block, inferred, pieces)
-        refuse_after_end()
-        if result.intact:
-            store.keep_result(result)
-        return sink.clean_interior(result)
-
-    def finish(decoded: tuple[BlockResult, CleanPolygons], *after: None) -> None:
-        """Write a block, and drop logits that were needed for the last time."""
-        result, clean = decoded
-        write(result, clean)
-        uses.subtract(schedule.sources[result.number])
-        for source in schedule.sources[result.number]:
-            if uses[source] == 0:
-                store.drop_inferred(source)
-
-    graph, done_keys = build_graph(plan, schedule, model, workers, infer_once, decode_once, finish)
+    """Compute all jobs on threads of this process."""
+    steps = _Steps(plan, model, store, write)
+    carried: dict[int, BlockLogits] = {}
+    strip = list(islice(todo, STRIP))
     try:
         with threads(workers) as pool, model.cancelled_on_error():
-            dask.threaded.get(graph, done_keys, pool=pool)
+            while strip:
+                following = list(islice(todo, STRIP))
+                sources = {i for job in strip for i in job.sources}
+                steps.to_infer = sources - carried.keys()
+                steps.is_last_strip = not following
+                kept = sorted((sources | carried.keys()) - {i for job in strip for i in job.last})
+                graph, done = build_graph(plan, strip, carried, workers, steps)
+                wanted: list[Any] = [done, [("infer", i) for i in kept]]
+                _, logits = dask.threaded.get(graph, wanted, pool=pool)
+                carried, strip = dict(zip(kept, logits, strict=True)), following
     finally:
-        ended.set()
+        steps.ended.set()
+
+
+class _Steps:
+    """The tasks of the graph, which share the store and know when the run has ended."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: TileModel,
+        store: BlockStore,
+        write: Callable[[BlockResult], None],
+    ) -> None:
+        self.plan, self.model, self.store, self.write = plan, model, store, write
+        self.ended = threading.Event()
+        self.to_infer: set[int] = set()
+        """Blocks of the strip that are not yet inferred."""
+        self.is_last_strip = False
+
+    def _refuse_after_end(self) -> None:
+        """Keep threads that hung in C from writing to the store of a run that has ended."""
+        if self.ended.is_set():
+            raise CancelledError
+
+    def infer(self, number: int, block: Block, *after: object) -> BlockLogits:
+        """Return the logits of a block, from the store or computed. `after` orders the graph."""
+        if (inferred := self.store.inferred(number)) is None:
+            inferred = infer_block(self.plan, block, self.model)
+            self._refuse_after_end()
+            if not inferred.damaged:
+                self.store.keep_inferred(number, inferred)
+        self.to_infer.discard(number)
+        if self.is_last_strip and not self.to_infer:  # decoding the last blocks needs this memory
+            self.model.release_memory()
+        return inferred
+
+    def decode(self, job: Job, inferred: BlockLogits, pieces: list[Halo]) -> BlockResult:
+        result = decode_block(self.plan, job.number, job.block, inferred, pieces)
+        self._refuse_after_end()
+        if result.intact:
+            self.store.keep_result(result)
+        return result
+
+    def load(self, job: Job, *after: object) -> BlockResult:
+        """Return a block from the store."""
+        return self.store.result(job.number, job.block)
+
+    def finish(self, job: Job, result: BlockResult, *after: None) -> None:
+        """Write a block, and drop logits that were needed for the last time."""
+        self.write(result)
+        for source in job.last:
+            self.store.drop_inferred(source)
 
 
 def build_graph(
     plan: Plan,
-    schedule: Schedule,
-    model: TileModel,
+    strip: Sequence[Job],
+    carried: dict[int, BlockLogits],
     ahead: int,
-    infer: Callable[..., BlockLogits],
-    decode: Callable[..., object],
-    finish: Callable[..., None],
+    steps: _Steps,
 ) -> tuple[Graph, list[Any]]:
-    """Return the dask graph, and the keys of `finish` for its blocks.
+    """Return the dask graph of some jobs, and the keys of their `finish`.
 
     Args:
+        carried: logits from earlier strips, which the graph takes out.
         ahead: number of threads: blocks that are in progress at once.
     """
-
-    def key(name: str, *where: int) -> tuple[Any, ...]:
-        return (name, *where)
-
-    plan_key, model_key = key("plan"), key("model")
-    graph: Graph = {plan_key: plan, model_key: model}
-    wanted = sorted(schedule.sources)
+    graph: Graph = {("infer", i): (carried.pop, i) for i in carried}
     # Blocks finish in order. A block starts only when all but the last 2 × `ahead` of the blocks
     # that do not depend on it are finished: memory grows with the width of a scene, not its area.
-    # Block wanted[k] can finish once block ready[k] is inferred.
-    ready = list(accumulate((max(schedule.sources[i]) for i in wanted), max))
-    numbers = list(schedule.blocks)
-    for position, (i, block) in enumerate(schedule.blocks.items()):
-        latest = bisect_left(ready, i) - 1 - 2 * ahead
-        after = [key("done", wanted[latest])] if latest >= 0 else []
+    # Job strip[k] can finish once block ready[k] is inferred.
+    ready = list(accumulate((max(job.sources, default=-1) for job in strip), max))
+
+    def may_start(waiting: int) -> list[Any]:
+        """Return what must be done before a step for which `waiting` jobs need not wait."""
+        latest = waiting - 1 - 2 * ahead
+        return [("done", strip[latest].number)] if latest >= 0 else []
+
+    new = {i: block for job in strip for i, block in job.sources.items() if i not in carried}
+    numbers = sorted(new)
+    for position, i in enumerate(numbers):
+        after = may_start(bisect_left(ready, i))
         if position >= ahead:
             # Dask alone may postpone a block that many others wait for.
-            after.append(key("infer", numbers[position - ahead]))
-        graph[key("infer", i)] = (infer, plan_key, i, block, model_key, *after)
-    for i in wanted:
-        cells = cells_around(schedule.blocks[i].core, plan.grid.extent)
-        pieces = []
-        for source in schedule.sources[i]:
-            if source != i:
-                pieces.append(key("halo", source, i))
-                graph[pieces[-1]] = (halo, key("infer", source), cells)
-        inferred = key("infer", i)
-        graph[key("decode", i)] = (decode, plan_key, i, schedule.blocks[i], inferred, pieces)
-    for k, i in enumerate(wanted):
-        after = [key("done", wanted[k - 1])] if k else []
-        graph[key("done", i)] = (finish, key("decode", i), *after)
-    return graph, [key("done", i) for i in wanted]
+            after.append(("infer", numbers[position - ahead]))
+        graph["infer", i] = (steps.infer, i, new[i], *after)
+    for k, job in enumerate(strip):
+        i, previous = job.number, [("done", strip[k - 1].number)] if k else []
+        if job.sources:
+            cells, pieces = cells_around(job.block.core, plan.grid.extent), []
+            for source in job.sources:
+                if source != i:
+                    pieces.append(("halo", source, i))
+                    graph["halo", source, i] = (halo, ("infer", source), cells)
+            graph["decode", i] = (steps.decode, job, ("infer", i), pieces)
+        else:
+            graph["decode", i] = (steps.load, job, *may_start(k))
+        graph["done", i] = (steps.finish, job, ("decode", i), *previous)
+    return graph, [("done", job.number) for job in strip]

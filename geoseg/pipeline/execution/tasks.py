@@ -1,8 +1,7 @@
-"""The blocks of a prediction in their order, and the three tasks of one: infer, halo, decode."""
+"""The three tasks of one block: infer, cut halos, decode."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
 from geoseg.geo.raster.resampled import ResampledScene
-from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.model.tile_model import TileModel
-from geoseg.native.malloc import return_free_memory
+from geoseg.native.malloc import limit_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
-from geoseg.tiling.blocks import REACH, contributing_blocks, infer, readable_window
+from geoseg.tiling.blocks import infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.timing import StageTimer
@@ -33,7 +32,7 @@ class Plan:
     aoi: Aoi | None
     """None = the whole scene."""
     cleanup: Cleanup
-    """What becomes of the polygons of a block."""
+    """How polygons are cleaned."""
     confidence: bool
     """Whether to keep the confidence of every pixel."""
     logits: bool
@@ -45,36 +44,6 @@ class Plan:
         if window is None or (self.aoi is not None and not self.aoi.meets(window)):
             return None
         return window
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The blocks to compute, and the dependencies between them."""
-
-    blocks: dict[int, Block]
-    """Blocks to infer by number, in order."""
-    sources: dict[int, list[int]]
-    """Numbers of the blocks whose logits each block to decode needs, its own included."""
-
-    @classmethod
-    def of(cls, plan: Plan) -> Schedule:
-        """Return all blocks with output, and those that they need."""
-        blocks = dict(enumerate(plan.grid.blocks()))
-        wanted = {block: i for i, block in blocks.items() if plan.output_window(block) is not None}
-        # An area of interest needs a few blocks of a huge scene: look at no others.
-        rows = {block.row + step for block in wanted for step in REACH}
-        columns = {block.col + step for block in wanted for step in REACH}
-        near = {b: i for i, b in blocks.items() if b.row in rows and b.col in columns}
-        found = contributing_blocks(list(near), plan.grid)
-        sources = {i: [near[source] for source in found[block]] for block, i in wanted.items()}
-        used = {i for needed in sources.values() for i in needed}
-        return cls({i: blocks[i] for i in sorted(used)}, sources)
-
-    def without(self, finished: Collection[int]) -> Schedule:
-        """Return the schedule without the `finished` blocks."""
-        sources = {i: needed for i, needed in self.sources.items() if i not in finished}
-        used = {i for needed in sources.values() for i in needed}
-        return Schedule({i: block for i, block in self.blocks.items() if i in used}, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +83,9 @@ class BlockResult:
     logits: NDArray[np.float16] | None
     """(h,w,C) of the core's cells; None unless wanted."""
     polygons: BlockPolygons
+    """Those that the neighboring blocks may change."""
+    clean: CleanPolygons
+    """The others."""
     damaged: tuple[Window, ...]
     """Windows of the scene that could not be read."""
     timer: StageTimer
@@ -122,10 +94,8 @@ class BlockResult:
     may be readable the next time."""
 
 
-def infer_block(
-    plan: Plan, number: int, block: Block, model: TileModel, *after: object
-) -> BlockLogits:
-    """Read a block with its halo and run its tiles. `after` only orders the graph."""
+def infer_block(plan: Plan, block: Block, model: TileModel) -> BlockLogits:
+    """Read a block with its halo and run its tiles."""
     timer, view = StageTimer(), plan.view
     window, output = readable_window(block, plan.grid), plan.output_window(block)
     with timer.stage("read"):
@@ -140,7 +110,7 @@ def infer_block(
                 if common := part.intersection(output):
                     valid[common.relative_to(output).slices] = False
     logits = infer(block, plan.grid, pixels.image, pixels.valid, model, timer)
-    return_free_memory(spare=model.idle_bytes)
+    limit_free_memory()
     return BlockLogits(logits, np.packbits(valid), pixels.damaged, timer)
 
 
@@ -152,7 +122,7 @@ def halo(inferred: BlockLogits, cells: Window) -> Halo:
 def decode_block(
     plan: Plan, number: int, block: Block, inferred: BlockLogits, pieces: list[Halo]
 ) -> BlockResult:
-    """Blend, decode and polygonize the pixels that a block decides."""
+    """Blend, decode and polygonize the pixels that a block decides, and clean its polygons."""
     timer, window = StageTimer(inferred.timer.seconds.copy()), plan.output_window(block)
     assert window is not None, "a block without output is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
@@ -169,8 +139,10 @@ def decode_block(
             valid &= plan.aoi.mask(window)
         class_ids[~valid] = IGNORE
     with timer.stage("polygonize"):
-        polygons = polygonize_block(
-            class_ids, window, confidence=probability, min_pixels=plan.cleanup.min_pixels
+        polygons, clean = plan.cleanup.clean_interior(
+            polygonize_block(
+                class_ids, window, confidence=probability, min_pixels=plan.cleanup.min_pixels
+            )
         )
     return BlockResult(
         number=number,
@@ -180,6 +152,7 @@ def decode_block(
         confidence=to_percent(probability, valid) if plan.confidence else None,
         logits=core_logits(plan, block, cells, logits, valid) if plan.logits else None,
         polygons=polygons,
+        clean=clean,
         damaged=inferred.damaged,
         timer=timer,
         intact=not inferred.damaged and all(piece.intact for piece in pieces),

@@ -17,9 +17,10 @@ import torch
 
 from geoseg.errors import ClusterError, GeosegError, SceneError
 from geoseg.geo.raster.files import FileSignature
-from geoseg.model.devices import DeviceOptions, choose_devices, choose_dtype
+from geoseg.model.devices import DeviceOptions, choose_block_side, choose_devices, choose_dtype
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import keep_free_memory, refused_memory
+from geoseg.pipeline.execution.serialization import pack_result
 from geoseg.pipeline.execution.tasks import Plan, decode_block, halo, infer_block
 from geoseg.version import build
 
@@ -70,8 +71,8 @@ _OPENED = _Opened()
 
 def inspect(
     address: str, client: str, name: str, content: bytes, asked: DeviceOptions
-) -> tuple[str, str]:
-    """Check this worker and return the device and precision that it would use.
+) -> tuple[str, str, int]:
+    """Check this worker and return the devices, precision and side of a block that it would use.
 
     Args:
         address: address of this worker.
@@ -85,12 +86,13 @@ def inspect(
         OptionError: it lacks the device.
     """
 
-    def look() -> tuple[str, str]:
+    def look() -> tuple[str, str, int]:
         _refuse_other_build(client)
         _OPENED.get(Parcel(name, content), _load_demand)
         devices = choose_devices(asked["device"])
         dtype = choose_dtype(asked["precision"], devices[0])
-        return ", ".join(map(str, devices)), str(dtype).removeprefix("torch.")
+        precision = str(dtype).removeprefix("torch.")
+        return ", ".join(map(str, devices)), precision, choose_block_side(devices[0])
 
     return _answer(address, look)
 
@@ -121,12 +123,14 @@ def run(client: str, step: bytes, demand: bytes, model: bytes, *made: bytes) -> 
             cores = worker.state.nthreads
             parcel = Parcel(model_name, model)
             network = _OPENED.get(parcel, lambda content: _load_model(content, cores))
-            result = infer_block(plan, *arguments, network)
+            (block,) = arguments
+            result = infer_block(plan, block, network)
         elif name == "halo":
             result = halo(*inputs, *arguments)
         else:
-            number, block = arguments
-            result = decode_block(plan, number, block, inputs[0], inputs[1:])
+            number, block, digest = arguments
+            decoded = decode_block(plan, number, block, inputs[0], inputs[1:])
+            result = (pack_result(decoded, digest), decoded.timer, decoded.intact)
         return pickle.dumps(result, protocol=5)
 
     return _answer(worker.address, compute)

@@ -9,7 +9,7 @@ import pytest
 
 from geoseg.native.malloc import glibc
 
-pytestmark = pytest.mark.skipif(glibc() is None, reason="needs glibc 2.33")
+pytestmark = pytest.mark.skipif(glibc() is None, reason="needs glibc")
 
 SCRIPT = """
 import resource, sys, threading
@@ -41,6 +41,17 @@ full = resident()
 return_free_memory()
 print(*found, full - resident())
 """
+LIMIT = """
+from geoseg.native import malloc
+
+trimmed = []
+malloc.glibc = lambda: True
+malloc.return_free_memory = lambda: trimmed.append(size)
+for size in [300, 300, 360, 370, 310, 360, 380, 300, 370]:  # MB after each block
+    malloc.resident_bytes = lambda: size * 2**20
+    malloc.limit_free_memory()
+print(*trimmed)
+"""
 
 
 def run(how: str) -> tuple[float, float]:
@@ -48,6 +59,12 @@ def run(how: str) -> tuple[float, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     faults, returned = map(float, done.stdout.split())
     return faults, returned
+
+
+def test_free_memory_is_returned_when_it_has_grown():
+    """By 64 MB over 300, then over 310: the first block after a return shows what is needed."""
+    done = subprocess.run([sys.executable, "-c", LIMIT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["370", "380"]
 
 
 def test_freed_arrays_are_reused_and_piles_returned():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from geoseg.native.library import library
 from geoseg.tiling.blending import blend, taper
-from geoseg.tiling.blocks import contributing_blocks, image_logits, infer, readable_window
+from geoseg.tiling.blocks import image_logits, infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import CELL, Grid, Window
 from geoseg.timing import StageTimer
@@ -41,12 +41,12 @@ def run_blocks(image, valid, grid, model):
         for b in blocks
         if (inside := readable_window(b, grid))
     }
-    needs = contributing_blocks(blocks, grid)
     class_ids = np.full((height, width), 99, np.uint8)
     logits = np.zeros((-(-height // CELL), -(-width // CELL), CLASSES), np.float32)
     for block in blocks:
         cells = cells_around(block.core, scene)
-        pieces = [partials[b].crop(cells) for b in needs[block]]
+        near = (b for b in blocks if b.window.scaled(CELL).intersection(cells))
+        pieces = [partials[b].crop(cells) for b in near]
         stitched = blend(cells, pieces)
         logits[cells.slices] = stitched
         class_ids[block.core.slices] = decode(stitched, cells, block.core).class_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 import numpy as np
@@ -16,15 +17,18 @@ from shapely.affinity import rotate, scale, translate
 from shapely.geometry import shape
 
 from geoseg.classes import IGNORE
-from geoseg.geo.vector import cleanup
+from geoseg.errors import OutputError
+from geoseg.geo.vector import cleanup, rows, spool
 from geoseg.geo.vector import polygonize as polygonize_module
-from geoseg.geo.vector.cleanup import Cleanup, independent_groups
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup, independent_groups
 from geoseg.geo.vector.merge import merge
 from geoseg.geo.vector.outlines import Outlines
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
 from geoseg.geo.vector.polygons import PROBABILITY_UNIT, Polygons
+from geoseg.geo.vector.rows import RowMerger
 from geoseg.geo.vector.sieve import sieve
 from geoseg.geo.vector.simplify import insert_nodes, simplify
+from geoseg.geo.vector.spool import PolygonSpool
 from geoseg.tiling.grid import Window
 
 ClassMap = NDArray[np.uint8]
@@ -327,9 +331,26 @@ def test_cleaned_in_blocks_is_cleaned_as_a_whole(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleanup, "_GROUP_SIZE", 1)
         patch.setattr(cleanup, "_PIECE_SIZE", 3)
-        assert_same(clean.merge_blocks(blocks), expected)
-        remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
-        assert_same(clean.merge_blocks(remaining, interiors), expected)
+        patch.setattr(rows, "_ENOUGH", 0)
+        for parts in (cleaned(clean, blocks, ()), cleaned(clean, *interiors_of(clean, blocks))):
+            assert_same(CleanPolygons.concatenate(parts).polygons, expected)
+
+
+def interiors_of(
+    clean: Cleanup, blocks: list[BlockPolygons]
+) -> tuple[list[BlockPolygons], list[CleanPolygons]]:
+    remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
+    return list(remaining), list(interiors)
+
+
+def cleaned(
+    clean: Cleanup, blocks: list[BlockPolygons], interiors: Iterable[CleanPolygons]
+) -> list[CleanPolygons]:
+    """What comes out row by row; side by side, the last block comes first."""
+    merger = RowMerger(clean)
+    in_rows = sorted(blocks, key=lambda block: block.window.row_off)
+    settled = (part for block in in_rows for part in merger.add(block))
+    return [*interiors, *settled, *merger.finish()]
 
 
 def test_most_polygons_are_cleaned_before_the_blocks_meet():
@@ -339,10 +360,58 @@ def test_most_polygons_are_cleaned_before_the_blocks_meet():
             class_ids[top : top + 7, left : left + 6] = 1 + (top + left) % 3
     clean = Cleanup(tolerance=0.5)
     blocks = blocks_of(class_ids, (60, 80), (0,))
-    remaining, interiors = zip(*map(clean.clean_interior, blocks), strict=True)
-    found = clean.merge_blocks(remaining, interiors)
+    remaining, interiors = interiors_of(clean, blocks)
+    found = CleanPolygons.concatenate(cleaned(clean, remaining, interiors)).polygons
     assert_same(found, simplify(whole(class_ids, (0,)), 0.5))
     assert sum(len(part.polygons) for part in interiors) > 0.6 * len(found)
+
+
+def test_polygons_that_wait_are_bounded_by_the_width(monkeypatch):
+    """However long the raster is; but those that span all of it wait for its end."""
+    monkeypatch.setattr(rows, "_ENOUGH", 0)
+
+    noise = np.random.default_rng(1).random((25, 20))
+    pattern = np.kron((noise < 0.15).astype(np.uint8), np.ones((6, 6), np.uint8))
+
+    def most_corners(times: int) -> int:
+        class_ids = np.tile(pattern, (times, 1))
+        merger, most = RowMerger(Cleanup(2, tolerance=0.5)), 0
+        blocks = sorted(blocks_of(class_ids, (30, 40), (0,)), key=lambda b: b.window.row_off)
+        for block in blocks:
+            merger.add(block)
+            most = max(most, merger.corners)
+        assert merger.finish()
+        return most
+
+    assert most_corners(12) <= 1.2 * most_corners(2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(class_maps(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_the_spool_returns_what_it_got_in_order(tmp_path_factory, class_ids, band, random):
+    polygons = whole(class_ids, ())
+    parts = [polygons.take(np.flatnonzero(np.arange(len(polygons)) % 3 == i)) for i in range(3)]
+    random.shuffle(parts)
+    with pytest.MonkeyPatch.context() as patch, PolygonSpool(tmp_path_factory.getbasetemp()) as s:
+        patch.setattr(spool, "_BAND", band)
+        for part in parts:
+            s.append(CleanPolygons(part, part.first_corners))
+        s.sort()
+        assert s.class_ids == np.unique(polygons.class_id).tolist()
+        for class_id in s.class_ids:
+            numbers, found = zip(*s.of_class(class_id), strict=True)
+            expected = np.flatnonzero(polygons.class_id == class_id)
+            np.testing.assert_array_equal(np.concatenate(numbers), expected)
+            assert_same(Polygons.concatenate(found), polygons.take(expected))
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    polygons = whole(np.ones((2, 2), np.uint8), ())
+    with PolygonSpool(tmp_path) as s:
+        monkeypatch.setattr(s, "_unsorted", open("/dev/full", "wb", buffering=0))  # noqa: PTH123, SIM115
+        with pytest.raises(OutputError, match="cannot be written: No space left"):
+            s.append(CleanPolygons(polygons, polygons.first_corners))
+    assert list(tmp_path.iterdir()) == []
 
 
 @settings(max_examples=40, deadline=None)

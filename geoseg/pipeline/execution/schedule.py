@@ -1,0 +1,85 @@
+"""The order of the blocks, and which logits each needs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from geoseg.pipeline.execution.tasks import Plan
+from geoseg.tiling.decoding import cells_around
+from geoseg.tiling.grid import CELL, Block, Window
+
+_REACH = 2
+"""Rows and columns between blocks whose tiles may overlap: a last tile that was shifted inward may
+extend beyond the neighboring block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A block to be written."""
+
+    number: int
+    """Index in `Grid.blocks`."""
+    block: Block
+    sources: dict[int, Block]
+    """The blocks whose logits it needs, itself included, by number; none if it is in the store."""
+    last: tuple[int, ...]
+    """Those that no later job needs."""
+
+
+def jobs(plan: Plan, is_kept: Callable[[int], bool] = lambda number: False) -> Iterator[Job]:
+    """Yield all blocks with output, row by row. It holds a few rows, not the scene.
+
+    Args:
+        is_kept: whether the store has a finished block.
+    """
+    near: deque[dict[int, tuple[int, Block, Window]]] = deque(maxlen=2 * _REACH + 1)
+    """Rows of blocks by column: number, block, and the cells that its tiles cover."""
+    waiting: deque[list[tuple[int, Block, dict[int, Block]]]] = deque()
+    """Rows of jobs that later rows may share sources with."""
+    users: dict[int, int] = {}
+    """The last job that needs the logits of a block."""
+
+    def release() -> Iterator[Job]:
+        for number, block, sources in waiting.popleft():
+            last = tuple(source for source in sources if users[source] == number)
+            for source in last:
+                del users[source]
+            yield Job(number, block, sources, last)
+
+    rows = groupby(enumerate(plan.grid.blocks()), lambda item: item[1].row)
+    count = -(-len(plan.grid.rows) // plan.grid.tiles_per_block)
+    for read in range(count + _REACH):
+        row = read - _REACH
+        near.append(
+            {b.col: (i, b, b.window.scaled(CELL)) for i, b in next(rows)[1]} if read < count else {}
+        )
+        if row < 0:
+            continue
+        waiting.append([])
+        for number, block, _ in near[-1 - _REACH].values():
+            if plan.output_window(block) is None:
+                continue
+            sources = {} if is_kept(number) else _sources(plan, block, near)
+            users.update(dict.fromkeys(sources, number))
+            waiting[-1].append((number, block, sources))
+        if len(waiting) > 2 * _REACH:
+            yield from release()
+    while waiting:
+        yield from release()
+
+
+def _sources(
+    plan: Plan, block: Block, near: deque[dict[int, tuple[int, Block, Window]]]
+) -> dict[int, Block]:
+    """Return the nearby blocks whose tiles cover cells that a block decodes."""
+    needed, found = cells_around(block.core, plan.grid.extent), {}
+    for row in near:
+        for column in range(block.col - _REACH, block.col + _REACH + 1):
+            if column in row:
+                number, other, cells = row[column]
+                if cells.intersection(needed):
+                    found[number] = other
+    return found
