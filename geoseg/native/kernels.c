@@ -3,8 +3,7 @@
  *
  * Called by model/cpu/kernels.py and matmul.py, which document each function; all maps are (rows,
  * columns, channels), contiguous float32, with channels a multiple of LANES. A call computes in one
- * thread: tiles run in parallel, and parts of them where threads are idle. So where the loop is not
- * over all of a map's pixels, a function takes the range of rows or channels to compute. */
+ * thread: tiles run in parallel. */
 
 #include "simd.h"
 
@@ -72,13 +71,12 @@ INLINE void depthwise_gelu(float *map, const float *bias, const float *kernel,
 }
 
 KERNEL void geoseg_depthwise_gelu(float *map, const float *bias, const float *kernel,
-                                  const float *conv_bias, long rows, long columns, long channels,
-                                  long from, long to)
+                                  const float *conv_bias, long rows, long columns, long channels)
 {
-    long c = from;
-    for (; c + 2 * LANES <= to; c += 2 * LANES)
+    long c = 0;
+    for (; c + 2 * LANES <= channels; c += 2 * LANES)
         depthwise_gelu(map + c, bias + c, kernel + c, conv_bias + c, rows, columns, channels, 2);
-    for (; c < to; c += LANES)
+    for (; c < channels; c += LANES)
         depthwise_gelu(map + c, bias + c, kernel + c, conv_bias + c, rows, columns, channels, 1);
 }
 
@@ -215,12 +213,11 @@ INLINE void multiply_panels(float *out, const float *base, long columns, const f
         store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
 }
 
-/* out = x + second(GELU(convolution(first(x) + bias))) for the rows from `begin` to `end`, with the
- * weights of both products in panels. */
+/* out = x + second(GELU(convolution(first(x) + bias))), with the weights of both products in
+ * panels. */
 KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const float *bias,
                        const float *kernel, const float *conv_bias, const float *second,
-                       float *workspace, long height, long width, long channels, long hidden,
-                       long begin, long end)
+                       float *workspace, long height, long width, long channels, long hidden)
 {
     const long block = block_width(width, hidden), step = (block + 2) * PANEL;
     float *rows[3], *passed = workspace + 3 * hidden * (block + 2);
@@ -231,7 +228,7 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
         const long from = left > 0 ? left - 1 : 0,
                    to = left + columns < width ? left + columns + 1 : width, count = to - from;
         __builtin_memset(workspace, 0, 3 * hidden * (block + 2) * sizeof(float));
-        for (long y = begin > 0 ? begin - 2 : -1; y < end; y++) {
+        for (long y = -1; y < height; y++) {
             float *upper = rows[(y + 2) % 3], *middle = rows[(y + 3) % 3],
                   *lower = rows[(y + 1) % 3];
             const float *below = x + ((y + 1) * width + from) * channels;
@@ -253,11 +250,11 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
                         else
                             for (long j = i; j < count; j++)
                                 multiply(next, PANEL, below, channels, weights, &epilogue, j, 0, 1);
-                if (y >= begin)
+                if (y >= 0)
                     convolve_panel(passed + panel, upper + panel, middle + panel, lower + panel,
                                    kernel + c, conv_bias + c, hidden, columns);
             }
-            if (y < begin)
+            if (y < 0)
                 continue;
             const long offset = (y * width + left) * channels;
             for (long c = 0; c < channels; c += PANEL)
@@ -476,11 +473,9 @@ INLINE void zero(void *start, long size)
 #define CARRY(rows) __builtin_memmove(rows, rows[ROWS], sizeof(rows) - ROWS * sizeof(rows[0]))
 
 KERNEL void geoseg_multiscale_conv(const float *map, float *result, struct weights *w,
-                                   struct band *band, long height, long width, long channels,
-                                   long from, long to)
+                                   struct band *band, long height, long width, long channels)
 {
-    w += from / LANES;
-    for (long c = from; c < to; c += LANES, w++)
+    for (long c = 0; c < channels; c += LANES, w++)
         for (long left = 0; left < width; left += COLUMNS) {
             const long columns = width - left < COLUMNS ? width - left : COLUMNS;
             /* The columns of `local` and of `input` that lie on the map. */

@@ -1,7 +1,7 @@
 """Operations that torch computes slowly on a CPU, in C where the installation compiled it.
 
-The C code takes maps of float32 in channels-last order and computes in the calling thread, with the
-help of idle ones (`parallel_for`). For other maps, and without a compiler, torch does the same.
+The C code takes maps of float32 in channels-last order, and computes in the calling thread. For
+other maps, and without a compiler, torch does the same.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.cpu.parallel import new_empty, parallel_for
+from geoseg.model.cpu.parallel import new_empty
 from geoseg.native.library import library
 
 LANES = 8
 """Channels that the C code computes at once."""
-MIN_WORK = 2**22
-"""Multiplications that are worth handing to an idle thread: a fifth of a millisecond."""
 
 
 def library_for(x: Tensor) -> ctypes.CDLL | None:
@@ -32,13 +30,7 @@ def library_for(x: Tensor) -> ctypes.CDLL | None:
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """Return GELU(x + bias) for `x` (P,C), which it may overwrite, and `bias` (C,)."""
     if lib := library_for(x):
-        parallel_for(
-            len(x),
-            MIN_WORK // (16 * x.shape[1]),
-            lambda begin, end: lib.geoseg_bias_gelu(
-                *pointers(x[begin:end], bias), *longs((end - begin, x.shape[1]))
-            ),
-        )
+        lib.geoseg_bias_gelu(*pointers(x, bias), *longs(x.shape))
         return x
     return F.gelu(x.add_(bias))
 
@@ -59,13 +51,8 @@ def depthwise_gelu(x: Tensor, bias: Tensor, conv: nn.Conv2d) -> Tensor:
     rows, width, channels = len(x) - 2, *x.shape[1:]
     if lib := library_for(x):
         taps = kernel.flatten(1).t().contiguous()  # (9,C)
-        parallel_for(
-            channels // LANES,
-            MIN_WORK // (24 * LANES * rows * width),
-            lambda begin, end: lib.geoseg_depthwise_gelu(
-                *pointers(x, bias, taps, conv_bias),
-                *longs((rows, width, channels, LANES * begin, LANES * end)),
-            ),
+        lib.geoseg_depthwise_gelu(
+            *pointers(x, bias, taps, conv_bias), *longs((rows, width, channels))
         )
         return x[:rows]
     maps = (x + bias).movedim(2, 0)[None]
@@ -86,15 +73,8 @@ def multiscale_conv(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     """
     if lib := library_for(x):
         weights, result = pack_kernels(convs), new_empty(x, *x.shape)
-
-        def compute(begin: int, end: int) -> None:
-            workspace = x.new_empty(lib.geoseg_multiscale_conv_workspace())
-            lib.geoseg_multiscale_conv(
-                *pointers(x, result, weights, workspace),
-                *longs((*x.shape, LANES * begin, LANES * end)),
-            )
-
-        parallel_for(x.shape[2] // LANES, 1, compute)
+        workspace = x.new_empty(lib.geoseg_multiscale_conv_workspace())
+        lib.geoseg_multiscale_conv(*pointers(x, result, weights, workspace), *longs(x.shape))
         return result
     local, *pairs = convs
     y = local(x.movedim(2, 0)[None])

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geoseg.model.cpu.kernels import LANES, MIN_WORK, bias_gelu, library_for, longs, pointers
-from geoseg.model.cpu.parallel import new_empty, parallel_for
+from geoseg.model.cpu.kernels import LANES, bias_gelu, library_for, longs, pointers
+from geoseg.model.cpu.parallel import new_empty
 from geoseg.native.library import library
 
 PANEL = 2 * LANES
@@ -125,17 +125,11 @@ def fused_mlp(x: Tensor, fc1: nn.Conv2d, bias: Tensor, dwconv: nn.Conv2d, fc2: n
     result = new_empty(x, *x.shape)
     taps = dwconv.weight.flatten(1).t().contiguous()  # (9,D)
     first, second = packed_weights(fc1), packed_weights(fc2)
-    width, channels = x.shape[1:]
-
-    def compute(begin: int, end: int) -> None:
-        workspace = x.new_empty(lib.geoseg_mlp_workspace(*longs((width, hidden))))
-        lib.geoseg_mlp(
-            *pointers(result, x, first, bias, taps, dwconv.bias, second, workspace),
-            *longs((*x.shape, hidden, begin, end)),
-        )
-
-    # Every chunk also computes a part of the two rows around it.
-    parallel_for(len(x), max(8, MIN_WORK // (2 * width * channels * hidden)), compute)
+    workspace = x.new_empty(lib.geoseg_mlp_workspace(*longs((x.shape[1], hidden))))
+    lib.geoseg_mlp(
+        *pointers(result, x, first, bias, taps, dwconv.bias, second, workspace),
+        *longs((*x.shape, hidden)),
+    )
     return result
 
 
@@ -160,18 +154,10 @@ def native_gemm(
     lib = library()
     assert lib is not None
     bias = x.new_zeros(out.shape[1]) if bias is None else bias
-    depth, columns = x.shape[1], out.shape[1]
-
-    def compute(begin: int, end: int) -> None:
-        rows = slice(begin, end)
-        lib.geoseg_gemm(
-            *pointers(
-                out[rows], x[rows], panels, bias, scale, None if factor is None else factor[rows]
-            ),
-            *longs((ACTIVATIONS.index(activation), end - begin, depth, columns)),
-        )
-
-    parallel_for(len(x), MIN_WORK // (depth * columns), compute)
+    lib.geoseg_gemm(
+        *pointers(out, x, panels, bias, scale, factor),
+        *longs((ACTIVATIONS.index(activation), *x.shape, out.shape[1])),
+    )
     return out
 
 
