@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoseg.errors import OptionError
-from geoseg.model.backends import Backend, open_backend
 from geoseg.model.checkpoint import weights_hash
-from geoseg.model.cpu.kernels import normalize
 from geoseg.model.cpu.parallel import WorkerPool, single_threaded
 from geoseg.model.devices import (
     DeviceOptions,
@@ -29,6 +27,7 @@ from geoseg.model.devices import (
     choose_dtype,
     computes_bfloat16,
 )
+from geoseg.model.engines.backends import Backend, open_backend
 from geoseg.model.fused import FusedSegNeXt, fuse
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
@@ -271,7 +270,9 @@ class TileModel:
             torch.tensor(values, device=self.device)
             for values in (self.metadata.mean, self.metadata.std)
         )
-        return normalize(pixels, mask, mean, std)
+        # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
+        x = pixels.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+        return x.mul_(mask[:, None]).contiguous(memory_format=torch.channels_last)
 
     def logits(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """Return logits of tiles (N,3,H,W), (N,H,W); log-probabilities if `tta` is set."""

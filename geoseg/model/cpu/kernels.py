@@ -93,63 +93,6 @@ def pack_kernels(convs: Sequence[nn.Conv2d]) -> Tensor:
     return rows.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
 
 
-def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Return ReLU(norm(x)) for `x` (N,C,H,W), which it may overwrite."""
-    rows = x.movedim(1, -1)
-    lib = library_for(rows)
-    if lib is None:
-        return norm(x).relu_()
-    for sample in rows:
-        pixels, channels = sample[..., 0].numel(), norm.num_channels
-        sums, squares = torch.zeros((2, channels), dtype=torch.float64)
-        lib.geoseg_moments(*pointers(sample, sums, squares), *longs((pixels, channels)))
-        mean, square = (
-            (total / pixels).view(norm.num_groups, -1).mean(dim=1, keepdim=True)
-            for total in (sums, squares)
-        )
-        scale = (square - mean**2 + norm.eps).rsqrt()  # (G,1)
-        slope = norm.weight.view(norm.num_groups, -1) * scale
-        offset = norm.bias.view(norm.num_groups, -1) - mean * slope
-        factors = (slope.float().flatten(), offset.float().flatten())
-        lib.geoseg_affine_relu(*pointers(sample, *factors), *longs((pixels, channels)))
-    return x
-
-
-def add_resized(x: Tensor, coarse: Tensor) -> Tensor:
-    """Add `coarse` (N,C,h,w), resized bilinearly, to `x` (N,C,H,W)."""
-    rows, coarse_rows = x.movedim(1, -1), coarse.movedim(1, -1)
-    lib = library_for(rows)
-    if lib is None or library_for(coarse_rows) is None:
-        resized = F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
-        return x.add_(resized)
-    for sample, other in zip(rows, coarse_rows, strict=True):
-        lib.geoseg_add_resized(*pointers(sample, other), *longs((*sample.shape[:2], *other.shape)))
-    return x
-
-
-def normalize(pixels: Tensor, mask: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return pixels of zero mean and unit deviation, 0 where masked, in channels-last order.
-
-    Args:
-        pixels: (N,3,H,W) uint8.
-        mask: (N,H,W) bool, False where there is no data.
-        mean, std: (3,).
-
-    Returns:
-        (N,3,H,W) float32.
-    """
-    lib = library() if pixels.device.type == "cpu" else None
-    if lib is None or not (pixels.is_contiguous() and mask.is_contiguous()):
-        # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
-        x = pixels.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
-        return x.mul_(mask[:, None]).contiguous(memory_format=torch.channels_last)
-    table = torch.arange(256.0).sub(mean[:, None]).div_(std[:, None])  # (3,256)
-    x = torch.empty((*mask.shape, 3))
-    for sample, colors, valid in zip(x, pixels, mask, strict=True):
-        lib.geoseg_normalize(*pointers(sample, colors, valid, table), *longs((valid.numel(),)))
-    return x.movedim(-1, 1)
-
-
 def pointers(*tensors: Tensor | None) -> list[ctypes.c_void_p]:
     """Return the addresses of tensors, which the caller keeps alive while C uses them."""
     return [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]

@@ -83,21 +83,6 @@ def project(conv: nn.Module, x: Tensor, activation: Literal["relu"] | None = Non
     return found.unflatten(0, rows.shape[:3]).movedim(-1, 1)
 
 
-def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tensor:
-    """Return ReLU(x + coef·basesᵀ + offset) for `x` (N,P,D), which it may overwrite.
-
-    Args:
-        coef: (N,P,R).
-        bases: (N,D,R).
-        offset: (N,D).
-    """
-    if not (use_native_gemm(coef, x.shape[2]) and library_for(x)):
-        return x.add_(torch.baddbmm(offset[:, None], coef, bases.mT)).relu_()
-    for rows, coefs, basis, bias in zip(x, coef, bases, offset, strict=True):
-        native_gemm(rows, coefs, pack_panels(basis), bias, torch.ones_like(bias), None, "relu")
-    return x
-
-
 def use_fused_mlp(x: Tensor, hidden: int) -> bool:
     """Return whether `fused_mlp` can compute `x` (H,W,C), and is faster than layer by layer.
 
