@@ -8,6 +8,7 @@ program are constants. The default, torch's eager mode, compiles nothing.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ from geoseg.model.engines.graph import trace
 from geoseg.model.hub import cache_folder
 from geoseg.version import VERSION
 
+LOG = logging.getLogger("geoseg")
 Backend = Literal["torch", "openvino", "onnxruntime"]
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -141,6 +143,7 @@ def cached_graph(model: nn.Module) -> Path:
         ) from None
     with FileLock(folder / "lock"):
         if not path.is_file():
+            LOG.info("converting the network for OpenVINO, once for these weights: %s", folder)
             with Staging(folder, "model", given_as="GEOSEG_CACHE") as staging:
                 graph = openvino.convert_model(trace(model))
                 openvino.save_model(graph, staging.new / path.name, compress_to_fp16=False)
