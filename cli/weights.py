@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from geoseg.model.engines.export import Format
     from geoseg.model.metadata import Metadata
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -15,7 +16,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group("weights")
 def command() -> None:
-    """List, describe, fetch and import weights."""
+    """List, describe, fetch, import and export weights."""
 
 
 @command.command("list")
@@ -133,6 +134,69 @@ def import_(
         license=license,
     )
     click.echo(f"{target}\n{describe(metadata)}")
+
+
+@command.command("export")
+@click.argument("weights", metavar="NAME|PATH")
+@click.option(
+    "-o",
+    "--out",
+    "path",
+    required=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write: .onnx; .xml, with the weights in a .bin beside it; or .pt2.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(["onnx", "openvino", "torch"]),
+    help="Format.  [default: by the suffix of FILE]",
+)
+@click.option(
+    "--deepness",
+    is_flag=True,
+    help="Take and give what Deepness (QGIS) and GeoDeep expect: pixels of 0-1, probabilities, "
+    "tiles of one size. Else pixels of 0-255, logits, and sides of any multiple of 32.",
+)
+@click.option(
+    "--tile-size", type=int, help="Fix height and width, px.  [default: free; 1024 for --deepness]"
+)
+@click.option(
+    "--gsd",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="METERS",
+    help="Pixel size at which Deepness and GeoDeep show scenes to the model.  [default: the finest "
+    "that it was trained on]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+def export(
+    weights: str,
+    path: Path,
+    to: Format | None,
+    deepness: bool,
+    tile_size: int | None,
+    gsd: float | None,
+    overwrite: bool,
+) -> None:
+    """Write the weights NAME or the checkpoint PATH as a model for other programs.
+
+    The graph takes pixels (1, 3, H, W) as float32, normalizes them itself and returns the classes
+    at the same size. It is run beside torch on two pictures before the file appears.
+    """
+    from geoseg.errors import OptionError
+    from geoseg.model.engines.export import SUFFIXES, check_options, export_weights
+    from geoseg.model.engines.graph import GraphForm
+    from geoseg.model.load import load_model
+
+    by_suffix = {suffix: each for each, suffix in SUFFIXES.items()}
+    to = to or by_suffix.get(path.suffix.lower())
+    if to is None:
+        raise OptionError(f"{path} has no suffix of {', '.join(by_suffix)}; give --to")
+    form = GraphForm(1 if deepness else 255, deepness, tile_size or (1024 if deepness else None))
+    check_options(path, to, form)
+    model = load_model(None if weights == "default" else weights)
+    difference = export_weights(model, path, to, form=form, gsd=gsd, overwrite=overwrite)
+    click.echo(f"{path}\nlargest difference to torch: {difference:.1g}")
 
 
 def describe(metadata: Metadata) -> str:

@@ -14,8 +14,8 @@ from geoseg.classes import IGNORE
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.stretch import Rescale
-from geoseg.model.backends import Backend
 from geoseg.model.devices import Precision
+from geoseg.model.engines.backends import Backend
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import TilingOptions
 from geoseg.tiling.blending import blend

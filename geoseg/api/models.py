@@ -8,8 +8,8 @@ from typing import Any, get_args
 from torch import nn
 
 from geoseg.errors import OptionError
-from geoseg.model.backends import Backend
 from geoseg.model.devices import Precision
+from geoseg.model.engines.backends import Backend
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel

@@ -17,8 +17,8 @@ from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.object_scores import ObjectScore
 from geoseg.geo.layers.object_scores import score_objects as score_layers
 from geoseg.geo.raster.address import scene_stem
-from geoseg.model.backends import Backend
 from geoseg.model.devices import Precision
+from geoseg.model.engines.backends import Backend
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import (
     ComputeOptions,

@@ -13,8 +13,8 @@ from geoseg.api.progress import Progress, reporting
 from geoseg.classes import read_class_list
 from geoseg.datasets.layout import Patching, Prepared
 from geoseg.guard import refuse_inputs
-from geoseg.model.backends import Backend
 from geoseg.model.devices import Precision
+from geoseg.model.engines.backends import Backend
 from geoseg.model.load import load_model, locate_weights
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 

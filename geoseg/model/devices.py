@@ -23,6 +23,9 @@ DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
 }
 
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Torch's names of the extensions of x86 and of ARM (the last two)."""
+
 
 class DeviceOptions(TypedDict):
     """Arguments of `TileModel` that each machine of a cluster resolves for itself."""
@@ -97,7 +100,15 @@ def computes_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and cpu_computes_bfloat16()
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Return whether this processor is an x86 or ARM with instructions for bfloat16."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in torch 2.6
+        return torch.cpu._is_avx512_bf16_supported()
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

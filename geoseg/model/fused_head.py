@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.cpu.kernels import (
-    LANES,
-    add_resized,
-    group_norm_relu,
-    library_for,
-    longs,
-    pointers,
-)
-from geoseg.model.cpu.matmul import add_low_rank, project
-from geoseg.model.segnext import NMF, Hamburger, HamHead
+from geoseg.model.cpu.matmul import project
+from geoseg.model.segnext import Hamburger, HamHead, full_precision
 
 
 class FusedHead(nn.Module):
@@ -42,9 +34,10 @@ class FusedHead(nn.Module):
         fine, *others = self.squeeze
         x = project(fine, stages.pop(0))
         for conv in reversed(others):
-            x = add_resized(x, project(conv, stages.pop()))
-        x = self.hamburger(group_norm_relu(x, self.squeeze_norm))  # (N,D,H/8,W/8)
-        x = group_norm_relu(project(self.align, x), self.align_norm)
+            coarse = project(conv, stages.pop())
+            x.add_(F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False))
+        x = self.hamburger(self.squeeze_norm(x).relu_())  # (N,D,H/8,W/8)
+        x = self.align_norm(project(self.align, x)).relu_()
         return project(self.classify, x)
 
 
@@ -62,11 +55,12 @@ class FusedHamburger(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W)
         lifted = project(self.lift, x, activation="relu")
         rows = x.movedim(1, -1).flatten(1, 2)  # (N,HW,D)
-        with torch.autocast(x.device.type, enabled=False):  # as in `NMF`
-            bases, coef = factorize(lifted.float().flatten(2).mT, self.nmf)  # (N,D,R), (N,HW,R)
+        with full_precision(x):
+            bases, coef = self.nmf.factorize(lifted.float().flatten(2).mT)  # (N,D,R), (N,HW,R)
             bases = self.out.weight.flatten(1) @ bases
             slope, offset = self.affine(bases, coef)
-            rows = add_low_rank(rows, coef, bases * slope[..., None], offset)
+            low_rank = torch.baddbmm(offset[:, None], coef, (bases * slope[..., None]).mT)
+            rows = rows.add_(low_rank).relu_()
         return rows.unflatten(1, x.shape[2:]).movedim(-1, 1)
 
     def affine(self, bases: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,27 +88,3 @@ def pointwise(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
     conv.weight = nn.Parameter(kernel.clone())
     conv.bias = None if bias is None else nn.Parameter(bias)
     return conv
-
-
-def factorize(samples: Tensor, nmf: NMF) -> tuple[Tensor, Tensor]:
-    """Return ``nmf.factorize(samples)`` of samples (N,P,D), in C where it can."""
-    rank, dim = nmf.bases.shape[-1], samples.shape[-1]
-    lib = library_for(samples)
-    if lib is None or rank != 2 * LANES:
-        return nmf.factorize(samples)
-    bases = nmf.bases.expand(len(samples), -1, -1).clone()  # (N,D,R)
-    coefficients = samples.new_empty(*samples.shape[:2], rank)
-    for x, basis, coef in zip(samples, bases, coefficients, strict=True):
-        for step in range(nmf.eval_steps + 1):
-            last, shrink = step == nmf.eval_steps, basis.T @ basis
-            correlations, squares = x.new_zeros(dim, rank), x.new_zeros(rank, rank)
-            sums = (None, None) if last else (correlations, squares)
-            lib.geoseg_nmf(
-                *pointers(x, basis, shrink, coef, *sums),
-                ctypes.c_float(nmf.eps),
-                *longs((int(step == 0), len(x), dim)),
-            )
-            if not last:
-                divisor = (basis @ squares).add_(nmf.eps)
-                basis.mul_(correlations).div_(divisor)
-    return bases, coefficients

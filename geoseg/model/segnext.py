@@ -9,6 +9,7 @@ its state dicts load as they are. Shapes are (N, C, H, W); comments give them pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -20,6 +21,16 @@ from geoseg.model.mscan import MSCAN
 from geoseg.model.variants import VARIANTS, Variant
 
 NmfGradient = Literal["full", "last"]
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast, for the updates of NMF, which divide by sums of products.
+
+    Where autocast is off it is empty, since torch.export cannot trace one with dynamic shapes.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 class NMF(nn.Module):
@@ -50,8 +61,7 @@ class NMF(nn.Module):
         return F.normalize(torch.rand((n, dim, rank), generator=generator), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (N,D,H,W), non-negative
-        # Half precision is not enough for the updates, which divide by sums of products.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             bases, coef = self.factorize(x.float().flatten(2).transpose(1, 2))
             return (coef @ bases.transpose(1, 2)).transpose(1, 2).reshape(x.shape).to(x.dtype)
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from geoseg.model.backends import Backend, open_backend
 from geoseg.model.checkpoint import weights_hash
 from geoseg.model.cpu.parallel import WorkerPool, single_threaded
 from geoseg.model.devices import (
@@ -29,6 +28,7 @@ from geoseg.model.devices import (
     is_out_of_memory,
     release_cache,
 )
+from geoseg.model.engines.backends import Backend, open_backend
 from geoseg.model.fused import fuse
 from geoseg.model.inference.batches import BatchQueue, BatchSize, Tile
 from geoseg.model.inference.forward import Forward

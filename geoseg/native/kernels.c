@@ -1,10 +1,9 @@
-/* Operations that torch computes slowly on a CPU: GELU, depthwise convolutions, norms, products
- * with narrow matrices and their epilogues, all in channels-last order.
+/* Operations that torch computes slowly on a CPU: GELU, depthwise convolutions, products with narrow
+ * matrices and what follows them, all in channels-last order.
  *
  * Called by model/cpu/kernels.py and matmul.py, which document each function; all maps are (rows,
  * columns, channels), contiguous float32, with channels a multiple of LANES. A call computes in one
- * thread: tiles run in parallel, and parts of them where threads are idle. So where the loop is not
- * over all of a map's pixels, a function takes the range of rows or channels to compute. */
+ * thread: tiles run in parallel. */
 
 #include "simd.h"
 
@@ -72,13 +71,12 @@ INLINE void depthwise_gelu(float *map, const float *bias, const float *kernel,
 }
 
 KERNEL void geoseg_depthwise_gelu(float *map, const float *bias, const float *kernel,
-                                  const float *conv_bias, long rows, long columns, long channels,
-                                  long from, long to)
+                                  const float *conv_bias, long rows, long columns, long channels)
 {
-    long c = from;
-    for (; c + 2 * LANES <= to; c += 2 * LANES)
+    long c = 0;
+    for (; c + 2 * LANES <= channels; c += 2 * LANES)
         depthwise_gelu(map + c, bias + c, kernel + c, conv_bias + c, rows, columns, channels, 2);
-    for (; c < to; c += LANES)
+    for (; c < channels; c += LANES)
         depthwise_gelu(map + c, bias + c, kernel + c, conv_bias + c, rows, columns, channels, 1);
 }
 
@@ -215,12 +213,11 @@ INLINE void multiply_panels(float *out, const float *base, long columns, const f
         store(out + i * columns, left[i]), store(out + i * columns + LANES, right[i]);
 }
 
-/* out = x + second(GELU(convolution(first(x) + bias))) for the rows from `begin` to `end`, with the
- * weights of both products in panels. */
+/* out = x + second(GELU(convolution(first(x) + bias))), with the weights of both products in
+ * panels. */
 KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const float *bias,
                        const float *kernel, const float *conv_bias, const float *second,
-                       float *workspace, long height, long width, long channels, long hidden,
-                       long begin, long end)
+                       float *workspace, long height, long width, long channels, long hidden)
 {
     const long block = block_width(width, hidden), step = (block + 2) * PANEL;
     float *rows[3], *passed = workspace + 3 * hidden * (block + 2);
@@ -231,7 +228,7 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
         const long from = left > 0 ? left - 1 : 0,
                    to = left + columns < width ? left + columns + 1 : width, count = to - from;
         __builtin_memset(workspace, 0, 3 * hidden * (block + 2) * sizeof(float));
-        for (long y = begin > 0 ? begin - 2 : -1; y < end; y++) {
+        for (long y = -1; y < height; y++) {
             float *upper = rows[(y + 2) % 3], *middle = rows[(y + 3) % 3],
                   *lower = rows[(y + 1) % 3];
             const float *below = x + ((y + 1) * width + from) * channels;
@@ -253,11 +250,11 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
                         else
                             for (long j = i; j < count; j++)
                                 multiply(next, PANEL, below, channels, weights, &epilogue, j, 0, 1);
-                if (y >= begin)
+                if (y >= 0)
                     convolve_panel(passed + panel, upper + panel, middle + panel, lower + panel,
                                    kernel + c, conv_bias + c, hidden, columns);
             }
-            if (y < begin)
+            if (y < 0)
                 continue;
             const long offset = (y * width + left) * channels;
             for (long c = 0; c < channels; c += PANEL)
@@ -277,140 +274,6 @@ KERNEL void geoseg_mlp(float *out, const float *x, const float *first, const flo
                 }
         }
     }
-}
-
-/* sums (depth, PANEL) += columns c to c + `width` of x, transposed, times y (rows, PANEL). */
-INLINE void multiply_transposed(float *sums, const float *x, const float *y, long rows, long depth,
-                                long c, const int width)
-{
-    lanes left[TILE_ROWS], right[TILE_ROWS];
-    for (int i = 0; i < width; i++)
-        left[i] = load(sums + (c + i) * PANEL), right[i] = load(sums + (c + i) * PANEL + LANES);
-    for (long k = 0; k < rows; k++) {
-        const lanes l = load(y + k * PANEL), r = load(y + k * PANEL + LANES);
-#pragma GCC unroll 6
-        for (int i = 0; i < width; i++)
-            left[i] += l * x[k * depth + c + i], right[i] += r * x[k * depth + c + i];
-    }
-    for (int i = 0; i < width; i++)
-        store(sums + (c + i) * PANEL, left[i]), store(sums + (c + i) * PANEL + LANES, right[i]);
-}
-
-INLINE void correlate(float *sums, const float *x, const float *y, long rows, long depth)
-{
-    long c = 0;
-    for (; c + TILE_ROWS <= depth; c += TILE_ROWS)
-        multiply_transposed(sums, x, y, rows, depth, c, TILE_ROWS);
-    for (; c + 4 <= depth; c += 4)
-        multiply_transposed(sums, x, y, rows, depth, c, 4);
-    for (; c < depth; c++)
-        multiply_transposed(sums, x, y, rows, depth, c, 1);
-}
-
-INLINE void softmax(float *row)
-{
-    float highest = row[0], sum = 0;
-    for (int i = 1; i < PANEL; i++)
-        highest = row[i] > highest ? row[i] : highest;
-    const lanes left = exponential(load(row) - highest),
-                right = exponential(load(row + LANES) - highest);
-    for (int i = 0; i < LANES; i++)
-        sum += left[i] + right[i];
-    store(row, left / sum), store(row + LANES, right / sum);
-}
-
-/* One multiplicative update of the coefficients (rows, PANEL), after their softmax if `first`. Adds
- * the terms of the bases' update, unless NULL: x^T coefficients to `correlations` (depth, PANEL)
- * and coefficients^T coefficients to `squares` (PANEL, PANEL). Reads x (rows, depth) once. */
-KERNEL void geoseg_nmf(const float *x, const float *bases, const float *shrink, float *coefficients,
-                       float *correlations, float *squares, float epsilon, long first, long rows,
-                       long depth)
-{
-    enum { RUN = 5 * TILE_ROWS };
-    static const float zeros[PANEL];
-    const struct epilogue plain = {zeros, 0, 0, NONE};
-    float products[RUN * PANEL], divisors[RUN * PANEL];
-    for (long top = 0; top < rows; top += RUN, x += RUN * depth, coefficients += RUN * PANEL) {
-        const long count = rows - top < RUN ? rows - top : RUN;
-        long i = 0;
-        for (; i + TILE_ROWS <= count; i += TILE_ROWS)
-            multiply(products, PANEL, x, depth, bases, &plain, i, 0, TILE_ROWS);
-        for (; i < count; i++)
-            multiply(products, PANEL, x, depth, bases, &plain, i, 0, 1);
-        if (first)
-            for (i = 0; i < count; i++) {
-                float *row = coefficients + i * PANEL;
-                store(row, load(products + i * PANEL));
-                store(row + LANES, load(products + i * PANEL + LANES));
-                softmax(row);
-            }
-        for (i = 0; i + TILE_ROWS <= count; i += TILE_ROWS)
-            multiply(divisors, PANEL, coefficients, PANEL, shrink, &plain, i, 0, TILE_ROWS);
-        for (; i < count; i++)
-            multiply(divisors, PANEL, coefficients, PANEL, shrink, &plain, i, 0, 1);
-        for (i = 0; i < count * PANEL; i += LANES)
-            store(coefficients + i,
-                  load(coefficients + i) * load(products + i) / (load(divisors + i) + epsilon));
-        if (correlations) {
-            correlate(correlations, x, coefficients, count, depth);
-            correlate(squares, coefficients, coefficients, count, PANEL);
-        }
-    }
-}
-
-/* Adds a coarser map, resized bilinearly, to a map. */
-KERNEL void geoseg_add_resized(float *map, const float *coarse, long height, long width,
-                               long coarse_height, long coarse_width, long channels)
-{
-    const float step_y = (float)coarse_height / height, step_x = (float)coarse_width / width;
-    for (long y = 0; y < height; y++) {
-        float at = (y + 0.5f) * step_y - 0.5f;
-        at = at < 0 ? 0 : at;
-        const long row = at, below = row + 1 < coarse_height ? coarse_width * channels : 0;
-        const float lower = at - row;
-        for (long x = 0; x < width; x++, map += channels) {
-            at = (x + 0.5f) * step_x - 0.5f;
-            at = at < 0 ? 0 : at;
-            const long column = at, next = column + 1 < coarse_width ? channels : 0;
-            const float *cell = coarse + (row * coarse_width + column) * channels;
-            const float right = at - column;
-            for (long c = 0; c < channels; c += LANES, cell += LANES) {
-                const lanes a = load(cell), b = load(cell + next), d = load(cell + below),
-                            e = load(cell + below + next);
-                const lanes top = a + (b - a) * right, bottom = d + (e - d) * right;
-                store(map + c, load(map + c) + top + (bottom - top) * lower);
-            }
-        }
-    }
-}
-
-/* Adds the values of each channel to its sum, and their squares to its sum of squares. */
-KERNEL void geoseg_moments(const float *map, double *sums, double *squares, long pixels,
-                           long channels)
-{
-    enum { RUN = 64 }; /* pixels added in single precision */
-    for (long start = 0; start < pixels; start += RUN, map += RUN * channels) {
-        const long count = pixels - start < RUN ? pixels - start : RUN;
-        for (long c = 0; c < channels; c += LANES) {
-            lanes sum = {0}, square = {0};
-            for (long i = 0; i < count; i++) {
-                const lanes x = load(map + i * channels + c);
-                sum += x, square += x * x;
-            }
-            for (int i = 0; i < LANES; i++)
-                sums[c + i] += sum[i], squares[c + i] += square[i];
-        }
-    }
-}
-
-KERNEL void geoseg_affine_relu(float *map, const float *slope, const float *offset, long pixels,
-                               long channels)
-{
-    for (long i = 0; i < pixels; i++, map += channels)
-        for (long c = 0; c < channels; c += LANES) {
-            const lanes x = load(map + c) * load(slope + c) + load(offset + c);
-            store(map + c, choose(x < 0, (lanes){0}, x));
-        }
 }
 
 /* A 5x5 convolution plus three pairs of a horizontal and a vertical one of it, in one pass over
@@ -476,11 +339,9 @@ INLINE void zero(void *start, long size)
 #define CARRY(rows) __builtin_memmove(rows, rows[ROWS], sizeof(rows) - ROWS * sizeof(rows[0]))
 
 KERNEL void geoseg_multiscale_conv(const float *map, float *result, struct weights *w,
-                                   struct band *band, long height, long width, long channels,
-                                   long from, long to)
+                                   struct band *band, long height, long width, long channels)
 {
-    w += from / LANES;
-    for (long c = from; c < to; c += LANES, w++)
+    for (long c = 0; c < channels; c += LANES, w++)
         for (long left = 0; left < width; left += COLUMNS) {
             const long columns = width - left < COLUMNS ? width - left : COLUMNS;
             /* The columns of `local` and of `input` that lie on the map. */
@@ -556,17 +417,4 @@ KERNEL void geoseg_multiscale_conv(const float *map, float *result, struct weigh
                 }
             }
         }
-}
-
-/* Look up colors (3, pixels) in a table (3, 256), to (pixels, 3); 0 where not valid. */
-void geoseg_normalize(float *out, const unsigned char *colors, const unsigned char *valid,
-                      const float *table, long pixels)
-{
-    const unsigned char *green = colors + pixels, *blue = green + pixels;
-    for (long i = 0; i < pixels; i++, out += 3) {
-        const float used = valid[i] ? 1 : 0;
-        out[0] = used * table[colors[i]];
-        out[1] = used * table[256 + green[i]];
-        out[2] = used * table[512 + blue[i]];
-    }
 }

@@ -25,9 +25,9 @@ from geoseg.classes import ISAID
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.raster.resampled import ResampledScene, suitable_gsd
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.cpu.parallel import single_threaded
 from geoseg.model.devices import DTYPES, Precision, computes_bfloat16
+from geoseg.model.engines.backends import PRECISIONS, Backend, missing_packages
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel

@@ -45,7 +45,7 @@ from geoseg.synthetic import render_scene
 from geoseg.timing import StageTimer
 
 ROOT = Path(__file__).resolve().parents[2]
-PYRAMID = ROOT / "configs/teacher_aerial.safetensors"
+PYRAMID = "lite2_aerial"
 Tiles = list[NDArray[np.uint8]]
 
 

@@ -1,7 +1,7 @@
 """Operations that torch computes slowly on a CPU, in C where the installation compiled it.
 
-The C code takes maps of float32 in channels-last order and computes in the calling thread, with the
-help of idle ones (`parallel_for`). For other maps, and without a compiler, torch does the same.
+The C code takes maps of float32 in channels-last order, and computes in the calling thread. For
+other maps, and without a compiler, torch does the same.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.cpu.parallel import new_empty, parallel_for
+from geoseg.model.cpu.parallel import new_empty
 from geoseg.native.library import library
 
 LANES = 8
 """Channels that the C code computes at once."""
-MIN_WORK = 2**22
-"""Multiplications that are worth handing to an idle thread: a fifth of a millisecond."""
 
 
 def library_for(x: Tensor) -> ctypes.CDLL | None:
@@ -32,13 +30,7 @@ def library_for(x: Tensor) -> ctypes.CDLL | None:
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """Return GELU(x + bias) for `x` (P,C), which it may overwrite, and `bias` (C,)."""
     if lib := library_for(x):
-        parallel_for(
-            len(x),
-            MIN_WORK // (16 * x.shape[1]),
-            lambda begin, end: lib.geoseg_bias_gelu(
-                *pointers(x[begin:end], bias), *longs((end - begin, x.shape[1]))
-            ),
-        )
+        lib.geoseg_bias_gelu(*pointers(x, bias), *longs(x.shape))
         return x
     return F.gelu(x.add_(bias))
 
@@ -59,13 +51,8 @@ def depthwise_gelu(x: Tensor, bias: Tensor, conv: nn.Conv2d) -> Tensor:
     rows, width, channels = len(x) - 2, *x.shape[1:]
     if lib := library_for(x):
         taps = kernel.flatten(1).t().contiguous()  # (9,C)
-        parallel_for(
-            channels // LANES,
-            MIN_WORK // (24 * LANES * rows * width),
-            lambda begin, end: lib.geoseg_depthwise_gelu(
-                *pointers(x, bias, taps, conv_bias),
-                *longs((rows, width, channels, LANES * begin, LANES * end)),
-            ),
+        lib.geoseg_depthwise_gelu(
+            *pointers(x, bias, taps, conv_bias), *longs((rows, width, channels))
         )
         return x[:rows]
     maps = (x + bias).movedim(2, 0)[None]
@@ -86,15 +73,8 @@ def multiscale_conv(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     """
     if lib := library_for(x):
         weights, result = pack_kernels(convs), new_empty(x, *x.shape)
-
-        def compute(begin: int, end: int) -> None:
-            workspace = x.new_empty(lib.geoseg_multiscale_conv_workspace())
-            lib.geoseg_multiscale_conv(
-                *pointers(x, result, weights, workspace),
-                *longs((*x.shape, LANES * begin, LANES * end)),
-            )
-
-        parallel_for(x.shape[2] // LANES, 1, compute)
+        workspace = x.new_empty(lib.geoseg_multiscale_conv_workspace())
+        lib.geoseg_multiscale_conv(*pointers(x, result, weights, workspace), *longs(x.shape))
         return result
     local, *pairs = convs
     y = local(x.movedim(2, 0)[None])
@@ -111,63 +91,6 @@ def pack_kernels(convs: Sequence[nn.Conv2d]) -> Tensor:
     first, vertical = biases[:, [0, 1, 3, 5]], biases[:, [2, 4, 6]].sum(dim=1, keepdim=True)
     rows = torch.cat([kernels, first, vertical], dim=1)
     return rows.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
-
-
-def group_norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Return ReLU(norm(x)) for `x` (N,C,H,W), which it may overwrite."""
-    rows = x.movedim(1, -1)
-    lib = library_for(rows)
-    if lib is None:
-        return norm(x).relu_()
-    for sample in rows:
-        pixels, channels = sample[..., 0].numel(), norm.num_channels
-        sums, squares = torch.zeros((2, channels), dtype=torch.float64)
-        lib.geoseg_moments(*pointers(sample, sums, squares), *longs((pixels, channels)))
-        mean, square = (
-            (total / pixels).view(norm.num_groups, -1).mean(dim=1, keepdim=True)
-            for total in (sums, squares)
-        )
-        scale = (square - mean**2 + norm.eps).rsqrt()  # (G,1)
-        slope = norm.weight.view(norm.num_groups, -1) * scale
-        offset = norm.bias.view(norm.num_groups, -1) - mean * slope
-        factors = (slope.float().flatten(), offset.float().flatten())
-        lib.geoseg_affine_relu(*pointers(sample, *factors), *longs((pixels, channels)))
-    return x
-
-
-def add_resized(x: Tensor, coarse: Tensor) -> Tensor:
-    """Add `coarse` (N,C,h,w), resized bilinearly, to `x` (N,C,H,W)."""
-    rows, coarse_rows = x.movedim(1, -1), coarse.movedim(1, -1)
-    lib = library_for(rows)
-    if lib is None or library_for(coarse_rows) is None:
-        resized = F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
-        return x.add_(resized)
-    for sample, other in zip(rows, coarse_rows, strict=True):
-        lib.geoseg_add_resized(*pointers(sample, other), *longs((*sample.shape[:2], *other.shape)))
-    return x
-
-
-def normalize(pixels: Tensor, mask: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return pixels of zero mean and unit deviation, 0 where masked, in channels-last order.
-
-    Args:
-        pixels: (N,3,H,W) uint8.
-        mask: (N,H,W) bool, False where there is no data.
-        mean, std: (3,).
-
-    Returns:
-        (N,3,H,W) float32.
-    """
-    lib = library() if pixels.device.type == "cpu" else None
-    if lib is None or not (pixels.is_contiguous() and mask.is_contiguous()):
-        # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
-        x = pixels.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
-        return x.mul_(mask[:, None]).contiguous(memory_format=torch.channels_last)
-    table = torch.arange(256.0).sub(mean[:, None]).div_(std[:, None])  # (3,256)
-    x = torch.empty((*mask.shape, 3))
-    for sample, colors, valid in zip(x, pixels, mask, strict=True):
-        lib.geoseg_normalize(*pointers(sample, colors, valid, table), *longs((valid.numel(),)))
-    return x.movedim(-1, 1)
 
 
 def pointers(*tensors: Tensor | None) -> list[ctypes.c_void_p]:

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geoseg.model.cpu.kernels import LANES, MIN_WORK, bias_gelu, library_for, longs, pointers
-from geoseg.model.cpu.parallel import new_empty, parallel_for
+from geoseg.model.cpu.kernels import LANES, bias_gelu, library_for, longs, pointers
+from geoseg.model.cpu.parallel import new_empty
 from geoseg.native.library import library
 
 PANEL = 2 * LANES
@@ -83,21 +83,6 @@ def project(conv: nn.Module, x: Tensor, activation: Literal["relu"] | None = Non
     return found.unflatten(0, rows.shape[:3]).movedim(-1, 1)
 
 
-def add_low_rank(x: Tensor, coef: Tensor, bases: Tensor, offset: Tensor) -> Tensor:
-    """Return ReLU(x + coef·basesᵀ + offset) for `x` (N,P,D), which it may overwrite.
-
-    Args:
-        coef: (N,P,R).
-        bases: (N,D,R).
-        offset: (N,D).
-    """
-    if not (use_native_gemm(coef, x.shape[2]) and library_for(x)):
-        return x.add_(torch.baddbmm(offset[:, None], coef, bases.mT)).relu_()
-    for rows, coefs, basis, bias in zip(x, coef, bases, offset, strict=True):
-        native_gemm(rows, coefs, pack_panels(basis), bias, torch.ones_like(bias), None, "relu")
-    return x
-
-
 def use_fused_mlp(x: Tensor, hidden: int) -> bool:
     """Return whether `fused_mlp` can compute `x` (H,W,C), and is faster than layer by layer.
 
@@ -125,17 +110,11 @@ def fused_mlp(x: Tensor, fc1: nn.Conv2d, bias: Tensor, dwconv: nn.Conv2d, fc2: n
     result = new_empty(x, *x.shape)
     taps = dwconv.weight.flatten(1).t().contiguous()  # (9,D)
     first, second = packed_weights(fc1), packed_weights(fc2)
-    width, channels = x.shape[1:]
-
-    def compute(begin: int, end: int) -> None:
-        workspace = x.new_empty(lib.geoseg_mlp_workspace(*longs((width, hidden))))
-        lib.geoseg_mlp(
-            *pointers(result, x, first, bias, taps, dwconv.bias, second, workspace),
-            *longs((*x.shape, hidden, begin, end)),
-        )
-
-    # Every chunk also computes a part of the two rows around it.
-    parallel_for(len(x), max(8, MIN_WORK // (2 * width * channels * hidden)), compute)
+    workspace = x.new_empty(lib.geoseg_mlp_workspace(*longs((x.shape[1], hidden))))
+    lib.geoseg_mlp(
+        *pointers(result, x, first, bias, taps, dwconv.bias, second, workspace),
+        *longs((*x.shape, hidden)),
+    )
     return result
 
 
@@ -160,18 +139,10 @@ def native_gemm(
     lib = library()
     assert lib is not None
     bias = x.new_zeros(out.shape[1]) if bias is None else bias
-    depth, columns = x.shape[1], out.shape[1]
-
-    def compute(begin: int, end: int) -> None:
-        rows = slice(begin, end)
-        lib.geoseg_gemm(
-            *pointers(
-                out[rows], x[rows], panels, bias, scale, None if factor is None else factor[rows]
-            ),
-            *longs((ACTIVATIONS.index(activation), end - begin, depth, columns)),
-        )
-
-    parallel_for(len(x), MIN_WORK // (depth * columns), compute)
+    lib.geoseg_gemm(
+        *pointers(out, x, panels, bias, scale, factor),
+        *longs((ACTIVATIONS.index(activation), *x.shape, out.shape[1])),
+    )
     return out
 
 

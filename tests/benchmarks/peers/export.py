@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from geoseg import load_model
 from geoseg.geo.raster.scene import Scene
-from geoseg.model.backends import export_onnx
+from geoseg.model.engines.backends import export_onnx
 from geoseg.model.segnext import SegNeXt
 
 

@@ -8,10 +8,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from small_networks import shrink, small_network
 
 from geoseg.classes import ISAID
 from geoseg.errors import OptionError
-from geoseg.model import backends
+from geoseg.model import devices
+from geoseg.model.engines import backends
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
@@ -45,10 +47,13 @@ def logits_of(model: TileModel, tiles: tuple[list[np.ndarray], list[np.ndarray]]
     return np.stack(model(*tiles, StageTimer()))
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_backends_agree_with_torch(network, tiles, backend):
-    for package in (backend, "onnx", "onnxscript"):
+@pytest.mark.parametrize(("backend", "variant"), [("onnxruntime", "lite0"), ("openvino", "T")])
+def test_backends_agree_with_torch(tiles, backend, variant, monkeypatch, tmp_path):
+    for package in backends.PACKAGES[backend]:
         pytest.importorskip(package)
+    monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
+    shrink(monkeypatch)
+    network = small_network(variant)
     expected = logits_of(TileModel(network, device="cpu"), tiles)
     assert expected.std() > 0.1
     model = TileModel(network, backend=backend, precision="float32", batch_size=2)
@@ -56,14 +61,25 @@ def test_backends_agree_with_torch(network, tiles, backend):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * abs(expected).max())
     assert model.options["backend"] == backend
     assert model.device.type == "cpu"
+    if backend == "openvino":  # keeps its graph, for all sizes
+        monkeypatch.setattr(backends, "trace", lambda module: pytest.fail("traced again"))
+        images, valid = tiles
+        wide = [np.concatenate(images[:2], axis=2)], [np.concatenate(valid[:2], axis=1)]
+        again = TileModel(network, backend=backend, precision="float32")
+        plain = logits_of(TileModel(network, device="cpu"), wide)
+        np.testing.assert_allclose(
+            logits_of(again, wide), plain, rtol=0, atol=2e-5 * abs(plain).max()
+        )
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_missing_package_is_named_with_its_extra(network, backend, monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=rf"pip install 'geoseg\[{backend}\]'") as caught:
+    with pytest.raises(
+        OptionError, match=rf"pip install 'geoseg\[{backends.EXTRAS[backend]}\]'"
+    ) as caught:
         TileModel(network, backend=backend, precision="float32")
-    assert "onnxscript" in str(caught.value)
+    assert all(package in str(caught.value) for package in backends.PACKAGES[backend])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +97,7 @@ def test_contradictions_name_their_flags(network, options, message):
 
 @pytest.mark.parametrize(("native", "warnings"), [(True, 0), (False, 1)])
 def test_emulated_bfloat16_is_warned_of(network, monkeypatch, caplog, native, warnings):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(devices, "cpu_computes_bfloat16", lambda: native)
     TileModel(network, device="cpu", precision="bfloat16")
     assert sum("emulates bfloat16" in record.message for record in caplog.records) == warnings
     TileModel(network, device="cpu")

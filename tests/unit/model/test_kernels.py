@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import partial
 
@@ -11,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model import fused_head
 from geoseg.model.cpu import kernels, matmul
 from geoseg.model.fused import fuse
 from geoseg.model.mscan import MSCA, depthwise
-from geoseg.model.segnext import NMF, SegNeXt
+from geoseg.model.segnext import SegNeXt
 from geoseg.model.variants import VARIANTS
 from geoseg.native.library import library
 
@@ -89,41 +87,6 @@ def test_pointwise_conv(
 
 
 @needs_compiled
-@pytest.mark.parametrize("pixels", [1, 7, 1000])
-def test_add_low_rank(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matmul, "is_plain_avx2", lambda: True)
-    x, coef = values(2, pixels, 48), values(2, pixels, 16)
-    bases, offset = values(2, 48, 16, seed=1), values(2, 48, seed=2)
-    found = matmul.add_low_rank(x.clone(), coef, bases, offset)
-    expected = (x + coef @ bases.mT + offset[:, None]).relu()
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    by_torch(monkeypatch)
-    torch.testing.assert_close(matmul.add_low_rank(x, coef, bases, offset), expected)
-
-
-@needs_compiled
-@pytest.mark.parametrize(("pixels", "dim"), [(1, 16), (31, 24), (700, 256)])
-def test_factorize(pixels: int, dim: int) -> None:
-    samples, nmf = values(2, pixels, dim).relu(), NMF(dim, 16).eval()
-    found, expected = fused_head.factorize(samples, nmf), nmf.factorize(samples)
-    for mine, torchs, size in zip(found, expected, [(2, dim, 16), (2, pixels, 16)], strict=True):
-        assert mine.shape == size
-        torch.testing.assert_close(mine, torchs, rtol=1e-3, atol=1e-4)
-    assert torch.equal(nmf.bases, NMF(dim, 16).bases)  # they are where the next tile begins
-
-
-@needs_compiled
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (14, 35)])
-@pytest.mark.parametrize("times", [2, 4])
-def test_add_resized(height: int, width: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = values(2, 16, times * height, times * width - 1).to(memory_format=torch.channels_last)
-    coarse = values(2, 16, height, width, seed=1).to(memory_format=torch.channels_last)
-    found = kernels.add_resized(x.clone(), coarse)
-    by_torch(monkeypatch)
-    torch.testing.assert_close(found, kernels.add_resized(x, coarse), rtol=0, atol=2e-6)
-
-
-@needs_compiled
 def test_bias_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
     x, bias = values(35, 24), values(24, seed=1)
     found = kernels.bias_gelu(x.clone(), bias)
@@ -179,31 +142,6 @@ def test_multiscale_conv(height: int, width: int, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
     by_torch(monkeypatch)
     torch.testing.assert_close(kernels.multiscale_conv(x, convs), expected, rtol=0, atol=5e-6)
-
-
-@needs_compiled
-@pytest.mark.parametrize("shape", [(1, 16, 1, 1), (2, 64, 9, 31), (1, 32, 300, 200)])
-def test_group_norm_relu(shape: tuple[int, ...]) -> None:
-    channels = shape[1]
-    norm = nn.GroupNorm(8, channels)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x = (values(*shape) + 5 * values(1, channels, 1, 1, seed=1)).contiguous(
-        memory_format=torch.channels_last
-    )
-    exact = copy.deepcopy(norm).double()(x.double()).relu_().float()
-    torch.testing.assert_close(kernels.group_norm_relu(x, norm), exact, rtol=0, atol=1e-5)
-
-
-@needs_compiled
-def test_normalize(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = torch.arange(2 * 3 * 20 * 30).mul(7919).remainder(256).to(torch.uint8)
-    pixels, mask = pixels.view(2, 3, 20, 30), values(2, 20, 30) > 0
-    mean, std = torch.tensor([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4])
-    found = kernels.normalize(pixels, mask, mean, std)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    by_torch(monkeypatch)
-    assert torch.equal(found, kernels.normalize(pixels, mask, mean, std))
 
 
 def test_torch_computes_what_the_c_code_cannot() -> None:

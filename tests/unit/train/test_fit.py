@@ -23,6 +23,7 @@ from geoseg.classes import ISAID, ISAID_MASK_COLORS, LabelClass
 from geoseg.cli.main import main
 from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split
 from geoseg.errors import CheckpointError, DataError, OptionError, OutputError
+from geoseg.model import devices
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
@@ -184,7 +185,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(discs, tmp_path):
     ],
 )
 def test_auto_precision_is_what_the_device_computes_in(recipe, monkeypatch, device, native, wanted):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(devices, "cpu_computes_bfloat16", lambda: native)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     assert (
         resolve_precision(replace(recipe, precision="auto"), torch.device(device)).precision

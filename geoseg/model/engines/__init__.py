@@ -1,0 +1,1 @@
+"""Other engines than torch's eager mode: export, compilation, quantization."""

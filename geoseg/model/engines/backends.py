@@ -1,0 +1,186 @@
+"""Inference engines for a CPU besides torch, compiled from the network's own graph.
+
+OpenVINO compiles a graph with free height and width, which it keeps in a cache folder for the next
+run. ONNX Runtime gets a file for each tile shape, with its first tile, so that all sizes in the
+program are constants. The default, torch's eager mode, compiles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geoseg.atomic import Staging
+from geoseg.errors import OptionError, OutputError
+from geoseg.model.checkpoint import weights_hash
+from geoseg.model.engines.export import onnx_program
+from geoseg.model.engines.graph import trace
+from geoseg.model.hub import cache_folder
+from geoseg.version import VERSION
+
+LOG = logging.getLogger("geoseg")
+Backend = Literal["torch", "openvino", "onnxruntime"]
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Tiles (1,3,H,W) to logits (1,C,H/8,W/8)."""
+
+PRECISIONS: dict[Backend, dict[torch.dtype, str]] = {
+    "openvino": {torch.float32: "f32", torch.bfloat16: "bf16"},
+    "onnxruntime": {torch.float32: "f32"},
+}
+"""Data types of each backend, with OpenVINO's names for them."""
+PACKAGES: dict[Backend, tuple[str, ...]] = {
+    "torch": (),
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnx", "onnxruntime", "onnxscript"),
+}
+EXTRAS: dict[Backend, str] = {"openvino": "openvino", "onnxruntime": "export"}
+"""Extras of geoseg that install these packages."""
+
+
+def open_backend(
+    backend: Backend, model: nn.Module, device: torch.device, dtype: torch.dtype, threads: int
+) -> Callable[[Tensor], Tensor]:
+    """Return `model` as a function of float32 tensors on the CPU, computed by another engine.
+
+    Raises:
+        OptionError: the backend cannot do it or is not installed; the message names the flag.
+    """
+    if device.type != "cpu":
+        raise OptionError(
+            f"--backend {backend} computes on the CPU, not on --device {device}; leave one out"
+        )
+    if dtype not in PRECISIONS[backend]:
+        known = " or ".join(str(known).removeprefix("torch.") for known in PRECISIONS[backend])
+        name = str(dtype).removeprefix("torch.")
+        raise OptionError(f"--backend {backend} computes in {known}, not in --precision {name}")
+    if missing := missing_packages(backend):
+        raise OptionError(
+            f"--backend {backend} needs {', '.join(missing)}; "
+            f"install it: pip install 'geoseg[{EXTRAS[backend]}]'"
+        )
+    if backend == "openvino":
+        return OpenVINO(model, PRECISIONS[backend][dtype], threads)
+    return OnnxRuntime(model, threads)
+
+
+def missing_packages(backend: Backend) -> list[str]:
+    """Return the packages that the backend needs and that are not installed."""
+    return [name for name in PACKAGES[backend] if find_spec(name) is None]
+
+
+def by_tile(run: Callable[[Tensor], NDArray[np.float32]], x: Tensor) -> Tensor:
+    """Compute a batch tile by tile: a CPU gains nothing from more at once."""
+    return torch.cat([torch.from_numpy(run(tile)) for tile in x.split(1)])
+
+
+class OpenVINO:
+    """A model that OpenVINO compiles with its first tile. Pickling drops the compiled program.
+
+    Args:
+        precision: OpenVINO's name of the data type.
+        threads: of the cores.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, threads: int) -> None:
+        self.model, self.precision, self.threads = model, precision, threads
+        self.compiled: Any = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "compiled": None}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.compiled is None:
+            self.compiled = self.compile()
+        request = self.compiled.create_infer_request()
+        return by_tile(lambda tile: request.infer([tile.contiguous().numpy()])[0].copy(), x)
+
+    def compile(self) -> Any:
+        import openvino
+
+        graph = cached_graph(self.model)
+        options = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # the pipeline's threads share the cores
+            "CACHE_DIR": str(graph.parent),
+        }
+        return openvino.Core().compile_model(graph, "CPU", options)
+
+
+def cached_graph(model: nn.Module) -> Path:
+    """Return OpenVINO's file of `model`, in the user's cache folder; made at the first use.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    import openvino
+
+    parts = (VERSION, torch.__version__, version("openvino"), type(model).__name__)
+    key = hashlib.sha256("\n".join((*parts, weights_hash(model))).encode()).hexdigest()[:16]
+    folder = cache_folder().with_name("openvino") / key
+    path = folder / "model.xml"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made: {error.strerror}; set GEOSEG_CACHE to a folder that can be "
+            "written"
+        ) from None
+    with FileLock(folder / "lock"):
+        if not path.is_file():
+            LOG.info("converting the network for OpenVINO, once for these weights: %s", folder)
+            with Staging(folder, "model", given_as="GEOSEG_CACHE") as staging:
+                graph = openvino.convert_model(trace(model))
+                openvino.save_model(graph, staging.new / path.name, compress_to_fp16=False)
+    return path
+
+
+class OnnxRuntime:
+    """A model that is compiled for each new input shape. Pickling drops the compiled programs."""
+
+    def __init__(self, model: nn.Module, threads: int) -> None:
+        self.model, self.threads = model, threads
+        self.compiled: dict[torch.Size, Run] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "compiled": {}}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return by_tile(self.run, x)
+
+    def run(self, tile: Tensor) -> NDArray[np.float32]:
+        if tile.shape not in self.compiled:
+            self.compiled[tile.shape] = self.compile(export_onnx(self.model, tile.shape))
+        return self.compiled[tile.shape](tile.contiguous().numpy())
+
+    def compile(self, model: bytes) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        # Spinning threads would take cores from the pipeline's threads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return lambda tile: session.run(None, {"pixels": tile})[0]
+
+
+def export_onnx(model: nn.Module, shape: torch.Size) -> bytes:
+    """Return the ONNX file of `model` for inputs (1,3,H,W) of one shape."""
+    program = onnx_program(trace(model, (shape[2], shape[3])), "logits")
+    proto: bytes = program.model_proto.SerializeToString()
+    return proto

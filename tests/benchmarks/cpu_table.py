@@ -1,0 +1,238 @@
+"""One forward pass on a CPU: every engine, precision and number of threads, as a table and JSON.
+
+    python tests/benchmarks/cpu_table.py [--weights NAME|PATH …] [--side 1024] [--repeat 5]
+                                         [--threads 1 2] [--only ENGINE …] [--json FILE]
+
+Every way has a process of its own, because settings of the allocator and of engines last; the
+passes take turns. geoseg's own engine computes a tile with each thread, side by side: there, a pass
+is the time of all over their number. Columns: median speed; its ratio to torch's eager mode in
+NCHW order and float32, with as many threads; seconds from the loaded weights to the first tile;
+peak memory; pixels of another class than there. Two speeds are given: by the clock, and by the
+processor time of the process, which other jobs on the machine hardly change.
+
+To imitate a processor with AVX2 on a newer one:
+
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python …
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geoseg import load_model
+from geoseg.model.cpu import kernels
+from geoseg.model.engines.backends import Backend, missing_packages, open_backend
+from geoseg.model.fused import fuse
+from geoseg.model.segnext import SegNeXt
+from geoseg.native.malloc import keep_free_memory
+from geoseg.pipeline.bench import machine
+from geoseg.synthetic import render_scene
+
+ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    engine: str
+    precision: str = "float32"
+    fused: bool = True
+    channels_last: bool = True
+    own: bool = False
+    """geoseg's engine: the C code, freed memory kept, a pass for each thread side by side."""
+    backend: Backend = "torch"
+    compiled: bool = False
+
+
+EAGER = Way("eager NCHW", fused=False, channels_last=False)
+WAYS = [
+    EAGER,
+    Way("eager", fused=False),
+    Way("eager", "bfloat16", fused=False),
+    Way("geoseg", own=True),
+    Way("geoseg", "bfloat16", own=True),
+    Way("torch.compile", compiled=True),
+    Way("torch.compile", "bfloat16", compiled=True),
+    Way("onnxruntime", backend="onnxruntime"),
+    Way("openvino", backend="openvino"),
+    Way("openvino", "bfloat16", backend="openvino"),
+]
+
+
+@dataclass(slots=True)
+class Row:
+    """Measurements of one way."""
+
+    weights: str
+    engine: str
+    precision: str
+    threads: int
+    seconds: float
+    """Of a pass, by the clock; the median, as below."""
+    cpu_seconds: float
+    """Of a pass, on all cores together."""
+    ratio: float
+    """Of the eager pass's seconds to these."""
+    cpu_ratio: float
+    first: float
+    """Seconds from the loaded weights to the first result."""
+    megabytes: float
+    """Peak memory of the process."""
+    other_class: float
+    """Share of cells whose class is another one than in the eager pass."""
+
+
+def prepared(way: Way, network: nn.Module, threads: int) -> Callable[[Tensor], Tensor]:
+    if way.own:
+        keep_free_memory()
+    else:
+        kernels.library = lambda: None
+    if way.fused and isinstance(network, SegNeXt):
+        network = fuse(network)
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    network = network.to(memory_format=layout)
+    dtype = getattr(torch, way.precision)
+    if way.backend != "torch":
+        return open_backend(way.backend, network, torch.device("cpu"), dtype, threads)
+    runnable = torch.compile(network) if way.compiled else network
+
+    def run(x: Tensor) -> Tensor:
+        half = dtype != torch.float32
+        with torch.autocast("cpu", dtype if half else None, enabled=half):
+            return runnable(x)
+
+    return run
+
+
+def serve(way: Way, weights: str, side: int, threads: int, pipe: Connection) -> None:
+    """Answer with the time to the first tile and its classes, then with times of a pass."""
+    torch.set_num_threads(threads)
+    network = load_model(None if weights == "default" else weights)
+    pixels = render_scene(side, side, seed=1).image.transpose(2, 0, 1)
+    mean, std = (np.array(each)[:, None, None] for each in network_scale(network))
+    x = torch.from_numpy((pixels - mean) / std).float()[None]
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    x = x.contiguous(memory_format=layout)
+    beside = threads if way.own else 1
+    start = time.perf_counter()
+    run = prepared(way, network, threads)
+
+    @torch.inference_mode()
+    def once(_: int) -> Tensor:
+        if way.own:
+            torch.set_num_threads(1)
+        return run(x)
+
+    with ThreadPoolExecutor(beside) as pool:
+        found = next(pool.map(once, range(1))).float().argmax(dim=1).numpy()
+        pipe.send((time.perf_counter() - start, found))
+        list(pool.map(once, range(beside)))
+        while pipe.recv():
+            start, used = time.perf_counter(), time.process_time()
+            list(pool.map(once, range(beside)))
+            pipe.send(
+                ((time.perf_counter() - start) / beside, (time.process_time() - used) / beside)
+            )
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def network_scale(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return network.metadata.mean, network.metadata.std
+
+
+def measure(ways: list[Way], weights: str, side: int, threads: int, repeat: int) -> list[Row]:
+    context = multiprocessing.get_context("spawn")
+    pipes, first, classes = [], [], []
+    for way in ways:
+        ours, theirs = context.Pipe()
+        arguments = (way, weights, side, threads, theirs)
+        context.Process(target=serve, args=arguments, daemon=True).start()
+        pipes.append(ours)
+        seconds, found = ours.recv()  # one after the other: a warm-up is work as well
+        first.append(seconds)
+        classes.append(found)
+    times: list[list[tuple[float, float]]] = [[] for _ in ways]
+    for _ in range(repeat):
+        for pipe, measured in zip(pipes, times, strict=True):
+            pipe.send(True)
+            measured.append(pipe.recv())
+    medians = [
+        [statistics.median(column) for column in zip(*measured, strict=True)] for measured in times
+    ]
+    rows = []
+    for i, (way, pipe) in enumerate(zip(ways, pipes, strict=True)):
+        pipe.send(False)
+        ratios = [eager / own for eager, own in zip(medians[0], medians[i], strict=True)]
+        other = float((classes[i] != classes[0]).mean())
+        given = (weights, way.engine, way.precision, threads)
+        rows.append(Row(*given, *medians[i], *ratios, first[i], pipe.recv(), other))
+    return rows
+
+
+def show(rows: list[Row], side: int) -> None:
+    columns = (
+        *("weights", "engine", "precision", "threads", "Mpx/s", "ratio", "Mpx/CPU s", "ratio"),
+        *("first tile, s", "MB", "other class"),
+    )
+    print(f"| {' | '.join(columns)} |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        speeds = [side**2 / 1e6 / each for each in (row.seconds, row.cpu_seconds)]
+        print(
+            f"| {Path(row.weights).stem} | {row.engine} | {row.precision} | {row.threads} "
+            f"| {speeds[0]:.2f} | {row.ratio:.2f} | {speeds[1]:.2f} | {row.cpu_ratio:.2f} "
+            f"| {row.first:.1f} | {row.megabytes:.0f} | {row.other_class:.3%} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--weights", nargs="+", default=["default"])
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--only", nargs="+", metavar="ENGINE", help="besides the first")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    ways = [way for way in WAYS if not missing_packages(way.backend)]
+    if options.only:
+        ways = [EAGER, *(way for way in ways[1:] if way.engine in options.only)]
+    with tempfile.TemporaryDirectory() as cache:  # so that the first tile is a first one
+        os.environ["GEOSEG_CACHE"] = cache
+        rows = [
+            row
+            for weights in options.weights
+            for threads in options.threads
+            for row in measure(ways, weights, options.side, threads, options.repeat)
+        ]
+    show(rows, options.side)
+    if options.json:
+        conditions = {
+            "machine": machine(torch.device("cpu")),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "limits": {name: os.environ[name] for name in ISA_VARIABLES if name in os.environ},
+            "load": os.getloadavg()[0],
+            "torch": torch.__version__,
+            "side": options.side,
+        }
+        table = {**conditions, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
