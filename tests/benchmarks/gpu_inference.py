@@ -45,7 +45,7 @@ from geoseg.synthetic import render_scene
 from geoseg.timing import StageTimer
 
 ROOT = Path(__file__).resolve().parents[2]
-PYRAMID = "lite2_aerial"
+TRAINED = {"pyramid": "lite2_aerial", "T": "segnext_t_aerial"}
 Tiles = list[NDArray[np.uint8]]
 
 
@@ -89,12 +89,8 @@ class Bench:
 
     def network(self, variant: str) -> nn.Module:
         """Return trained weights where there are some, else random ones, which are as fast."""
-        if variant == "pyramid" and PYRAMID.is_file():
-            return load_model(PYRAMID)
-        default = load_model()
-        own = default.metadata.variant if isinstance(default, SegNeXt) else "pyramid"
-        if own == variant:
-            return default
+        if variant in TRAINED:
+            return load_model(TRAINED[variant])
         torch.manual_seed(0)
         network = SegNeXt(variant, len(ISAID)).eval()
         network.metadata = Metadata(variant, ISAID)
