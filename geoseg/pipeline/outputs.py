@@ -23,7 +23,7 @@ from geoseg.geo.layers.features import empty_features, features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
-from geoseg.geo.raster.zarr_writer import LogitsWriter
+from geoseg.geo.raster.logits import LogitsWriter
 from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
