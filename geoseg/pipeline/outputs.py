@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
 
@@ -23,15 +22,16 @@ from geoseg.geo.layers.features import empty_features, features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.raster.cog_writer import CogWriter
-from geoseg.geo.raster.logits import LogitsWriter
-from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
+from geoseg.geo.raster.logits import DecodeGrid, LogitsWriter
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.native.malloc import return_free_memory
 from geoseg.pipeline.execution.block_store import kept_files
-from geoseg.pipeline.execution.tasks import BlockResult, Plan
+from geoseg.pipeline.execution.tasks import BlockResult
 from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.summary import ClassTotal, Written
+from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Window
 from geoseg.timing import StageTimer
 
@@ -114,7 +114,7 @@ class Outputs:
 
     def __init__(
         self,
-        plan: Plan,
+        grid: DecodeGrid,
         classes: tuple[LabelClass, ...],
         output: OutputOptions,
         folder: Path,
@@ -124,14 +124,17 @@ class Outputs:
         folder: where to write, instead of `output.folder`.
         stem: prefix of the file names.
         """
-        self.plan, self.classes, self.output = plan, classes, output
+        self.grid, self.classes, self.output = grid, classes, output
         self.folder, self.stem = folder, stem
-        scene = plan.view.scene
-        self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
+        self.extent = grid.extent
         self.names = planned_names(output, stem)
-        pixel = scene.geobox.gsd or 1.0
-        tolerance = TOLERANCE if output.simplify is None else output.simplify / pixel
-        self.cleanup = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=output.smooth)
+        self.cleanup = Cleanup.from_ground_units(
+            grid.geobox.gsd,
+            simplify=output.simplify,
+            min_area=output.min_area,
+            default_min_pixels=grid.min_pixels(None),
+            smooth=output.smooth,
+        )
         self.polygons: list[BlockPolygons] = []
         self.clean: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
@@ -140,14 +143,14 @@ class Outputs:
         self.closing = ExitStack()
 
     def __enter__(self) -> Outputs:
-        geobox = self.plan.view.scene.geobox.crop(self.extent)
+        geobox = self.grid.geobox.crop(self.extent)
         with ExitStack() as opening:
             self.class_raster = opening.enter_context(
                 CogWriter.for_classes(
                     self.path("classes"),
                     geobox,
                     self.classes,
-                    model_gsd=self.plan.view.geobox.gsd,
+                    model_gsd=self.grid.model_geobox.gsd,
                 )
             )
             if self.output.confidence:
@@ -155,13 +158,7 @@ class Outputs:
                     CogWriter.for_confidence(self.path("confidence"), geobox)
                 )
             if self.output.logits:
-                view = self.plan.view
-                self.logits_store = LogitsWriter(
-                    self.path("logits"),
-                    view.geobox,
-                    self.classes,
-                    view_window(self.extent, view.step),
-                )
+                self.logits_store = LogitsWriter(self.path("logits"), self.grid, self.classes)
             self.closing = opening.pop_all()
         return self
 
@@ -184,7 +181,9 @@ class Outputs:
         if result.confidence is not None:
             self.confidence_raster.write(position, result.confidence[part])
         if result.logits is not None:
-            self.logits_store.write(result.block.core, result.logits)
+            cells = cells_around(result.block.core, self.grid.tiles.extent)
+            self.logits_store.write(cells, result.logits)
+            self.logits_store.write_valid(result.window, result.class_ids != IGNORE)
         self.polygons.append(result.polygons)
         self.clean.append(clean)
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbors share some
@@ -192,6 +191,8 @@ class Outputs:
 
     def complete(self, timer: StageTimer, metadata: Mapping[str, str]) -> Written:
         """Merge the polygons and write the layers, while the rasters are completed."""
+        if self.output.logits:
+            self.logits_store.describe(metadata)
         with ThreadPoolExecutor(1) as pool:
             rasters = pool.submit(self.closing.close)
             with timer.stage("merge"):
@@ -205,17 +206,17 @@ class Outputs:
         self, polygons: Polygons, metadata: Mapping[str, str], rasters: Future[None]
     ) -> Written:
         """Write the GeoPackage table by table, and the other formats from all tables together."""
-        scene, output = self.plan.view.scene, self.output
+        geobox, output = self.grid.geobox, self.output
         others = [kind for kind in output.formats if kind != "gpkg"]
         names, totals, kept = dict(self.names), dict[str, ClassTotal](), []
         with ExitStack() as stack:
             layers = None
             if "gpkg" in output.formats:
-                nothing = empty_features(scene.geobox)
+                nothing = empty_features(geobox)
                 layers = stack.enter_context(
                     GeoPackageWriter(self.path("gpkg"), self.classes, nothing, metadata)
                 )
-            for part in tables(polygons, scene.geobox, self.classes):
+            for part in tables(polygons, geobox, self.classes):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))
                 area = before.area_m2 + float(part["area_m2"].sum())
@@ -226,7 +227,7 @@ class Outputs:
                     kept.append(part)
             rasters.result()
         for kind in others:
-            table = concat_tables(kept, polygons, scene.geobox, self.classes)
+            table = concat_tables(kept, polygons, geobox, self.classes)
             files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))
@@ -238,10 +239,3 @@ class Outputs:
         trace: TracebackType | None,
     ) -> None:
         self.closing.__exit__(kind, error, trace)
-
-
-def view_window(window: Window, step: tuple[float, float]) -> Window:
-    """Return the pixels of a view, whose `step` is given, that a window of the scene touches."""
-    left, top = floor(window.col_off / step[0]), floor(window.row_off / step[1])
-    right, bottom = ceil(window.col_end / step[0]), ceil(window.row_end / step[1])
-    return Window(left, top, right - left, bottom - top)

@@ -10,8 +10,8 @@ from typing import Any
 from geoseg.errors import SceneError
 from geoseg.geo.layers.formats import FORMATS, check_installed
 from geoseg.geo.raster.aoi import read_aoi
-from geoseg.geo.raster.class_raster import SPECK
 from geoseg.geo.raster.damage import unreadable_files
+from geoseg.geo.raster.logits import DecodeGrid
 from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format_crs
@@ -48,14 +48,13 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
     width, height = view.geobox.width, view.geobox.height
     side = options.compute.tiles_per_block
     assert side is not None
-    across, down = view.step
-    pixel = geobox.gsd or 1.0
-    speck = SPECK * max(1.0, across * down)
+    grid = Grid(width, height, tiling.tile_size, tiling.overlap, side)
+    grids = DecodeGrid(geobox, geobox.extent, view.resampler, grid)
     return Plan(
         view=view,
-        grid=Grid(width, height, tiling.tile_size, tiling.overlap, side),
+        grid=grid,
         aoi=None if options.scene.aoi is None else read_aoi(options.scene.aoi, geobox),
-        min_pixels=speck if output.min_area is None else output.min_area / pixel**2,
+        min_pixels=grids.min_pixels(output.min_area),
         confidence=output.confidence,
         logits=output.logits,
     )

@@ -154,7 +154,7 @@ class Job:
             )
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(output, extent.width * extent.height, working.path)
-            with Outputs(plan, classes, output, staging.new, stem) as outputs:
+            with Outputs(plan.decode_grid, classes, output, staging.new, stem) as outputs:
                 threads = options.compute.threads
                 run_blocks(plan, model, threads, store, outputs, timer, progress, cluster_run)
                 if outputs.damaged and not (output.keep_going and outputs.valid_pixels):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
@@ -25,10 +23,8 @@ from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.vector.blocks import polygonize_raster
 from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.guard import check_outputs
+from geoseg.pipeline.ahead import map_ahead
 from geoseg.version import VERSION
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +118,7 @@ def vectorize(
             empty_features(geobox),
             _metadata(path, cleanup),
         ) as writer:
-            for table in tables(polygons, geobox, raster.classes, partial(_map_ahead, pool)):
+            for table in tables(polygons, geobox, raster.classes, partial(map_ahead, pool)):
                 writer.append(table)
     return Vectorized(
         output=output,
@@ -157,16 +153,3 @@ def _metadata(path: str | Path, cleanup: Cleanup) -> dict[str, str]:
         "min_area_px": f"{cleanup.min_pixels:g}",
         "specks": "fill" if cleanup.fill else "drop",
     }
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 2
-) -> Iterator[R]:
-    """Yield results in order, computing at most `ahead` of them in advance."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

@@ -548,7 +548,7 @@ for _what, _says, _during, _options in (
 
 
 @case("Results", "cannot be begun: the store of logits", 1, "town.logits.zarr cannot be written",
-      during=failing("zarr.create_array", FULL))  # fmt: skip
+      during=failing("zarr.create_group", FULL))  # fmt: skip
 def _(box: Box) -> list[str]:
     return box.predict(box.town(), "--logits")
 
