@@ -77,7 +77,8 @@ def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str,
         for key, value in run.items()
         if key not in ("geoseg", "device", "tiles_per_block")
     }
-    added = {"simplify": output.simplify, "smooth": output.smooth}
+    added: dict[str, Any] = {"simplify": output.simplify, "smooth": output.smooth}
+    added |= {name: True for name in ("report", "preview") if getattr(output, name)}
     return kept | added | {"formats": sorted(set(output.formats))}
 
 

@@ -100,6 +100,10 @@ class OutputOptions:
     """Also write `<stem>.confidence.tif`."""
     logits: bool = False
     """Also write `<stem>.logits.zarr`."""
+    report: bool = False
+    """Also write `<stem>.report.html`."""
+    preview: bool = False
+    """Also write `<stem>.preview.png`."""
     overwrite: bool = False
     """Replace existing results."""
     keep_going: bool = False

@@ -15,14 +15,17 @@ import numpy as np
 import pandas as pd
 from geopandas import GeoDataFrame
 
+from geoseg.analysis.report.page import Results, report_page
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.features import empty_features, features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import GeoPackageWriter
+from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.logits import DecodeGrid, LogitsWriter
+from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
@@ -54,6 +57,8 @@ def planned_names(output: OutputOptions, stem: str, *, mosaic: bool = False) -> 
             for kind in output.formats
             if kind in FORMATS and not FORMATS[kind].per_class
         },
+        "report": f"{stem}.report.html" if output.report else None,
+        "preview": f"{stem}.preview.png" if output.preview else None,
     }
     return {kind: name for kind, name in wanted.items() if name}
 
@@ -119,13 +124,15 @@ class Outputs:
         output: OutputOptions,
         folder: Path,
         stem: str,
+        scene: Scene | None = None,
     ) -> None:
         """Args:
         folder: where to write, instead of `output.folder`.
         stem: prefix of the file names.
+        scene: for pictures of it in report and preview.
         """
         self.grid, self.classes, self.output = grid, classes, output
-        self.folder, self.stem = folder, stem
+        self.folder, self.stem, self.scene = folder, stem, scene
         self.extent = grid.extent
         self.names = planned_names(output, stem)
         self.cleanup = Cleanup.from_ground_units(
@@ -223,14 +230,29 @@ class Outputs:
                 totals[name] = ClassTotal(before.objects + len(part), area)
                 if layers:
                     layers.append(part)
-                if others:
+                if others or output.report or output.preview:
                     kept.append(part)
             rasters.result()
-        for kind in others:
+        table = empty_features(geobox)
+        if kept or others:
             table = concat_tables(kept, polygons, geobox, self.classes)
+        if self.scene is not None:
+            self._draw(self.scene, table, metadata)
+        for kind in others:
             files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))
+
+    def _draw(self, scene: Scene, table: GeoDataFrame, metadata: Mapping[str, str]) -> None:
+        """Write report and preview, if wanted."""
+        whole = self.extent == scene.geobox.extent
+        window = None if whole else self.extent
+        if self.output.report:
+            colors = {item.name: item.color for item in self.classes}
+            page = report_page(Results(self.stem, table, colors, metadata), scene, window)
+            self.path("report").write_text(page, "utf-8")
+        if self.output.preview:
+            write_preview(self.path("preview"), scene, table, self.classes, window)
 
     def __exit__(
         self,

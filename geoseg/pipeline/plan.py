@@ -86,7 +86,13 @@ def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
     )
 
 
-def description(path: str, run: dict[str, Any]) -> dict[str, str]:
+def description(path: str, run: dict[str, Any], weights: Metadata) -> dict[str, str]:
     """Return metadata of the layers: how they were made."""
     values = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
+    origin = {
+        "weights_variant": weights.variant,
+        "weights_provenance": weights.provenance,
+        "weights_license": weights.license,
+    }
+    values |= {key: value for key, value in origin.items() if value}
     return {**values, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -154,7 +154,8 @@ class Job:
             )
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(output, extent.width * extent.height, working.path)
-            with Outputs(plan.decode_grid, classes, output, staging.new, stem) as outputs:
+            grid = plan.decode_grid
+            with Outputs(grid, classes, output, staging.new, stem, scene) as outputs:
                 threads = options.compute.threads
                 run_blocks(plan, model, threads, store, outputs, timer, progress, cluster_run)
                 if outputs.damaged and not (output.keep_going and outputs.valid_pixels):
@@ -162,7 +163,7 @@ class Job:
                 if not outputs.valid_pixels:
                     store.discard()
                     raise emptiness_error(scene, in_aoi=plan.aoi is not None)
-                written = outputs.complete(timer, description(self.path, run))
+                written = outputs.complete(timer, description(self.path, run, model.metadata))
             total.close()
             if earlier.mosaic:
                 name = f"{stem}.vrt"
