@@ -157,7 +157,7 @@ def test_the_script_draws_the_outlines(tmp_path):
     done = subprocess.run([node, *names], capture_output=True, text=True, check=True)
     ((points, text),) = json.loads(done.stdout)
     data = data_of(page)
-    expected = [ring for ring in rings_of(data, 0)]
+    expected = list(rings_of(data, 0))
     assert len(points) == 1
     assert len(points[0]) == 2
     a, _, c, _, e, f = data["transform"]
