@@ -94,9 +94,8 @@ def find_changes(
     shift = NONE
     kinds = pd.factorize(pd.concat([old["class"], new["class"]]))[0]
     if max_shift > 0:
-        shift = estimate_shift(
-            old.meters, new.meters, kinds[: len(old)], kinds[len(old) :], max_shift
-        )
+        shapes = old["meters"].to_numpy(), new["meters"].to_numpy()
+        shift = estimate_shift(*shapes, kinds[: len(old)], kinds[len(old) :], max_shift)
     new["meters"] = shapely.transform(new["meters"].to_numpy(), lambda xy: xy - (shift.x, shift.y))
     allowed = shift.residual if tolerance is None else tolerance
     pairs = match(old, new, allowed)

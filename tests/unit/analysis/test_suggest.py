@@ -82,7 +82,7 @@ def test_labeled_tiles_are_not_suggested_again(tmp_path):
 
 @pytest.mark.parametrize("with_classes", [True, False])
 def test_a_raster_of_confidence_will_do(tmp_path, with_classes):
-    percent, ids = np.full((SIDE, SIDE), 99, np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+    percent, ids = np.full((SIDE, SIDE), 100, np.uint8), np.zeros((SIDE, SIDE), np.uint8)
     for number, ((row, column), class_id) in enumerate(UNSURE.items()):
         part = np.s_[TILE * row : TILE * (row + 1), TILE * column : TILE * (column + 1)]
         percent[part], ids[part] = 50 + 12 * number, class_id
