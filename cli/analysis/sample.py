@@ -29,6 +29,7 @@ from .. import options
 )
 @click.option(
     "--expect",
+    "expected",
     type=options.Pair("CLASS=ACCURACY"),
     multiple=True,
     help="User's accuracy that a class is expected to have, 0-1; may be repeated.  [default: 0.85]",
@@ -52,7 +53,7 @@ def command(
     output: Path,
     size: int | None,
     standard_error: float,
-    expect: tuple[tuple[str, str], ...],
+    expected: tuple[tuple[str, str], ...],
     allocation: str,
     minimum: int,
     seed: int,
@@ -75,7 +76,7 @@ def command(
             size=size,
             standard_error=standard_error,
             allocation=allocation,  # type: ignore[arg-type]
-            users_accuracy={name: _accuracy(name, text) for name, text in expect},
+            users_accuracy={name: _accuracy(name, text) for name, text in expected},
             minimum=minimum,
             seed=seed,
             overwrite=overwrite,

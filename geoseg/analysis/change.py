@@ -78,11 +78,7 @@ def find_changes(
         DataError, OutputError: a file cannot be read, or the output cannot be written.
         OptionError: an option is impossible.
     """
-    for flag, size in (("--max-shift", max_shift), ("--tolerance", tolerance)):
-        if size is not None and not 0 <= size < 1e6:
-            raise OptionError(f"{flag} is {size}; give meters, 0 or more")
-    if not 0 < min_iou <= 1:
-        raise OptionError(f"--min-iou is {min_iou}; give more than 0, at most 1")
+    _check_options(min_iou, max_shift, tolerance)
     check_layer_file(output, [old_path, new_path], overwrite=overwrite)
     old, new = (read_edited(path).features for path in (old_path, new_path))
     if (old.crs is None) != (new.crs is None):
@@ -122,6 +118,14 @@ def find_changes(
     columns = written.drop(columns="meters").reset_index(drop=True)
     write_layer(output, columns, LAYER, "MultiPolygon", layer_qml("polygon", categories), metadata)
     return result
+
+
+def _check_options(min_iou: float, max_shift: float, tolerance: float | None) -> None:
+    for flag, size in (("--max-shift", max_shift), ("--tolerance", tolerance)):
+        if size is not None and not 0 <= size < 1e6:
+            raise OptionError(f"{flag} is {size}; give meters, 0 or more")
+    if not 0 < min_iou <= 1:
+        raise OptionError(f"--min-iou is {min_iou}; give more than 0, at most 1")
 
 
 def meters_per_unit(frame: GeoDataFrame) -> tuple[float, float]:

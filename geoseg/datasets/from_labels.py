@@ -106,21 +106,10 @@ def prepare_labels(
         raise OptionError(f"--val-share is {val_share}; give 0 or more and less than 1")
     scene = Scene.open(scene_path)
     area = None if area_path is None else read_area(area_path, scene.geobox)
-    notes = [*scene.notes]
-    if update:
-        found = read_corrected(labels_path, scene.geobox, field=field, layer=layer, area=area)
-        notes += [found.note, *found.labels.problems]
-        labels = replace(found.labels, problems=())
-        if not len(labels) and area is None:
-            raise DataError(
-                f"no polygon of {labels_path} was drawn or changed by hand, and without --area "
-                "it is not known what was looked at; give the area"
-            )
-    else:
-        labels = read_labels(labels_path, scene.geobox, field=field, layer=layer)
+    labels, notes = _read(scene, labels_path, field, layer, area, update=update)
     if labels.problems and not skip_bad:
         raise refuse(labels.problems, len(labels) + len(labels.problems), "features")
-    if not len(labels) and not (update and area is not None and len(area)):
+    if not len(labels) and not update:
         raise DataError(
             f"none of the {labels.outside} polygons in {labels_path} lies on {scene.path}; "
             "check their coordinate reference system"
@@ -152,6 +141,28 @@ def prepare_labels(
         skipped=labels.problems,
         notes=(*notes, *([addition.note] if addition.note else [])),
     )
+
+
+def _read(
+    scene: Scene,
+    path: Path,
+    field: str,
+    layer: str | None,
+    area: Labels | None,
+    *,
+    update: bool,
+) -> tuple[Labels, list[str]]:
+    """Return the labels on a scene, and notes for the user. Raises DataError."""
+    if not update:
+        return read_labels(path, scene.geobox, field=field, layer=layer), [*scene.notes]
+    found = read_corrected(path, scene.geobox, field=field, layer=layer, area=area)
+    if not len(found.labels) and area is None:
+        raise DataError(
+            f"no polygon of {path} was drawn or changed by hand, and without --area it is not "
+            "known what was looked at; give the area"
+        )
+    notes = [*scene.notes, found.note, *found.labels.problems]
+    return replace(found.labels, problems=()), notes
 
 
 def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:
