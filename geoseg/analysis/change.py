@@ -108,9 +108,14 @@ def find_changes(
         tolerance=allowed,
         outside=int(lost.sum()),
     )
-    metadata = {"old": printable(old_path), "new": printable(new_path)}
-    metadata |= {"shift_m": [*result.shift], "tolerance_m": allowed, "min_iou": min_iou}
-    metadata |= {"objects": result.counts, "left_out": result.outside}
+    metadata = {
+        "old": printable(old_path),
+        "new": printable(new_path),
+        "shift_m": [*result.shift],
+        "tolerance_m": allowed,
+        "min_iou": min_iou,
+        "objects": result.counts,
+    }
     categories = [
         Category(kind, f"\"change\" = '{kind}'", color)
         for kind, color in zip(KINDS, _COLORS, strict=True)
@@ -133,14 +138,15 @@ def meters_per_unit(frame: GeoDataFrame) -> tuple[float, float]:
     if frame.crs is None or not len(frame):
         return 1.0, 1.0
     if (ground := Ground.of(frame.crs)) is None:
-        return (axis_unit(frame.crs),) * 2
+        return axis_unit(frame.crs), axis_unit(frame.crs)
     left, bottom, right, top = frame.total_bounds
     x, y = (left + right) / 2, (bottom + top) / 2
     step = 1e-4 if frame.crs.is_geographic else 10 / axis_unit(frame.crs)
     lonlat = ground.lonlat(np.array([x, x + step, x]), np.array([y, y, y + step]))
     plane = Planes.at(lonlat[:, :1], ground.ellipsoid)
     points = plane.project(lonlat, np.zeros(3, np.intp)).T
-    return tuple(float(np.hypot(*(points[i] - points[0])) / step) for i in (1, 2))  # type: ignore
+    across, up = (float(np.hypot(*(points[i] - points[0])) / step) for i in (1, 2))
+    return across, up
 
 
 def _in_meters(frame: GeoDataFrame, scale: tuple[float, float]) -> GeoDataFrame:

@@ -78,7 +78,7 @@ def read_points(
             "for instance"
         )
     frame, truth = frame[labeled], truth[labeled]
-    sizes, pixel_area = _sizes(path, metadata, strata)
+    sizes, pixel_area, unit = _sizes(path, metadata, strata)
     strata_of_points = _texts(frame[stratum])
     known = tuple(json.loads(metadata.get("classes", "[]")))
     if map_raster is not None:
@@ -89,7 +89,7 @@ def read_points(
         sample=Sample(strata_of_points, mapped, truth, sizes),
         unlabeled=int((~labeled).sum()),
         pixel_area=pixel_area,
-        unit=metadata.get("unit", "m²"),
+        unit=unit,
         classes=known,
     )
 
@@ -113,15 +113,16 @@ def _texts(column: pd.Series[Any]) -> NDArray[np.object_]:
 
 def _sizes(
     path: Path, metadata: dict[str, str], strata: Path | None
-) -> tuple[dict[str, float], float]:
-    """Return the pixels of each stratum, and the area of a pixel."""
+) -> tuple[dict[str, float], float, str]:
+    """Return the pixels of each stratum, the area of a pixel, and its unit."""
     if strata is None:
         if "strata" not in metadata:
             raise DataError(
                 f"{path} does not record the sizes of its strata, as geoseg sample writes them; "
                 "give them as --strata FILE, a CSV with the columns stratum and pixels"
             )
-        return json.loads(metadata["strata"]), float(metadata.get("pixel_area_m2", 1.0))
+        area = float(metadata.get("pixel_area_m2", 1.0))
+        return json.loads(metadata["strata"]), area, metadata.get("unit", "px²")
     try:
         with strata.open(newline="", encoding="utf-8-sig") as file:
             rows = [*csv.DictReader(file)]
@@ -132,7 +133,7 @@ def _sizes(
             f"{strata} is no CSV with the columns stratum and pixels ({error})"
         ) from error
     total = sum(sizes.values())
-    return sizes, sum(areas) / total if areas and total else 1.0
+    return (sizes, sum(areas) / total, "m²") if areas and total else (sizes, 1.0, "px²")
 
 
 def _classes_at(

@@ -161,9 +161,9 @@ def _draw(
                 row, column = np.divmod(chosen, window.width)
                 found.append((np.full(len(chosen), code), column, row + window.row_off))
         before += inside
-    code, column, row = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = np.lexsort((column, row))  # whatever the strips
-    return code[order], column[order], row[order]
+    codes, columns, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.lexsort((columns, rows))  # whatever the strips
+    return codes[order], columns[order], rows[order]
 
 
 def _names(raster: ClassRaster) -> NDArray[np.object_]:
@@ -187,7 +187,7 @@ def _expected(
 def _frame(
     geobox: GeoBox, strata: NDArray[np.object_], column: Ints, row: Ints
 ) -> geopandas.GeoDataFrame:
-    x, y = geobox.to_xy(column + 0.5, row + 0.5)
+    x, y = geobox.to_xy(column.astype(np.float64) + 0.5, row.astype(np.float64) + 0.5)
     empty = np.full(len(strata), None, object)
     return geopandas.GeoDataFrame(
         {

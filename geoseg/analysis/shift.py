@@ -83,4 +83,8 @@ def _neighbors(points: Floats, distance: float) -> NDArray[np.intp]:
     table = np.zeros(cells.max(axis=0) + 2, np.intp)
     np.add.at(table, tuple(cells.T), 1)
     column, row = cells.T
-    return sum(table[column + x, row + y] for x in (-1, 0, 1) for y in (-1, 0, 1))
+    counts = np.zeros(len(points), np.intp)
+    for x in (-1, 0, 1):
+        for y in (-1, 0, 1):
+            counts += table[column + x, row + y]
+    return counts

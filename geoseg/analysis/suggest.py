@@ -129,13 +129,14 @@ def most_useful(uncertainty: Floats, mix: Floats, count: int) -> tuple[NDArray[n
     """
     roots = np.sqrt(mix)
     distance = np.ones(len(mix))
-    chosen, variety = [], []
+    chosen: list[int] = []
+    variety: list[float] = []
     for _ in range(min(count, len(mix))):
         score = uncertainty * (distance + _SAME)
         score[chosen] = -1
         best = int(score.argmax())
         chosen.append(best)
-        variety.append(distance[best])
+        variety.append(float(distance[best]))
         # Hellinger's distance, 0-1.
         apart = np.sqrt(((roots - roots[best]) ** 2).sum(axis=1) / 2)
         distance = np.minimum(distance, apart)

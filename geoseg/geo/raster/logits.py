@@ -90,7 +90,8 @@ class DecodeGrid:
         """Return the grids of `as_dict`. Raises KeyError, TypeError and ValueError."""
         width, height, crs = values["width"], values["height"], values["crs"]
         transform = Affine.from_gdal(*values["transform"])
-        resampler = Resampler(width, height, tuple(values["units"]))
+        across, down = values["units"]
+        resampler = Resampler(width, height, (across, down))
         return cls(
             geobox=GeoBox(height, width, transform, None if crs is None else CRS.from_wkt(crs)),
             extent=Window(*values["extent"]),
@@ -147,10 +148,15 @@ class LogitsWriter:
             raise self._failed(error) from error
 
     def _write_coordinates(self, transform: Affine, crs: str | None, names: list[str]) -> None:
+        import zarr
+
         height, width = self.cells.height, self.cells.width
         with warnings.catch_warnings():  # text is new in Zarr 3, and what xarray writes, too
-            warnings.filterwarnings("ignore", message=".*(specification|String).*")
-            self._add("class", np.array(names, np.dtypes.StringDType()), ("class",))
+            warnings.filterwarnings("ignore", message=".*(specification|[Ss]tring).*")
+            labels = zarr.create_array(
+                self.path, name="class", shape=(len(names),), dtype=str, dimension_names=("class",)
+            )
+            labels[:] = np.array(names, object)
         mapping = {"GeoTransform": " ".join(map(repr, transform.to_gdal()))}
         if crs is not None:
             mapping |= {"crs_wkt": crs, "spatial_ref": crs}
@@ -195,7 +201,8 @@ class LogitsWriter:
     def describe(self, metadata: Mapping[str, str]) -> None:
         """Record how the logits were made. Raises OutputError."""
         try:
-            self.group.attrs[_KEY] = {**self.group.attrs[_KEY], "metadata": dict(metadata)}
+            known: Any = self.group.attrs[_KEY]
+            self.group.attrs[_KEY] = {**known, "metadata": dict(metadata)}
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -224,8 +231,9 @@ class KeptLogits:
             group = zarr.open_group(path, mode="r")
             values: Any = group.attrs[_KEY]
             classes = tuple(
-                LabelClass(each["id"], each["name"], tuple(each["color"]))
+                LabelClass(each["id"], each["name"], (red, green, blue))
                 for each in values["classes"]
+                for red, green, blue in [each["color"]]
             )
             grid = DecodeGrid.from_dict(values)
             arrays = group["logits"], group["valid"]
@@ -243,7 +251,8 @@ class KeptLogits:
         """
         found = np.zeros((cells.height, cells.width, len(self.classes)), np.float32)
         self._fill(found, self.arrays[0], cells, self.grid.cells)
-        return np.nan_to_num(found, copy=False, nan=0.0, posinf=None, neginf=None)
+        found[np.isnan(found)] = 0
+        return found
 
     def read_valid(self, window: Window) -> NDArray[np.bool_]:
         """Return which pixels (H, W) of a window of the scene have a class. Raises DataError."""
