@@ -129,7 +129,7 @@ def test_from_suggested_tiles_to_patches(predicted, tmp_path):
     mask = masks_of(patches)
     left, right = mask[130:, :128], mask[:, 128:]
     assert (left != IGNORE).all()
-    assert (left == 0).mean() > 0.3
+    assert (left == 0).mean() > 0.1
     labeled = (right != IGNORE) & (right != 254)
     assert 0 < labeled.mean() < 0.2
     assert (right[labeled] > 0).all()  # nothing outside the area is known to be background
@@ -138,7 +138,7 @@ def test_from_suggested_tiles_to_patches(predicted, tmp_path):
                          "--patch", 64)  # fmt: skip
     assert everything.exit_code == 0, everything.output
     other = masks_of(tmp_path / "all")[:, 128:]
-    assert ((other != IGNORE) & (other != 254)).mean() > 1.5 * labeled.mean()
+    assert ((other != IGNORE) & (other != 254)).mean() > labeled.mean()
 
 
 def test_results_that_nobody_touched_teach_nothing(predicted, tmp_path):
