@@ -116,12 +116,8 @@ def find_changes(
         "min_iou": min_iou,
         "objects": result.counts,
     }
-    categories = [
-        Category(kind, f"\"change\" = '{kind}'", color)
-        for kind, color in zip(KINDS, _COLORS, strict=True)
-    ]
     columns = written.drop(columns="meters").reset_index(drop=True)
-    write_layer(output, columns, LAYER, "MultiPolygon", layer_qml("polygon", categories), metadata)
+    write_layer(output, columns, LAYER, "MultiPolygon", _style(), metadata)
     return result
 
 
@@ -131,6 +127,14 @@ def _check_options(min_iou: float, max_shift: float, tolerance: float | None) ->
             raise OptionError(f"{flag} is {size}; give meters, 0 or more")
     if not 0 < min_iou <= 1:
         raise OptionError(f"--min-iou is {min_iou}; give more than 0, at most 1")
+
+
+def _style() -> str:
+    categories = [
+        Category(kind, f"\"change\" = '{kind}'", color)
+        for kind, color in zip(KINDS, _COLORS, strict=True)
+    ]
+    return layer_qml("polygon", categories)
 
 
 def meters_per_unit(frame: GeoDataFrame) -> tuple[float, float]:
