@@ -189,6 +189,11 @@ def _strips(geobox: GeoBox, size: int) -> Iterator[list[Window]]:
         ]
 
 
+def _least(geobox: GeoBox, size: int) -> float:
+    """Return the least pixels with data; tiles that the scene cuts off have few."""
+    return _LEAST_VALID * min(size, geobox.width) * min(size, geobox.height)
+
+
 def _from_logits(kept: KeptLogits, size: int) -> Iterator[tuple[Window, float, Floats]]:
     """Yield window, uncertainty and mix of the tiles with enough data."""
     grid, (across, down) = kept.grid, kept.grid.resampler.step
@@ -200,7 +205,7 @@ def _from_logits(kept: KeptLogits, size: int) -> Iterator[tuple[Window, float, F
             rows = _cells(window.row_off, window.row_end, CELL * down)
             cells = Window(columns[0], rows[0], columns[1] - columns[0], rows[1] - rows[0])
             valid = kept.read_valid(window)
-            if valid.mean() < _LEAST_VALID:
+            if valid.sum() < _least(grid.geobox, size):
                 continue
             y = ((np.arange(cells.height) + cells.row_off + 0.5) * CELL * down).astype(int)
             x = ((np.arange(cells.width) + cells.col_off + 0.5) * CELL * across).astype(int)
@@ -231,7 +236,7 @@ def _from_confidence(
         for window in tiles:
             percent = confidence(window)
             valid = percent != IGNORE
-            if valid.mean() < _LEAST_VALID:
+            if valid.sum() < _least(geobox, size):
                 continue
             known = percent[valid]
             if classes is None:

@@ -70,6 +70,13 @@ def test_variety_goes_before_a_second_of_the_same_kind(tmp_path):
     assert (0, 0) not in tiles
 
 
+def test_tiles_that_the_scene_cuts_off_are_left_out(tmp_path):
+    logits = write_logits(tmp_path / "town.logits.zarr")
+    done = suggest_tiles(logits, tmp_path / "s.gpkg", size=240, count=99)  # 32 px remain
+    assert done.tiles == 4
+    assert suggest_tiles(logits, tmp_path / "t.gpkg", size=5000).tiles == 1
+
+
 def test_labeled_tiles_are_not_suggested_again(tmp_path):
     logits = write_logits(tmp_path / "town.logits.zarr")
     suggest_tiles(logits, tmp_path / "a.gpkg", size=TILE, count=2)
