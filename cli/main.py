@@ -16,6 +16,7 @@ from geoseg.native.malloc import refused_memory
 from geoseg.version import VERSION
 
 from . import bench, demo, evaluate, export, predict, prepare, recipes, train, vectorize, weights
+from .analysis import accuracy, change, decode, report, sample, suggest
 from .streams import Stopped, forgive_output, stop_on_signals
 
 GRACE = 2.0
@@ -67,6 +68,12 @@ main.add_command(train.command, "train")
 main.add_command(evaluate.command, "evaluate")
 main.add_command(vectorize.command, "vectorize")
 main.add_command(export.command, "export")
+main.add_command(report.command, "report")
+main.add_command(decode.command, "decode")
+main.add_command(sample.command, "sample")
+main.add_command(accuracy.command, "accuracy")
+main.add_command(change.command, "change")
+main.add_command(suggest.command, "suggest")
 main.add_command(weights.command)
 main.add_command(bench.command, "bench")
 

@@ -93,6 +93,10 @@ POLL = 1.0
 @click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
 @click.option(
+    "--report", is_flag=True, help="Also write a report, one HTML file; see `geoseg report`."
+)
+@click.option("--preview", is_flag=True, help="Also write a picture of scene and objects.")
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Do scenes anew, and replace all results of the last run on each, of every format.",

@@ -65,7 +65,14 @@ def isaid(
     type=FILE,
     help="Polygons of the area in which everything is labeled: the rest of it is background. "
     "Without them, pixels outside of all polygons are ignored, and the model learns no background "
-    "unless there are polygons of class background.",
+    "unless there are polygons of class background. Of a layer of `geoseg suggest`, the polygons "
+    "that are reviewed.",
+)
+@click.option(
+    "--update",
+    is_flag=True,
+    help="LABELS are results of predict that were corrected: what lies outside of --area and was "
+    "neither drawn nor changed by hand is no label.",
 )
 @click.option("--patch", default=512, show_default=True, help="Side of a patch, px.")
 @click.option("--overlap", default=0, show_default=True, help="Overlap of patches, px.")
@@ -83,6 +90,7 @@ def labels(
     field: str,
     layer: str | None,
     area: Path | None,
+    update: bool,
     patch: int,
     overlap: int,
     val_share: float,
@@ -104,6 +112,7 @@ def labels(
             field=field,
             layer=layer,
             area_path=area,
+            update=update,
             patching=Patching(patch, overlap),
             val_share=val_share,
             skip_bad=skip_bad,

@@ -32,6 +32,7 @@ from geoseg.errors import (
 from geoseg.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
+    from geoseg.api.analysis import accuracy, change, decode, report, sample, suggest
     from geoseg.api.arrays import ArrayPrediction, predict_array
     from geoseg.api.prediction import Prediction, RasterBand
     from geoseg.api.scenes import export, predict, score_objects, vectorize
@@ -72,6 +73,9 @@ __all__ = [
     "TileModel",
     "Window",
     "__version__",
+    "accuracy",
+    "change",
+    "decode",
     "evaluate",
     "export",
     "load_model",
@@ -81,12 +85,16 @@ __all__ = [
     "prepare_boxes",
     "prepare_isaid",
     "prepare_labels",
+    "report",
+    "sample",
     "score_objects",
+    "suggest",
     "train",
     "vectorize",
 ]
 
 _LAZY = {
+    "geoseg.api.analysis": ("accuracy", "change", "decode", "report", "sample", "suggest"),
     "geoseg.api.arrays": ("ArrayPrediction", "predict_array"),
     "geoseg.api.prediction": ("Prediction", "RasterBand"),
     "geoseg.api.scenes": ("export", "predict", "score_objects", "vectorize"),

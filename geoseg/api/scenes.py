@@ -53,7 +53,7 @@ def predict(
     formats: str | Sequence[str] = ("gpkg",), confidence: bool = False, logits: bool = False,
     simplify: float | None = None, smooth: bool = True, min_area: float | None = None,
     min_confidence: float | Mapping[str, float] | None = None,
-    overwrite: bool = False, keep_going: bool = False,
+    report: bool = False, preview: bool = False, overwrite: bool = False, keep_going: bool = False,
     workers: int | None = None, scheduler: str | None = None, progress: Progress = None,
 ) -> Prediction:  # fmt: skip
     """Find the objects of a scene; with the options of `geoseg predict`.
@@ -79,6 +79,7 @@ def predict(
             formats=(formats,) if isinstance(formats, str) else tuple(formats),
             confidence=confidence, logits=logits, overwrite=overwrite, keep_going=keep_going,
             simplify=simplify, smooth=smooth, min_area=min_area, min_confidence=min_confidence,
+            report=report, preview=preview,
         ),
         SceneOptions(
             bands=tuple(bands) if bands else None, rescale=rescale, collar=collar, gsd=gsd,

@@ -34,6 +34,7 @@ def prepare_labels(
     field: str,
     layer: str | None = None,
     area: AnyPath | None = None,
+    update: bool = False,
     patch: int = 512,
     overlap: int = 0,
     val_share: float = 0.2,
@@ -49,6 +50,8 @@ def prepare_labels(
         field: attribute of the polygons that names their class.
         layer: layer of `labels`; None = all.
         area: polygons within which everything was labeled; the rest of them is background.
+        update: the labels are corrected results of `predict`: what lies outside of `area` and was
+            neither drawn nor changed by hand is no label.
         patch: side of a patch, px; neighboring ones share `overlap` px.
         val_share: share of the labeled squares for validation.
         skip_bad: leave out features that cannot be used.
@@ -66,6 +69,7 @@ def prepare_labels(
             field=field,
             layer=layer,
             area_path=None if area is None else Path(area),
+            update=update,
             patching=Patching(patch, overlap),
             val_share=val_share,
             skip_bad=skip_bad,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from shapely import STRtree
 
 from geoseg.classes import IGNORE, LabelClass, class_color, name_problem, read_class_list
 from geoseg.datasets.collection import Addition, adding
+from geoseg.datasets.corrected import read_area, read_corrected
 from geoseg.datasets.layout import Patch, Patching, Prepared, patch_name, refuse, write_patch
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.layers.labels import Labels, read_labels
@@ -78,6 +79,7 @@ def prepare_labels(
     field: str,
     layer: str | None = None,
     area_path: Path | None = None,
+    update: bool = False,
     patching: Patching | None = None,
     val_share: float = 0.2,
     skip_bad: bool = False,
@@ -91,6 +93,10 @@ def prepare_labels(
     class is in both splits if possible; no pixel is in both. Earlier patches of the scene in
     `target` are replaced, see `Addition`.
 
+    Args:
+        update: the labels are results that were corrected: only polygons within the area, and
+            those that somebody drew or changed, are labels; see `read_corrected`.
+
     Raises:
         DataError: labels that cannot be used, or none on the scene.
         SceneError, OutputError, InUseError, OptionError: as named there.
@@ -99,15 +105,15 @@ def prepare_labels(
     if not 0 <= val_share < 1:
         raise OptionError(f"--val-share is {val_share}; give 0 or more and less than 1")
     scene = Scene.open(scene_path)
-    labels = read_labels(labels_path, scene.geobox, field=field, layer=layer)
+    area = None if area_path is None else read_area(area_path, scene.geobox)
+    labels, notes = _read(scene, labels_path, field, layer, area, update=update)
     if labels.problems and not skip_bad:
         raise refuse(labels.problems, len(labels) + len(labels.problems), "features")
-    if not len(labels):
+    if not len(labels) and not update:
         raise DataError(
             f"none of the {labels.outside} polygons in {labels_path} lies on {scene.path}; "
             "check their coordinate reference system"
         )
-    area = None if area_path is None else read_labels(area_path, scene.geobox, field=None)
     with adding(target, scene.path, scene.stem) as addition:
         classes = class_list(target, labels.names)
         painter = Painter.of(labels, {c.name: c.id for c in classes}, area)
@@ -133,8 +139,30 @@ def prepare_labels(
         patches={split: sum(p.split == split for p in patches) for split in ("train", "val")},
         pixels={c.name: int(counts[c.id]) for c in classes},
         skipped=labels.problems,
-        notes=(*scene.notes, *([addition.note] if addition.note else [])),
+        notes=(*notes, *([addition.note] if addition.note else [])),
     )
+
+
+def _read(
+    scene: Scene,
+    path: Path,
+    field: str,
+    layer: str | None,
+    area: Labels | None,
+    *,
+    update: bool,
+) -> tuple[Labels, list[str]]:
+    """Return the labels on a scene, and notes for the user. Raises DataError."""
+    if not update:
+        return read_labels(path, scene.geobox, field=field, layer=layer), [*scene.notes]
+    found = read_corrected(path, scene.geobox, field=field, layer=layer, area=area)
+    if not len(found.labels) and area is None:
+        raise DataError(
+            f"no polygon of {path} was drawn or changed by hand, and without --area it is not "
+            "known what was looked at; give the area"
+        )
+    notes = [*scene.notes, found.note, *found.labels.problems]
+    return replace(found.labels, problems=()), notes
 
 
 def class_list(target: Path, names: Iterable[str]) -> tuple[LabelClass, ...]:

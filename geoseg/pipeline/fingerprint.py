@@ -79,7 +79,8 @@ def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str,
         for key, value in run.items()
         if key not in ("geoseg", "device", "tiles_per_block")
     }
-    added = {"min_confidence": output.min_confidence}
+    added: dict[str, Any] = {"min_confidence": output.min_confidence}
+    added |= {name: True for name in ("report", "preview") if getattr(output, name)}
     return kept | added | {"formats": sorted(set(output.formats))}
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.raster.address import check_local_folder
-from geoseg.model.metadata import Metadata
+from geoseg.geo.raster.logits import DecodeGrid
+from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
 T = TypeVar("T")
@@ -107,6 +109,10 @@ class OutputOptions:
     """Also write `<stem>.confidence.tif`."""
     logits: bool = False
     """Also write `<stem>.logits.zarr`."""
+    report: bool = False
+    """Also write `<stem>.report.html`."""
+    preview: bool = False
+    """Also write `<stem>.preview.png`."""
     overwrite: bool = False
     """Replace existing results."""
     keep_going: bool = False
@@ -136,15 +142,31 @@ class OutputOptions:
             if not 0 <= value <= 1:
                 raise OptionError(f"--min-confidence is {value}; give a probability, 0 to 1")
 
-    def limited(self, metadata: Metadata) -> OutputOptions:
+    def cleanup(self, grid: DecodeGrid) -> Cleanup:
+        """Return how polygons on the scene's pixels are cleaned."""
+        return Cleanup.from_ground_units(
+            grid.geobox.gsd,
+            simplify=self.simplify,
+            min_area=self.min_area,
+            default_min_pixels=grid.min_pixels(None),
+            smooth=self.smooth,
+        )
+
+    def limited(
+        self, classes: Sequence[LabelClass], recommended: Mapping[str, float]
+    ) -> OutputOptions:
         """Return the options with `min_confidence` by the name of each class that has a limit.
+
+        Args:
+            classes: those of the weights.
+            recommended: limits to use if there are none.
 
         Raises:
             OptionError: the weights have no class of that name.
         """
-        limit, names = self.min_confidence, [item.name for item in metadata.classes]
+        limit, names = self.min_confidence, [item.name for item in classes]
         if limit is None:
-            limit = metadata.min_confidence
+            limit = recommended
         elif not isinstance(limit, Mapping):
             limit = dict.fromkeys(names, limit)
         if unknown := sorted(limit.keys() - set(names)):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
 
@@ -16,23 +15,27 @@ import numpy as np
 import pandas as pd
 from geopandas import GeoDataFrame
 
+from geoseg.analysis.report.page import Results, report_page
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
 from geoseg.geo.layers.export import write_format
 from geoseg.geo.layers.features import empty_features, tables
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
+from geoseg.geo.layers.preview import write_preview
 from geoseg.geo.raster.cog_writer import CogWriter
-from geoseg.geo.raster.zarr_writer import LogitsWriter
+from geoseg.geo.raster.logits import DecodeGrid, LogitsWriter
+from geoseg.geo.raster.scene import Scene
 from geoseg.geo.vector.filters import confident
 from geoseg.geo.vector.rows import RowMerger
 from geoseg.geo.vector.spool import PolygonSpool
 from geoseg.lookahead import map_ahead
 from geoseg.native.malloc import return_free_memory
 from geoseg.pipeline.execution.block_store import kept_files
-from geoseg.pipeline.execution.tasks import BlockResult, Plan
+from geoseg.pipeline.execution.tasks import BlockResult
 from geoseg.pipeline.options import OutputOptions, cores
 from geoseg.pipeline.summary import ClassTotal, Written
+from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Window
 from geoseg.timing import StageTimer
 
@@ -55,6 +58,8 @@ def planned_names(output: OutputOptions, stem: str, *, mosaic: bool = False) -> 
             for kind in output.formats
             if kind in FORMATS and not FORMATS[kind].per_class
         },
+        "report": f"{stem}.report.html" if output.report else None,
+        "preview": f"{stem}.preview.png" if output.preview else None,
     }
     return {kind: name for kind, name in wanted.items() if name}
 
@@ -103,22 +108,23 @@ class Outputs:
 
     def __init__(
         self,
-        plan: Plan,
+        grid: DecodeGrid,
         classes: tuple[LabelClass, ...],
         output: OutputOptions,
         folder: Path,
         stem: str,
+        scene: Scene | None = None,
     ) -> None:
         """Args:
         folder: where to write, instead of `output.folder`.
         stem: prefix of the file names.
+        scene: for pictures of it in report and preview.
         """
-        self.plan, self.classes, self.output = plan, classes, output
-        self.folder, self.stem = folder, stem
-        scene = plan.view.scene
-        self.extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
+        self.grid, self.classes, self.output = grid, classes, output
+        self.folder, self.stem, self.scene = folder, stem, scene
+        self.extent = grid.extent
         self.names = planned_names(output, stem)
-        self.merger, self.spool = RowMerger(plan.cleanup), PolygonSpool(folder)
+        self.merger, self.spool = RowMerger(output.cleanup(grid)), PolygonSpool(folder)
         limits = output.min_confidence
         assert isinstance(limits, Mapping), "see OutputOptions.limited"
         self.min_confidence = {item.id: limits.get(item.name, 0.0) for item in classes}
@@ -128,7 +134,7 @@ class Outputs:
         self.rasters, self.closing = ExitStack(), ExitStack()
 
     def __enter__(self) -> Outputs:
-        geobox = self.plan.view.scene.geobox.crop(self.extent)
+        geobox = self.grid.geobox.crop(self.extent)
         with ExitStack() as opening:
             opening.enter_context(self.spool)
             self.rasters = opening.enter_context(ExitStack())
@@ -137,7 +143,7 @@ class Outputs:
                     self.path("classes"),
                     geobox,
                     self.classes,
-                    model_gsd=self.plan.view.geobox.gsd,
+                    model_gsd=self.grid.model_geobox.gsd,
                 )
             )
             if self.output.confidence:
@@ -145,13 +151,7 @@ class Outputs:
                     CogWriter.for_confidence(self.path("confidence"), geobox)
                 )
             if self.output.logits:
-                view = self.plan.view
-                self.logits_store = LogitsWriter(
-                    self.path("logits"),
-                    view.geobox,
-                    self.classes,
-                    view_window(self.extent, view.step),
-                )
+                self.logits_store = LogitsWriter(self.path("logits"), self.grid, self.classes)
             self.closing = opening.pop_all()
         return self
 
@@ -168,7 +168,9 @@ class Outputs:
         if result.confidence is not None:
             self.confidence_raster.write(position, result.confidence[part])
         if result.logits is not None:
-            self.logits_store.write(result.block.core, result.logits)
+            cells = cells_around(result.block.core, self.grid.tiles.extent)
+            self.logits_store.write(cells, result.logits)
+            self.logits_store.write_valid(result.window, result.class_ids != IGNORE)
         for clean in (result.clean, *self.merger.add(result.polygons)):
             self.spool.append(clean.select(confident(clean.polygons, self.min_confidence)))
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbors share some
@@ -176,6 +178,8 @@ class Outputs:
 
     def complete(self, timer: StageTimer, metadata: Mapping[str, str]) -> Written:
         """Merge the polygons and write the layers, while the rasters are completed."""
+        if self.output.logits:
+            self.logits_store.describe(metadata)
         threads = min(4, cores())
         with ThreadPoolExecutor(threads + 1) as pool:
             rasters = pool.submit(self.rasters.close)
@@ -194,7 +198,7 @@ class Outputs:
         apply: Callable[..., Iterable[GeoDataFrame]],
     ) -> Written:
         """Write the GeoPackage table by table, and the other formats from all tables together."""
-        geobox, output = self.plan.view.scene.geobox, self.output
+        geobox, output = self.grid.geobox, self.output
         others = [kind for kind in output.formats if kind != "gpkg"]
         names, totals, nothing = dict(self.names), dict[str, ClassTotal](), empty_features(geobox)
         kept = [nothing]
@@ -211,14 +215,27 @@ class Outputs:
                 totals[name] = ClassTotal(before.objects + len(part), area)
                 if layers:
                     layers.append(part)
-                if others:
+                if others or output.report or output.preview:
                     kept.append(part)
             rasters.result()
+        table = pd.concat(kept[1:] or kept).sort_values("object_id", ignore_index=True)
+        if self.scene is not None:
+            self._draw(self.scene, table, metadata)
         for kind in others:
-            table = pd.concat(kept[1:] or kept).sort_values("object_id", ignore_index=True)
             files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))
+
+    def _draw(self, scene: Scene, table: GeoDataFrame, metadata: Mapping[str, str]) -> None:
+        """Write report and preview, if wanted."""
+        whole = self.extent == scene.geobox.extent
+        window = None if whole else self.extent
+        if self.output.report:
+            colors = {item.name: item.color for item in self.classes}
+            page = report_page(Results(self.stem, table, colors, metadata), scene, window)
+            self.path("report").write_text(page, "utf-8")
+        if self.output.preview:
+            write_preview(self.path("preview"), scene, table, self.classes, window)
 
     def __exit__(
         self,
@@ -227,10 +244,3 @@ class Outputs:
         trace: TracebackType | None,
     ) -> None:
         self.closing.__exit__(kind, error, trace)
-
-
-def view_window(window: Window, step: tuple[float, float]) -> Window:
-    """Return the pixels of a view, whose `step` is given, that a window of the scene touches."""
-    left, top = floor(window.col_off / step[0]), floor(window.row_off / step[1])
-    right, bottom = ceil(window.col_end / step[0]), ceil(window.row_end / step[1])
-    return Window(left, top, right - left, bottom - top)

@@ -10,12 +10,11 @@ from typing import Any
 from geoseg.errors import SceneError
 from geoseg.geo.layers.formats import FORMATS, check_installed
 from geoseg.geo.raster.aoi import read_aoi
-from geoseg.geo.raster.class_raster import SPECK
 from geoseg.geo.raster.damage import unreadable_files
+from geoseg.geo.raster.logits import DecodeGrid
 from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.reproject import check_format_crs
-from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.model.metadata import Metadata
 from geoseg.pipeline.execution.tasks import Plan
 from geoseg.pipeline.options import PredictOptions, SceneOptions
@@ -48,18 +47,13 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
     view = ResampledScene.of(scene, gsd=options.scene.gsd, scale=metadata.scale)
     width, height = view.geobox.width, view.geobox.height
     side = options.compute.tiles_per_block or 1  # a cluster chooses its own
-    across, down = view.step
+    grid = Grid(width, height, tiling.tile_size, tiling.overlap, side)
+    grids = DecodeGrid(geobox, geobox.extent, view.resampler, grid)
     return Plan(
         view=view,
-        grid=Grid(width, height, tiling.tile_size, tiling.overlap, side),
+        grid=grid,
         aoi=None if options.scene.aoi is None else read_aoi(options.scene.aoi, geobox),
-        cleanup=Cleanup.from_ground_units(
-            geobox.gsd,
-            simplify=output.simplify,
-            min_area=output.min_area,
-            default_min_pixels=SPECK * max(1.0, across * down),
-            smooth=output.smooth,
-        ),
+        cleanup=output.cleanup(grids),
         confidence=output.confidence,
         logits=output.logits,
     )
@@ -91,7 +85,13 @@ def emptiness_error(scene: Scene, *, in_aoi: bool) -> SceneError:
     )
 
 
-def description(path: str, run: dict[str, Any]) -> dict[str, str]:
+def description(path: str, run: dict[str, Any], weights: Metadata) -> dict[str, str]:
     """Return metadata of the layers: how they were made."""
     values = {key: str(value) for key, value in run.items() if value is not None and key != "files"}
+    origin = {
+        "weights_variant": weights.variant,
+        "weights_provenance": weights.provenance,
+        "weights_license": weights.license,
+    }
+    values |= {key: value for key, value in origin.items() if value}
     return {**values, "scene": path, "date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -91,7 +92,8 @@ def predict(
     if compute.tiles_per_block is None and compute.scheduler is None:
         compute = replace(compute, tiles_per_block=model.tiles_per_block)
     scene, tiling = scene or SceneOptions(), tiling or TilingOptions()
-    output = output.limited(model.metadata)
+    metadata = model.metadata
+    output = output.limited(metadata.classes, metadata.min_confidence)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
         source = str(path)
@@ -158,6 +160,11 @@ class Job:
     results: dict[str, Any]
     """`results_fingerprint` of what was asked for, which the next such command finds."""
 
+    def description(self, run: dict[str, Any]) -> dict[str, str]:
+        """Return metadata of the results."""
+        limits = {"min_confidence": json.dumps(self.options.output.min_confidence)}
+        return description(self.path, run | limits, self.model.metadata)
+
     def execute(
         self,
         working: WorkingFolder,
@@ -185,7 +192,8 @@ class Job:
             )
             extent = scene.geobox.extent if plan.aoi is None else plan.aoi.window
             refuse_shortage(output, extent.width * extent.height, working.path)
-            with Outputs(plan, classes, output, staging.new, stem) as outputs:
+            grid = plan.decode_grid
+            with Outputs(grid, classes, output, staging.new, stem, scene) as outputs:
                 threads = options.compute.workers or options.compute.threads + model.waiting_threads
                 run_blocks(plan, model, threads, store, outputs, timer, progress, cluster_run)
                 if outputs.damaged and not (output.keep_going and outputs.valid_pixels):
@@ -193,7 +201,7 @@ class Job:
                 if not outputs.valid_pixels:
                     store.discard()
                     raise emptiness_error(scene, in_aoi=plan.aoi is not None)
-                written = outputs.complete(timer, description(self.path, run))
+                written = outputs.complete(timer, self.description(run))
             total.close()
             if earlier.mosaic:
                 name = f"{stem}.vrt"

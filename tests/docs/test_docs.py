@@ -308,7 +308,7 @@ def test_files_of_a_prediction_are_documented(tmp_path):
     from geoseg.pipeline.options import OutputOptions
     from geoseg.pipeline.outputs import planned_names
 
-    everything = OutputOptions(tmp_path, confidence=True, logits=True)
+    everything = OutputOptions(tmp_path, confidence=True, logits=True, report=True, preview=True)
     names = planned_names(everything, "STEM", mosaic=True).values()
     assert set(names) <= set(first_column(section("docs/results.md", "Files of `geoseg predict`")))
 

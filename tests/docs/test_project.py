@@ -15,12 +15,16 @@ ROOMS = {
     ".".join(path.parent.relative_to(REPOSITORY).parts)
     for path in (REPOSITORY / "geoseg").rglob("__init__.py")
 }
+COMMANDS = {
+    ".".join(("geoseg", *path.parent.relative_to(REPOSITORY).parts))
+    for path in (REPOSITORY / "cli").rglob("__init__.py")
+}
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
 
 
 def test_every_room_is_installed():
     packages = PYPROJECT["tool"]["setuptools"]["packages"]
-    assert packages == sorted(ROOMS | {"geoseg.cli", "geoseg.configs"})
+    assert packages == sorted(ROOMS | COMMANDS | {"geoseg.configs"})
 
 
 def test_every_room_is_on_the_plan():

@@ -303,6 +303,15 @@ DIFFERENT = {
     "vectorize": ({"output", "skip_none", "classes_file", "as_json", "quiet"}, {"out", "classes"}),
     "export": ({"output", "kind", "wanted", "quiet"}, {"out", "format", "layer"}),
     "evaluate": ({"confusion", "scene", "truth", "field", "layer", "by_group", "as_json"}, set()),
+    "report": ({"output", "quiet"}, {"out"}),
+    "sample": (
+        {"output", "expected", "minimum", "as_json", "quiet"},
+        {"out", "expect", "min_per_class"},
+    ),
+    "accuracy": ({"map_raster", "as_json"}, {"map"}),
+    "change": ({"output", "as_json", "quiet"}, {"out"}),
+    "decode": ({"output", "only", "as_json", "quiet"}, {"out", "classes"}),
+    "suggest": ({"output", "quiet"}, {"out"}),
     "train": ({"output", "settings"}, {"out", "changes", "report"}),
 }
 """Parameters that only the command has, and those that only the function has."""

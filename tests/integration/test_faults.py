@@ -518,7 +518,7 @@ for _what, _says, _during, _options in (
     ("the first file of a layer", "town.gpkg cannot be written",
      failing("pyogrio.write_dataframe", DataSourceError("disk is full")), ()),
     ("styles", "town.gpkg cannot be written",
-     failing(f"{LAYERS}._add_styles", sqlite3.OperationalError("disk is full")), ()),
+     failing(f"{LAYERS}.add_styles", sqlite3.OperationalError("disk is full")), ()),
     ("the confidence raster", "town.confidence.tif cannot be written",
      failing("rasterio.shutil.copy", RasterioIOError("no space")), ("--confidence",)),
     ("the class raster", "town.classes.tif cannot be written",
@@ -548,7 +548,7 @@ for _what, _says, _during, _options in (
 
 
 @case("Results", "cannot be begun: the store of logits", 1, "town.logits.zarr cannot be written",
-      during=failing("zarr.create_array", FULL))  # fmt: skip
+      during=failing("zarr.create_group", FULL))  # fmt: skip
 def _(box: Box) -> list[str]:
     return box.predict(box.town(), "--logits")
 

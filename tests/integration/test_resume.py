@@ -191,7 +191,9 @@ def test_logits_of_a_stopped_run_are_the_same(scene, tmp_path):
     with pytest.raises(Stop):
         run(scene, tmp_path / "two", progress=stop_after(8), logits=True)
     two = run(scene, tmp_path / "two", logits=True)
-    first, second = (zarr.open_array(s.outputs["logits"], mode="r")[:] for s in (one, two))
+    first, second = (
+        zarr.open_group(s.outputs["logits"], mode="r")["logits"][:] for s in (one, two)
+    )
     assert np.array_equal(first, second, equal_nan=True)
     with (
         rasterio.open(one.outputs["confidence"]) as a,

@@ -16,6 +16,7 @@ from geoseg.errors import OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.raster.scene import Scene
 from geoseg.guard import check_outputs
+from geoseg.tiling.grid import Window
 
 SIDE = 1600
 """Longer side of the view, px."""
@@ -24,17 +25,25 @@ LINE = 26
 
 
 def write_preview(
-    path: Path, scene: Scene, features: GeoDataFrame, classes: Sequence[LabelClass]
+    path: Path,
+    scene: Scene,
+    features: GeoDataFrame,
+    classes: Sequence[LabelClass],
+    window: Window | None = None,
 ) -> None:
     """Write a PNG with `features` (in the scene's CRS, with `class_id`) over a reduced view.
+
+    Args:
+        window: the part of the scene to show; None = all of it.
 
     Raises OutputError if it cannot be written, OptionError if it would replace the scene.
     """
     check_outputs([path], [scene.path], overwrite=True)
-    pixels = scene.overview(SIDE)
+    pixels = scene.overview(SIDE, window)
     height, width = pixels.valid.shape
     view = Image.fromarray(np.ascontiguousarray(pixels.image.transpose(1, 2, 0)))
-    to_view = ~scene.geobox.resized(height, width).transform
+    shown = scene.geobox if window is None else scene.geobox.crop(window)
+    to_view = ~shown.resized(height, width).transform
     shapes = shapely.transform(
         features.geometry.to_numpy(), lambda xy: np.column_stack(to_view @ (xy[:, 0], xy[:, 1]))
     )

@@ -182,16 +182,22 @@ class Scene:
         bottom = min(self.geobox.height, window.row_end + HALO)
         return Window(left, top, right - left, bottom - top)
 
-    def overview(self, side: int) -> Pixels:
-        """Return the whole scene, reduced so that no side is longer than `side` px.
+    def overview(self, side: int, window: Window | None = None) -> Pixels:
+        """Return the scene or a window of it, reduced so that no side is longer than `side` px.
 
         Validity is approximate along collars. Raises SceneError.
         """
-        with self.source.dataset("read an overview") as dataset:
-            shape = reduced_shape(dataset.shape, side)
-            color, valid = self.bands.read(dataset, self.geobox.extent, shape, Resampling.average)
+        window = window or self.geobox.extent
+        shape = reduced_shape((window.height, window.width), side)
+        try:
+            with self.source.dataset("read an overview") as dataset:
+                color, valid = self.bands.read(dataset, window, shape, Resampling.average)
+        except SceneError:
+            if not self.skip_damage or self.source.is_remote:
+                raise
+            color, valid = read_decimated_around_damage(self.source, self.bands, window, shape)
         for collar in self.collars:
-            valid &= ~collar.near_mask(self.geobox.extent, shape)
+            valid &= ~collar.near_mask(window, shape)
         return Pixels(color if self.rescale is None else self.rescale.apply(color), valid)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from geoseg.classes import IGNORE
 from geoseg.geo.raster.aoi import Aoi
+from geoseg.geo.raster.logits import DecodeGrid
 from geoseg.geo.raster.resampled import ResampledScene
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons, polygonize_block
@@ -18,7 +19,7 @@ from geoseg.native.malloc import limit_free_memory
 from geoseg.tiling.blending import WeightedLogits, blend
 from geoseg.tiling.blocks import infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
-from geoseg.tiling.grid import CELL, Block, Grid, Window
+from geoseg.tiling.grid import Block, Grid, Window
 from geoseg.timing import StageTimer
 
 
@@ -37,6 +38,13 @@ class Plan:
     """Whether to keep the confidence of every pixel."""
     logits: bool
     """Whether to keep the logits."""
+
+    @property
+    def decode_grid(self) -> DecodeGrid:
+        """The grids that decoding needs, without the scene's file."""
+        scene = self.view.scene.geobox
+        extent = scene.extent if self.aoi is None else self.aoi.window
+        return DecodeGrid(scene, extent, self.view.resampler, self.grid)
 
     def output_window(self, block: Block) -> Window | None:
         """Return the scene's pixels that the block decides, or None if none of them is wanted."""
@@ -81,7 +89,7 @@ class BlockResult:
     confidence: NDArray[np.uint8] | None
     """(H,W) of `window`, percent, IGNORE where nothing is valid; None unless wanted."""
     logits: NDArray[np.float16] | None
-    """(h,w,C) of the core's cells; None unless wanted."""
+    """(h,w,C) of the cells that decoding reads (`cells_around` the core); None unless wanted."""
     polygons: BlockPolygons
     """Those that the neighboring blocks may change."""
     clean: CleanPolygons
@@ -127,69 +135,83 @@ def decode_block(
     assert window is not None, "a block without output is not decoded"
     cells = cells_around(block.core, plan.grid.extent)
     with timer.stage("stitch"):
-        logits = blend(cells, [inferred.logits, *(piece.logits for piece in pieces)])
-    with timer.stage("decode"):
-        wanted: Literal["all", "objects"] = "all" if plan.confidence else "objects"
-        decoded = decode(logits, cells, window, step=plan.view.step, confidence=wanted)
-        class_ids, probability = decoded.class_ids, decoded.confidence
-        assert probability is not None
-        bits = np.unpackbits(inferred.valid, count=class_ids.size)
-        valid = bits.reshape(class_ids.shape).astype(bool)
-        if plan.aoi is not None:
-            valid &= plan.aoi.mask(window)
-        class_ids[~valid] = IGNORE
-    with timer.stage("polygonize"):
-        polygons, clean = plan.cleanup.clean_interior(
-            polygonize_block(
-                class_ids, window, confidence=probability, min_pixels=plan.cleanup.min_pixels
-            )
-        )
+        logits, kept = blend(cells, [inferred.logits, *(piece.logits for piece in pieces)]), None
+        if plan.logits:  # the map is that of the logits as they are kept
+            kept = logits.astype(np.float16)
+            logits = kept.astype(np.float32)
+    bits = np.unpackbits(inferred.valid, count=window.width * window.height)
+    valid = bits.reshape(window.height, window.width).astype(bool)
+    if plan.aoi is not None:
+        valid &= plan.aoi.mask(window)
+    pixels = decode_pixels(
+        logits,
+        cells,
+        window,
+        valid,
+        step=plan.view.step,
+        confidence=plan.confidence,
+        cleanup=plan.cleanup,
+        timer=timer,
+    )
     return BlockResult(
         number=number,
         block=block,
         window=window,
-        class_ids=class_ids,
-        confidence=to_percent(probability, valid) if plan.confidence else None,
-        logits=core_logits(plan, block, cells, logits, valid) if plan.logits else None,
-        polygons=polygons,
-        clean=clean,
+        class_ids=pixels.class_ids,
+        confidence=pixels.confidence,
+        logits=kept,
+        polygons=pixels.polygons,
+        clean=pixels.clean,
         damaged=inferred.damaged,
         timer=timer,
         intact=not inferred.damaged and all(piece.intact for piece in pieces),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedPixels:
+    """Classes and polygons of a window; see `BlockResult`."""
+
+    class_ids: NDArray[np.uint8]
+    confidence: NDArray[np.uint8] | None
+    polygons: BlockPolygons
+    clean: CleanPolygons
+
+
+def decode_pixels(
+    logits: NDArray[np.float32],
+    cells: Window,
+    window: Window,
+    valid: NDArray[np.bool_],
+    *,
+    step: tuple[float, float],
+    confidence: bool,
+    cleanup: Cleanup,
+    timer: StageTimer,
+) -> DecodedPixels:
+    """Decode and polygonize a window of the scene from the logits (h,w,C) of `cells`.
+
+    Args:
+        valid: (H,W) of `window`.
+        step: pixels of the scene per pixel of the model.
+        confidence: whether to return the confidence of every pixel.
+        cleanup: of the polygons.
+    """
+    with timer.stage("decode"):
+        wanted: Literal["all", "objects"] = "all" if confidence else "objects"
+        decoded = decode(logits, cells, window, step=step, confidence=wanted)
+        class_ids, probability = decoded.class_ids, decoded.confidence
+        assert probability is not None
+        class_ids[~valid] = IGNORE
+    with timer.stage("polygonize"):
+        block = polygonize_block(
+            class_ids, window, confidence=probability, min_pixels=cleanup.min_pixels
+        )
+        polygons, clean = cleanup.clean_interior(block)
+    percent = to_percent(probability, valid) if confidence else None
+    return DecodedPixels(class_ids, percent, polygons, clean)
+
+
 def to_percent(probability: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return probabilities (H,W) as percent, IGNORE where not valid."""
     return np.where(valid, np.rint(probability * 100).astype(np.uint8), np.uint8(IGNORE))
-
-
-def core_logits(
-    plan: Plan, block: Block, cells: Window, logits: NDArray[np.float32], valid: NDArray[np.bool_]
-) -> NDArray[np.float16]:
-    """Return the logits (h,w,C) of the core's cells; NaN where no pixel of a cell is valid.
-
-    Args:
-        cells: window of `logits`.
-        valid: (H,W) of the pixels that the block decides.
-    """
-    core, window, step = block.core, plan.output_window(block), plan.view.step
-    assert window is not None
-    left, top = core.col_off // CELL, core.row_off // CELL
-    right, bottom = -(-core.col_end // CELL), -(-core.row_end // CELL)
-    core_cells = Window(left, top, right - left, bottom - top)
-    rows = cell_indices(window.row_off, window.row_end, step[1]) - top
-    columns = cell_indices(window.col_off, window.col_end, step[0]) - left
-    # The first pixel of each cell, along both axes.
-    down, across = (np.flatnonzero(np.diff(each, prepend=-1)) for each in (rows, columns))
-    any_valid = np.logical_or.reduceat(np.logical_or.reduceat(valid, down, axis=0), across, axis=1)
-    wanted = np.zeros((core_cells.height, core_cells.width), bool)
-    wanted[np.ix_(rows[down], columns[across])] = any_valid
-    kept = logits[core_cells.relative_to(cells).slices].astype(np.float16)
-    kept[~wanted] = np.nan
-    return kept
-
-
-def cell_indices(start: int, end: int, step: float) -> NDArray[np.intp]:
-    """Return the cell of each pixel's center along one axis."""
-    return ((np.arange(start, end) + 0.5) / (CELL * step)).astype(np.intp)

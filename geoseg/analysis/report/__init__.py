@@ -1,0 +1,1 @@
+"""A report on a prediction: one HTML file that works offline."""
