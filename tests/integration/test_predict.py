@@ -246,7 +246,7 @@ def test_test_time_augmentation_is_symmetric(scene, tmp_path):
     plain, turned = Colors(), TileModel(Colors(), device="cpu", tta=True)
     x = torch.randn(1, 3, 64, 96)
     expected = plain(x).softmax(dim=1)
-    torch.testing.assert_close(turned.augmented(x).exp(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(turned.forward.augmented(x).exp(), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("gsd", [0.35, 0.8])
