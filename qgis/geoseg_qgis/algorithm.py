@@ -227,9 +227,10 @@ class Runner:
             self.feedback.pushConsoleInfo(line)
         else:
             self.errors += [line] if is_error and line else []
-            if line.startswith(("Warning:", "WARNING:", "Error:", "ERROR:")):
-                self.feedback.pushWarning(line)
-            elif not line.startswith("{"):
+            kind, _, rest = line.partition(": ")
+            if kind.lower() in ("warning", "note"):
+                self.feedback.pushWarning(rest)
+            elif kind.lower() != "error" and not line.startswith("{"):
                 self.feedback.pushConsoleInfo(line)
             return
         self.feedback.setProgress(self.start + (self.end - self.start) * share / 100)

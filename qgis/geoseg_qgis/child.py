@@ -15,6 +15,8 @@ from typing import IO
 
 POLL = 0.1
 """Seconds between looks at whether to stop."""
+IDLE = 20
+"""Looks without a line after which nothing more is expected of a command that has ended."""
 GRACE = 20.0
 """Seconds that a command gets to end by itself before it is killed."""
 PRIVATE = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONEXECUTABLE")
@@ -73,7 +75,7 @@ def run(
     readers = [threading.Thread(target=read, args=each, daemon=True) for each in streams]
     for reader in readers:
         reader.start()
-    printed, deadline = [], None
+    printed, deadline, idle = [], None, 0
     try:
         while any(reader.is_alive() for reader in readers) or not lines.empty():
             if deadline is None and is_canceled():
@@ -84,14 +86,21 @@ def run(
             try:
                 line, is_error = lines.get(timeout=POLL)
             except queue.Empty:
+                idle += 1
+                if process.poll() is not None and idle > IDLE:
+                    break  # a child of the command holds the pipes
                 continue
+            idle = 0
             if not is_error:
                 printed.append(line)
             on_line(line, is_error)
         code = process.wait()
-    except BaseException:
+    finally:
         kill(process)
-        raise
+        for reader, (stream, _) in zip(readers, streams):
+            reader.join(POLL)
+            if not reader.is_alive():
+                stream.close()
     return Ended(code, "\n".join(printed), stopped=deadline is not None)
 
 

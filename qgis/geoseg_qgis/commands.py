@@ -21,14 +21,14 @@ class Parameter:
     help: str = ""
     flag: str = ""
     """Option of the command; without one, the value is an argument."""
-    form: str = "{}"
-    """What the option gets, with {} for the value."""
     default: Any = None
     optional: bool = False
     advanced: bool = False
     choices: tuple[str, ...] = ()
     filter: str = ""
     """Suffix of a file without its dot, or QGIS's filter of files to write."""
+    form: str = "{}"
+    """What the option gets, with {} for the value."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def arguments(command: Command, values: Mapping[str, Any]) -> list[str]:
     positional: list[str] = []
     for parameter in command.parameters:
         value = values.get(parameter.name)
-        if value in (None, "", False) or parameter.kind == "load":
+        if value is None or value is False or value == "" or parameter.kind == "load":
             continue
         if parameter.kind == "words":
             options += shlex.split(value)

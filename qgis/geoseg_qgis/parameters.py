@@ -80,7 +80,8 @@ class Values:
 
     def value(self, parameter: Parameter) -> Any:
         """Return the value of one parameter."""
-        if self.given.get(parameter.name, parameter.default) in (None, ""):
+        given = self.given.get(parameter.name, parameter.default)
+        if given is None or (isinstance(given, str) and not given):
             return None
         return KINDS[parameter.kind][1](self, parameter.name)
 

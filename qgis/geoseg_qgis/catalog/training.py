@@ -50,7 +50,7 @@ COMMANDS = (
                 "Layers of drawn or corrected objects",
                 "For a corrected prediction choose all its layers.",
             ),
-            Parameter("FIELD", "field", "Attribute that names the class", default="class"),
+            Parameter("FIELD", "field", "Attribute that names the class", "", "--field", "class"),
             Parameter(
                 "AREA",
                 "layer",
@@ -189,7 +189,7 @@ COMMANDS = (
         (
             Parameter("CLASSES", "raster", "Class raster of the prediction", "", "--scene"),
             Parameter("TRUTH", "layers", "Layers of the true objects", "", "--truth"),
-            Parameter("FIELD", "field", "Attribute that names the class", default="class"),
+            Parameter("FIELD", "field", "Attribute that names the class", "", "--field", "class"),
             EXTRA,
         ),
         ("evaluate", "--json"),
