@@ -130,9 +130,9 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
             if self.command.continues:
                 feedback.pushInfo(tr(self.command.continues))
             return {}
-        self.results = self.command.results(self.values, ended.stdout)
-        if "OUTPUT" in self.values:
-            self.results["OUTPUT"] = self.values["OUTPUT"]
+        written = [each.name for each in self.command.parameters if each.kind.startswith("new ")]
+        self.results = {name: self.values[name] for name in written if self.values[name]}
+        self.results |= self.command.results(self.values, ended.stdout)
         return self.results
 
     def postProcessAlgorithm(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -176,13 +178,18 @@ def test_labels_are_written_with_unsaved_edits_and_the_names_of_layers(session, 
     scene, _, patches = given[given.index("--") + 1 :]
     assert (scene, patches) == (str(folder / "scene.tif"), str(folder / "patches"))
     assert given[given.index("--field") + 1] == "class"
+    kept = pyogrio.read_dataframe(folder / "patches" / "labels.gpkg")
+    assert sorted(kept["class"]) == ["plane", "ship"]
+    assert kept.crs == "EPSG:32633"
+    assert kept.area.tolist() == [100, 100]
 
 
 def test_the_other_commands_return_their_results(session, folder, words):
     assert session["vectorize"]["results"]["COUNT"] == 3
     assert session["export"]["results"] == {"OUTPUT": str(folder / "exported")}
     assert session["train"]["results"]["WEIGHTS"] == str(folder / "run" / "best.safetensors")
-    assert session["evaluate"]["results"]["MIOU"] == 0.5
+    confusion = str(folder / "confusion.png")
+    assert session["evaluate"]["results"] == {"CONFUSION": confusion, "MIOU": 0.5, "ACCURACY": 0.75}
     assert session["evaluateobjects"]["results"] == {"PRECISION": 0.25, "RECALL": 0.5}
     assert session["fetchweights"]["results"]["WEIGHTS"] == "/cache/segnext_s_isaid.pkl"
     by_name = {each[0]: each for each in words}
@@ -191,14 +198,23 @@ def test_the_other_commands_return_their_results(session, folder, words):
 
 
 @pytest.mark.skipif(QGIS_PROCESS is None, reason="there is no qgis_process")
-def test_predict_runs_through_qgis_process(folder, environment):
+def test_the_commands_of_the_page_run_through_qgis_process(folder, environment):
     profile = Path(environment["HOME"], ".local/share/QGIS/QGIS3/profiles/default/python/plugins")
     profile.mkdir(parents=True, exist_ok=True)
     (profile / "geoseg_qgis").symlink_to(PLUGINS / "geoseg_qgis")
 
-    def qgis_process(*arguments: str) -> str:
+    output = folder / "of process"
+    page = (REPOSITORY / "docs" / "qgis.md").read_text("utf-8")
+    commands = re.findall(r"^qgis_process (.*)$", page, re.M)
+    assert len(commands) == 2
+    for command in commands:
+        paths = {"ortho.tif": str(folder / "scene.tif"), "results": str(output)}
+        words = [
+            re.sub(r"ortho\.tif|results", lambda found: paths[found[0]], word)
+            for word in shlex.split(command)
+        ]
         done = subprocess.run(
-            [QGIS_PROCESS, *arguments],
+            [QGIS_PROCESS, *shlex.split(filled)],
             capture_output=True,
             text=True,
             check=False,
@@ -206,12 +222,4 @@ def test_predict_runs_through_qgis_process(folder, environment):
             timeout=300,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        return done.stdout
-
-    qgis_process("plugins", "enable", "geoseg_qgis")
-    output = folder / "of process"
-    printed = qgis_process(
-        *("run", "geoseg:predict", "--"),
-        *(f"SCENE={folder / 'scene.tif'}", f"OUTPUT={output}"),
-    )
-    assert f"OBJECTS:\t{output / 'scene.gpkg'}" in printed
+    assert f"OBJECTS:\t{output / 'scene.gpkg'}" in done.stdout

@@ -337,6 +337,13 @@ def test_every_algorithm_has_an_icon():
         assert ET.parse(PLUGIN / "icons" / f"{name}.svg").getroot().get("viewBox") == "0 0 24 24"
 
 
+def test_the_page_names_every_algorithm():
+    page = (REPOSITORY / "docs" / "qgis.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| `geoseg:(\w+)` \|", page, re.M)
+    assert rows == [(command.title, command.name) for command in COMMANDS]
+    assert f"geoseg_qgis-{VERSION}.zip" in page
+
+
 def test_metadata_is_that_of_geoseg():
     metadata = configparser.ConfigParser()
     metadata.read(PLUGIN / "metadata.txt", "utf-8")
