@@ -183,6 +183,7 @@ class Runner:
         self.start, self.end = 0.0, 100.0
         self.fetched, self.packages = 0, install.packages(install.LOCK.read_text())
         self.errors: list[str] = []
+        self.label = ""
 
     def run(self, words: list[str]) -> child.Ended | None:
         """Run a command; None if it was stopped.
@@ -220,7 +221,9 @@ class Runner:
         """Report a line."""
         if progress := parse_progress(line):
             share = progress.percent
-            self.feedback.setProgressText(f"{progress.label}: {share:.0f} %")
+            if progress.label != self.label:  # each text becomes a line of the log
+                self.label = progress.label
+                self.feedback.setProgressText(f"{self.label} …")
         elif install.collected(line):
             self.fetched += 1
             share = min(100.0, 100.0 * self.fetched / self.packages)

@@ -27,6 +27,8 @@ class Parameter:
     choices: tuple[str, ...] = ()
     filter: str = ""
     """Suffix of a file without its dot, or QGIS's filter of files to write."""
+    least: int = 1
+    """Smallest value of an integer."""
     form: str = "{}"
     """What the option gets, with {} for the value."""
 

@@ -155,7 +155,7 @@ def folder(p: Parameter, name: tuple[str, str], common: dict[str, Any]) -> Any:
 def integer(p: Parameter, name: tuple[str, str], common: dict[str, Any]) -> Any:
     """Define a whole number."""
     return QgsProcessingParameterNumber(
-        *name, type=QgsProcessingParameterNumber.Integer, minValue=1, **common
+        *name, type=QgsProcessingParameterNumber.Integer, minValue=p.least, **common
     )
 
 

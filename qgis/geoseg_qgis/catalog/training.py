@@ -117,9 +117,10 @@ COMMANDS = (
                 "STEPS",
                 "integer",
                 "Steps",
-                "Empty: as in the recipe (1,500).",
+                "Empty: as in the recipe (1,500). At least 200, for the first 100 warm up.",
                 "--set",
                 optional=True,
+                least=200,
                 form="stages.0.steps={}",
             ),
             Parameter(
