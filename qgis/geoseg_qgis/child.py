@@ -132,6 +132,7 @@ def send_break(pid: int) -> bool:
         return False
     sent = kernel.GenerateConsoleCtrlEvent(1, pid)
     kernel.FreeConsole()
+    kernel.AttachConsole(-1)  # that of the parent, which qgis_process had
     return bool(sent)
 
 

@@ -295,6 +295,13 @@ def test_the_lock_pins_what_geoseg_needs():
 
 # -- The sources and the zip ------------------------------------------------------------------
 
+OLD_PYTHONS = [
+    str(path)
+    for path in (
+        *Path.home().glob(".pyenv/versions/3.9.*/bin/python"),
+        *Path("/usr/bin").glob("python3.9"),
+    )
+]
 SOURCES = sorted(PLUGIN.rglob("*.py"))
 FREE = {"child", "commands", "install"}
 HEAVY = {"numpy", "torch", "osgeo", "geoseg", "rasterio", "shapely", "PyQt5", "PyQt6"}
@@ -344,6 +351,16 @@ def test_the_page_names_every_algorithm():
     assert f"geoseg_qgis-{VERSION}.zip" in page
 
 
+def test_translators_get_every_text(tmp_path):
+    target = tmp_path / "geoseg_de.ts"
+    program = [sys.executable, str(REPOSITORY / "qgis" / "make_texts.py"), str(target)]
+    subprocess.run(program, check=True)
+    found = {message.findtext("source") for message in ET.parse(target).iter("message")}
+    assert {command.help for command in COMMANDS} <= found
+    assert {each.label for command in COMMANDS for each in command.parameters} <= found
+    assert "Command geoseg (empty: on the PATH, or as set up)" in found  # in a call of tr
+
+
 def test_metadata_is_that_of_geoseg():
     metadata = configparser.ConfigParser()
     metadata.read(PLUGIN / "metadata.txt", "utf-8")
@@ -378,3 +395,22 @@ def test_the_zip_has_the_plugin_and_the_source_of_geoseg(tmp_path):
         inside = {name.partition("/")[2] for name in source.getnames()}
     assert {"pyproject.toml", "cli/main.py", "geoseg/native/kernels.c"} <= inside
     assert "geoseg/model/weights/segnext_t_aerial.safetensors" in inside
+
+
+@pytest.mark.skipif(not OLD_PYTHONS, reason="there is no Python 3.9")
+def test_what_needs_no_qgis_runs_in_python_3_9():
+    code = """
+import sys
+from geoseg_qgis import catalog, child, commands, install
+ended = child.run([sys.executable, "-c", "print(1)"], lambda *line: None, lambda: False)
+print(commands.arguments(catalog.COMMANDS[0], {"SCENE": "a.tif"}), ended.stdout)
+"""
+    done = subprocess.run(
+        [OLD_PYTHONS[0], "-c", code],
+        cwd=PLUGIN.parent,
+        env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "['predict', '--json', '--', 'a.tif'] 1\n", done.stderr
