@@ -197,6 +197,11 @@ def test_the_other_commands_return_their_results(session, folder, words):
     assert {"--format", "geojson", "--t-srs", "EPSG:4326"} <= set(by_name["export"])
 
 
+def test_setting_up_needs_a_plugin_that_was_built(session):
+    assert not session["setup"]["ok"]
+    assert "make qgis-plugin makes the zip" in session["setup"]["lines"][-1]
+
+
 @pytest.mark.skipif(QGIS_PROCESS is None, reason="there is no qgis_process")
 def test_the_commands_of_the_page_run_through_qgis_process(folder, environment):
     profile = Path(environment["HOME"], ".local/share/QGIS/QGIS3/profiles/default/python/plugins")

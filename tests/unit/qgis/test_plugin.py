@@ -245,6 +245,7 @@ def test_the_command_is_found_by_setting_then_path_then_environment(tmp_path, mo
 def test_a_python_that_is_too_old_is_refused(tmp_path, monkeypatch):
     assert install.find_python(sys.executable) == sys.executable
     monkeypatch.setattr(install, "OLDEST", (3, 99))
+    monkeypatch.setattr(install, "pythons", lambda: [sys.executable])
     with pytest.raises(install.MissingError, match=r"is no Python 3\.99 or newer"):
         install.find_python(sys.executable)
     with pytest.raises(install.MissingError, match=r"no Python 3\.99 or newer"):
