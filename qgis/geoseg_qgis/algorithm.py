@@ -130,6 +130,8 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
             if self.command.continues:
                 feedback.pushInfo(tr(self.command.continues))
             return {}
+        for line in self.command.report(ended.stdout):
+            feedback.pushInfo(line)
         written = [each.name for each in self.command.parameters if each.kind.startswith("new ")]
         self.results = {name: self.values[name] for name in written if self.values[name]}
         self.results |= self.command.results(self.values, ended.stdout)

@@ -58,6 +58,8 @@ class Command:
     outputs: tuple[Output, ...] = ()
     results: Callable[[Mapping[str, Any], str], dict[str, Any]] = lambda values, stdout: {}
     """Outputs by name, from the values and from what the command printed."""
+    report: Callable[[str], list[str]] = lambda stdout: []
+    """Lines for the log, from what the command printed."""
     continues: str = ""
     """What to do to continue after a stop."""
 

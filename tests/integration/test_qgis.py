@@ -190,6 +190,7 @@ def test_the_other_commands_return_their_results(session, folder, words):
     assert session["train"]["results"]["WEIGHTS"] == str(folder / "run" / "best.safetensors")
     confusion = str(folder / "confusion.png")
     assert session["evaluate"]["results"] == {"CONFUSION": confusion, "MIOU": 0.5, "ACCURACY": 0.75}
+    assert session["evaluate"]["lines"][-1] == "ship: iou 0.500, pixels 1,200"
     assert session["evaluateobjects"]["results"] == {"PRECISION": 0.25, "RECALL": 0.5}
     assert session["fetchweights"]["results"]["WEIGHTS"] == "/cache/segnext_s_isaid.pkl"
     by_name = {each[0]: each for each in words}

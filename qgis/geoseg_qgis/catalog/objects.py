@@ -157,7 +157,7 @@ COMMANDS = (
             Output("COUNT", "number", "Number of objects"),
         ),
         predicted,
-        "Run it again with the same output folder: it continues from what is finished.",
+        continues="Run it again with the same output folder: it continues from what is finished.",
     ),
     Command(
         "vectorize",

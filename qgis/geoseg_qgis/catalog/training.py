@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,19 @@ from ..commands import Command, Output, Parameter, last_json
 from .shared import DEVICE, EXTRA, HOME, Values
 
 GROUP = "Training"
+
+
+def score_lines(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each class that has true pixels or objects."""
+    return [
+        f"{name}: " + ", ".join(f"{key} {_number(value)}" for key, value in row.items())
+        for name, row in rows.items()
+        if row.get("pixels") or row.get("truth")
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def trained(values: Values, stdout: str) -> dict[str, Any]:
@@ -148,7 +162,7 @@ COMMANDS = (
         ("train",),
         (Output("WEIGHTS", "file", "Best weights"),),
         trained,
-        "Run it again with the same folder and “Continue the run”.",
+        continues="Run it again with the same folder and “Continue the run”.",
     ),
     Command(
         "evaluate",
@@ -180,6 +194,7 @@ COMMANDS = (
         ("evaluate", "--json"),
         (Output("MIOU", "number", "mIoU"), Output("ACCURACY", "number", "Accuracy")),
         pixel_scores,
+        lambda stdout: score_lines(last_json(stdout)["classes"]),
     ),
     Command(
         "evaluateobjects",
@@ -196,5 +211,6 @@ COMMANDS = (
         ("evaluate", "--json"),
         (Output("PRECISION", "number", "Precision"), Output("RECALL", "number", "Recall")),
         object_scores,
+        lambda stdout: score_lines(last_json(stdout)["objects"]),
     ),
 )

@@ -133,6 +133,7 @@ def test_results_are_read_from_what_the_commands_print():
     with pytest.raises(ValueError, match="printed no result"):
         last_json("nothing")
     row = '{"objects": {"ship": {"found": 4, "truth": 2, "matched": 1}}}'
+    assert BY_NAME["evaluateobjects"].report(row) == ["ship: found 4, truth 2, matched 1"]
     assert BY_NAME["evaluateobjects"].results({}, row) == {"PRECISION": 0.25, "RECALL": 0.5}
 
 
