@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint qgis-plugin clean
 
 # A worker a core, each with one thread; idle workers take tests from busy ones.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
@@ -18,6 +18,9 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+qgis-plugin: .venv/dev.stamp
+	$(BIN)/python qgis/make_plugin.py dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from geoseg.progress import json_progress
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
 LINE_EVERY = 60.0
@@ -199,13 +200,16 @@ def pixel_bar(
     label: str, *, quiet: bool, lines_only: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
     """Yield a `progress(done, total)` callback in pixels: a bar, or a line a minute if not on a
-    terminal.
+    terminal, or JSON if the environment asks for it.
 
     Args:
         lines_only: write lines on a terminal, too.
     """
     from tqdm import tqdm
 
+    if by_json := json_progress(label, "px"):
+        yield by_json
+        return
     start = reported = time.monotonic()
 
     def by_line(done: int, total: int) -> None:
@@ -239,6 +243,9 @@ def count_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a `progress(done, total)` callback for things counted one by one."""
     from tqdm import tqdm
 
+    if by_json := json_progress(label, unit):
+        yield by_json
+        return
     with tqdm(desc=label, unit=unit, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_NAMES = {"SIGTERM": "Terminated", "SIGHUP": "Hung up"}
+_NAMES = {"SIGTERM": "Terminated", "SIGHUP": "Hung up", "SIGBREAK": "Interrupted"}
+"""What is said of each signal. Windows alone has SIGBREAK, and programs there can send no other."""
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, handled like Ctrl-C."""
+    """SIGTERM, SIGHUP or SIGBREAK, handled like Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -27,7 +28,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """Let SIGTERM and SIGHUP raise `Stopped` once. Ignored signals (nohup) stay ignored."""
+    """Let these signals raise `Stopped` once. Ignored signals (nohup) stay ignored."""
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -20,6 +20,10 @@ _TOP = """# Commands
 Exit codes: 0 done, 1 failed, 2 impossible options, 3 done but for parts that could not be read,
 130, 143 and 129 stopped by Ctrl-C, SIGTERM and SIGHUP. Messages go to standard error; an error is
 one line that begins with `Error:`.
+
+For programs that run these commands, the environment variable `GEOSEG_PROGRESS=json` turns
+progress into lines on standard error:
+`{"progress": "scene.tif", "done": 4096, "total": 8192, "unit": "px"}`.
 """
 
 

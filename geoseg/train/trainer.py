@@ -26,6 +26,7 @@ from tqdm import tqdm
 from geoseg.errors import OptionError
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
 from geoseg.model.devices import choose_device, computes_bfloat16
+from geoseg.progress import json_progress
 from geoseg.train.figures import Sample, sample_sheet, write_picture
 from geoseg.train.metrics import Scores
 from geoseg.train.module import Labeled, SegmentationModule
@@ -298,15 +299,16 @@ class MovingAverage(WeightAveraging):
 
 
 class ProgressBar(Callback):
-    """A bar over all steps of the run, on terminals only."""
+    """A bar over all steps of the run on terminals, or JSON if the environment asks for it."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.by_json = json_progress("train", "step") if trainer.is_global_zero else None
         self.bar = tqdm(
             desc="train",
             unit="step",
             total=trainer.max_steps,
             initial=trainer.global_step,
-            disable=None if trainer.is_global_zero else True,
+            disable=None if trainer.is_global_zero and not self.by_json else True,
         )
 
     def on_train_batch_end(
@@ -317,6 +319,8 @@ class ProgressBar(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if self.by_json:
+            self.by_json(trainer.global_step, trainer.max_steps)
         if self.bar.disable:
             return
         self.bar.update(trainer.global_step - self.bar.n)

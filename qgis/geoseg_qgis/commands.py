@@ -1,0 +1,140 @@
+"""Commands of geoseg as tables, and the arguments that follow from values. Needs no QGIS."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a Processing algorithm, and the option of the command that it becomes."""
+
+    name: str
+    """Identifier in scripts and models."""
+    kind: str
+    """A key of `parameters.KINDS`."""
+    label: str
+    help: str = ""
+    flag: str = ""
+    """Option of the command; without one, the value is an argument."""
+    default: Any = None
+    optional: bool = False
+    advanced: bool = False
+    choices: tuple[str, ...] = ()
+    filter: str = ""
+    """Suffix of a file without its dot, or QGIS's filter of files to write."""
+    least: int = 1
+    """Smallest value of an integer."""
+    form: str = "{}"
+    """What the option gets, with {} for the value."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A value that an algorithm returns besides its destinations."""
+
+    name: str
+    kind: str
+    """A key of `parameters.OUTPUTS`."""
+    label: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of geoseg that is a Processing algorithm."""
+
+    name: str
+    """Identifier of the algorithm, and name of its icon."""
+    title: str
+    group: str
+    help: str
+    parameters: tuple[Parameter, ...]
+    words: tuple[str, ...] = ()
+    """The command, with the options that it always gets."""
+    outputs: tuple[Output, ...] = ()
+    results: Callable[[Mapping[str, Any], str], dict[str, Any]] = lambda values, stdout: {}
+    """Outputs by name, from the values and from what the command printed."""
+    report: Callable[[str], list[str]] = lambda stdout: []
+    """Lines for the log, from what the command printed."""
+    continues: str = ""
+    """What to do to continue after a stop."""
+
+
+def arguments(command: Command, values: Mapping[str, Any]) -> list[str]:
+    """Return the words after `geoseg`: options first, then `--` and the arguments.
+
+    Args:
+        values: by the parameters' names, as text, numbers or bools.
+
+    Raises:
+        ValueError: two parameters are given of which one only can be.
+    """
+    options: list[str] = []
+    positional: list[str] = []
+    for parameter in command.parameters:
+        value = values.get(parameter.name)
+        if value is None or value is False or value == "" or parameter.kind == "load":
+            continue
+        if parameter.kind == "words":
+            options += shlex.split(value)
+        elif not parameter.flag:
+            positional.append(_text(value))
+        elif parameter.flag in options:
+            others = [each.label for each in command.parameters if each.flag == parameter.flag]
+            raise ValueError(f"choose one of these only: {', '.join(others)}")
+        elif value is True:
+            options.append(parameter.flag)
+        else:
+            options += [parameter.flag, parameter.form.format(_text(value))]
+    return [*command.words, *options, "--", *positional]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Return a command for the log, as one would type it."""
+    return " ".join(word if word and " " not in word else f'"{word}"' for word in words)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A line of progress."""
+
+    label: str
+    done: int
+    total: int
+    unit: str
+
+    @property
+    def percent(self) -> float:
+        """Share that is done, 0 to 100."""
+        return min(100.0, 100.0 * self.done / self.total) if self.total > 0 else 0.0
+
+
+def parse_progress(line: str) -> Progress | None:
+    """Return the progress that a line of the command tells; None of other lines."""
+    if not line.startswith('{"progress"'):
+        return None
+    try:
+        told = json.loads(line)
+        return Progress(told["progress"], int(told["done"]), int(told["total"]), told["unit"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def last_json(stdout: str) -> dict[str, Any]:
+    """Return the last JSON object that a command printed.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for line in reversed(stdout.splitlines()):
+        if line.startswith("{"):
+            return json.loads(line)
+    raise ValueError("the command printed no result")

@@ -1,0 +1,47 @@
+"""Results as layers of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qgis.core import QgsMapLayer, QgsProject, QgsProviderRegistry, QgsRasterLayer, QgsVectorLayer
+
+
+def load(project: QgsProject, title: str, scene: str, objects: str, rasters: list[str]) -> None:
+    """Add layers to the project in one group at the top, in the styles of their files.
+
+    Layers that the project has already are redrawn instead. The scene is added below them if the
+    project does not have it.
+
+    Args:
+        objects: a GeoPackage, or empty. Its first layer is drawn first, that is at the bottom.
+    """
+    parts = QgsProviderRegistry.instance().querySublayers(objects) if objects else []
+    vectors = [QgsVectorLayer(part.uri(), part.name(), "ogr") for part in parts]
+    pictures = [QgsRasterLayer(path, Path(path).stem) for path in rasters]
+    background = [QgsRasterLayer(scene, Path(scene).stem)]
+    present = {file_of(layer) for layer in project.mapLayers().values()}
+    for layer in project.mapLayers().values():
+        if file_of(layer) in {file_of(each) for each in (*vectors, *pictures)}:
+            layer.reload()
+    new = [each for each in (*reversed(vectors), *pictures) if file_of(each) not in present]
+    if not new:
+        return
+    group = project.layerTreeRoot().insertGroup(0, title)
+    for layer in (*new, *(each for each in background if file_of(each) not in present)):
+        project.addMapLayer(layer, False)
+        node = group.addLayer(layer)
+        node.setExpanded(False)
+        node.setItemVisibilityChecked(layer not in pictures)
+
+
+def file_of(layer: QgsMapLayer) -> tuple[str, str]:
+    """Return the file of a layer, and its name in there."""
+    path, _, inside = layer.source().partition("|layername=")
+    return str(Path(path.partition("|")[0]).absolute()), inside.partition("|")[0]
+
+
+def in_use(project: QgsProject, path: str) -> list[str]:
+    """Return the names of layers in the project that show this file."""
+    wanted = str(Path(path).absolute())
+    return [layer.name() for layer in project.mapLayers().values() if file_of(layer)[0] == wanted]
