@@ -11,10 +11,12 @@ from geoseg.api.models import ready_model
 from geoseg.api.prediction import Prediction, ScratchFolder
 from geoseg.api.progress import Progress, reporting
 from geoseg.errors import OptionError
+from geoseg.geo.layers.filters import ByClass, Selection
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.formats import export as export_layers
 from geoseg.geo.layers.object_scores import ObjectScore
 from geoseg.geo.layers.object_scores import score_objects as score_layers
+from geoseg.geo.layers.regular import Forms
 from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.raster.class_raster import read_classes
 from geoseg.model.backends import Backend
@@ -52,6 +54,9 @@ def predict(
     collar: Literal["auto", "off"] = "auto",
     formats: str | Sequence[str] = ("gpkg",), confidence: bool = False, logits: bool = False,
     simplify: float | None = None, smooth: bool = True, min_area: float | None = None,
+    regularize: Forms | None = None, only: str | Sequence[str] = (),
+    min_length: ByClass | None = None, max_area: ByClass | None = None,
+    mask_out: AnyPath | None = None,
     overwrite: bool = False, keep_going: bool = False,
     workers: int | None = None, scheduler: str | None = None, progress: Progress = None,
 ) -> Prediction:  # fmt: skip
@@ -66,6 +71,10 @@ def predict(
         weights: a checkpoint, or a name of `geoseg weights list`; None = the built-in ones.
         model: a `TileModel` or network to use instead of `weights`.
         aoi: a vector file, or minx, miny, maxx, maxy in the scene's CRS.
+        regularize: "all", or forms by class: {"building": "angles", "storage_tank": "circle"}.
+        only: names of the classes that become objects.
+        min_length, max_area: m and m²; a number, or numbers by class.
+        mask_out: a vector file; objects inside its polygons are left out.
         progress: called with pixels done and in all; True = a bar, False = nothing.
 
     Raises:
@@ -77,7 +86,9 @@ def predict(
             folder=scratch.path if scratch else Path(str(out)),
             formats=(formats,) if isinstance(formats, str) else tuple(formats),
             confidence=confidence, logits=logits, overwrite=overwrite, keep_going=keep_going,
-            simplify=simplify, smooth=smooth, min_area=min_area,
+            simplify=simplify, smooth=smooth, min_area=min_area, regularize=regularize,
+            only=_names(only), min_length=min_length, max_area=max_area,
+            mask_out=None if mask_out is None else str(mask_out),
         ),
         SceneOptions(
             bands=tuple(bands) if bands else None, rescale=rescale, collar=collar, gsd=gsd,
@@ -128,6 +139,10 @@ def _aoi_text(aoi: AnyPath | Bounds | None) -> str | None:
     return ",".join(map(repr, map(float, aoi)))
 
 
+def _names(only: str | Sequence[str]) -> tuple[str, ...]:
+    return (only,) if isinstance(only, str) else tuple(map(str, only))
+
+
 @python_messages
 def vectorize(
     raster: AnyPath,
@@ -139,6 +154,11 @@ def vectorize(
     specks: Literal["fill", "drop"] = "fill",
     skip: Collection[int] = (0,),
     classes: AnyPath | None = None,
+    regularize: Forms | None = None,
+    only: str | Sequence[str] = (),
+    min_length: ByClass | None = None,
+    max_area: ByClass | None = None,
+    mask_out: AnyPath | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress = None,
@@ -153,6 +173,7 @@ def vectorize(
         specks: what regions below `min_area` become: the class around them, or holes.
         skip: values without polygons.
         classes: a CSV file with id, name and color; None = as the raster declares.
+        regularize, only, min_length, max_area, mask_out: as for `predict`.
 
     Raises:
         SceneError, OutputError, OptionError: as `geoseg.pipeline.vectorize.vectorize` does.
@@ -170,6 +191,10 @@ def vectorize(
             fill=specks == "fill",
             skip=skip,
             classes=None if table is None else read_classes(table),
+            regularize=regularize,
+            selection=Selection(
+                _names(only), min_length, max_area, None if mask_out is None else str(mask_out)
+            ),
             inputs=[] if table is None else [table],
             workers=workers,
             overwrite=overwrite,

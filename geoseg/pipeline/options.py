@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from geoseg.errors import OptionError
+from geoseg.geo.layers.filters import ByClass, Selection
 from geoseg.geo.layers.formats import FORMATS
+from geoseg.geo.layers.regular import Forms, parse_forms
 from geoseg.geo.raster.address import check_local_folder
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
 
@@ -111,6 +113,18 @@ class OutputOptions:
     min_area: float | None = None
     """Smaller regions take the class around them, m²; None = SPECK pixels of the scene or,
     if larger, of what the model sees."""
+    regularize: Forms | None = None
+    """Classes whose outlines get the forms in which they are built; see `parse_forms`."""
+    only: tuple[str, ...] = ()
+    """See `Selection`, as for the following ones."""
+    min_length: ByClass | None = None
+    max_area: ByClass | None = None
+    mask_out: str | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """The objects that become features."""
+        return Selection(self.only, self.min_length, self.max_area, self.mask_out)
 
     def __post_init__(self) -> None:
         check_local_folder(self.folder)
@@ -121,6 +135,9 @@ class OutputOptions:
         for flag, value in (("--simplify", self.simplify), ("--min-area", self.min_area)):
             if value is not None and not value >= 0:
                 raise OptionError(f"{flag} is {value}; give 0 or more")
+        _ = self.selection  # checks its limits
+        if self.regularize is not None:
+            parse_forms(self.regularize)
 
 
 @dataclass(frozen=True, slots=True)

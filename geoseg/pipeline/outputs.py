@@ -18,15 +18,17 @@ from geopandas import GeoDataFrame
 
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
-from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers.features import empty_features, features, tables
+from geoseg.geo.layers.by_class import check_known
+from geoseg.geo.layers.features import empty_features, tables
 from geoseg.geo.layers.formats import FORMATS, write_format
 from geoseg.geo.layers.geopackage import GeoPackageWriter
+from geoseg.geo.layers.regular import parse_forms, regular_outlines
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.zarr_writer import LogitsWriter
 from geoseg.geo.vector.cleanup import TOLERANCE, CleanPolygons, Cleanup
 from geoseg.geo.vector.polygonize import BlockPolygons
 from geoseg.geo.vector.polygons import Polygons
+from geoseg.geo.vector.regularize import Regularized
 from geoseg.native.malloc import return_free_memory
 from geoseg.pipeline.execution.block_store import kept_files
 from geoseg.pipeline.execution.tasks import BlockResult, Plan
@@ -93,18 +95,6 @@ def file_key(kind: str, stem: str, path: Path) -> str:
     return f"{kind}:{path.stem.removeprefix(f'{stem}_')}" if FORMATS[kind].per_class else kind
 
 
-def concat_tables(
-    parts: list[GeoDataFrame],
-    polygons: Polygons,
-    geobox: GeoBox,
-    classes: tuple[LabelClass, ...],
-) -> GeoDataFrame:
-    """Return one table in the order of object_id, also for no polygons."""
-    if not parts:
-        return features(polygons, geobox, classes)
-    return pd.concat(parts).sort_values("object_id", ignore_index=True)
-
-
 class Outputs:
     """The outputs of one prediction, written block by block in any order. A context.
 
@@ -132,6 +122,9 @@ class Outputs:
         pixel = scene.geobox.gsd or 1.0
         tolerance = TOLERANCE if output.simplify is None else output.simplify / pixel
         self.cleanup = Cleanup(plan.min_pixels, tolerance=tolerance, smooth=output.smooth)
+        self.filters = output.selection.open(scene.geobox, classes)
+        if output.regularize is not None:
+            check_known(parse_forms(output.regularize), "--regularize", classes)
         self.polygons: list[BlockPolygons] = []
         self.clean: list[CleanPolygons] = []
         self.damaged: dict[Window, None] = {}
@@ -197,25 +190,35 @@ class Outputs:
             with timer.stage("merge"):
                 polygons = self.cleanup.merge_blocks(self.polygons, self.clean)
                 self.polygons, self.clean = [], []
+                outlines = None
+                if self.output.regularize is not None:
+                    geobox, forms = self.plan.view.scene.geobox, self.output.regularize
+                    outlines = regular_outlines(polygons, geobox, self.classes, forms)
+                polygons, outlines = self.filters(polygons, outlines)
             return_free_memory()  # before the tables of a large scene need theirs
             with timer.stage("write"):
-                return self._write_layers(polygons, metadata, rasters)
+                return self._write_layers(polygons, outlines, metadata, rasters)
 
     def _write_layers(
-        self, polygons: Polygons, metadata: Mapping[str, str], rasters: Future[None]
+        self,
+        polygons: Polygons,
+        outlines: Regularized | None,
+        metadata: Mapping[str, str],
+        rasters: Future[None],
     ) -> Written:
         """Write the GeoPackage table by table, and the other formats from all tables together."""
         scene, output = self.plan.view.scene, self.output
         others = [kind for kind in output.formats if kind != "gpkg"]
-        names, totals, kept = dict(self.names), dict[str, ClassTotal](), []
+        names, totals = dict(self.names), dict[str, ClassTotal]()
+        kept: list[GeoDataFrame] = []
         with ExitStack() as stack:
             layers = None
             if "gpkg" in output.formats:
-                nothing = empty_features(scene.geobox)
+                nothing = empty_features(scene.geobox, regular=outlines is not None)
                 layers = stack.enter_context(
                     GeoPackageWriter(self.path("gpkg"), self.classes, nothing, metadata)
                 )
-            for part in tables(polygons, scene.geobox, self.classes):
+            for part in tables(polygons, scene.geobox, self.classes, outlines=outlines):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))
                 area = before.area_m2 + float(part["area_m2"].sum())
@@ -226,7 +229,8 @@ class Outputs:
                     kept.append(part)
             rasters.result()
         for kind in others:
-            table = concat_tables(kept, polygons, scene.geobox, self.classes)
+            nothing = empty_features(scene.geobox, regular=outlines is not None)
+            table = pd.concat(kept or [nothing]).sort_values("object_id", ignore_index=True)
             files = write_format(table, self.folder, self.stem, kind, self.classes)
             names |= {file_key(kind, self.stem, file): file.name for file in files}
         return Written(names, totals, self.valid_pixels, tuple(self.damaged))

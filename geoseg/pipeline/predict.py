@@ -99,8 +99,9 @@ def predict(
         options = PredictOptions(output, scene, tiling or TilingOptions(), compute)
         run = run_fingerprint(header, model, options)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
-        aoi_files = vector_files(Path(scene.aoi)) if scene.aoi else ()
-        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *aoi_files])
+        drawn = [Path(each) for each in (scene.aoi, output.mask_out) if each]
+        drawn_files = [file for each in drawn for file in vector_files(each)]
+        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *drawn_files])
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:
             return summary

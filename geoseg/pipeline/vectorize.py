@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,15 @@ from typing import TypeVar
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
+from geoseg.geo.layers.by_class import check_known
 from geoseg.geo.layers.features import empty_features, tables
+from geoseg.geo.layers.filters import Selection
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
+from geoseg.geo.layers.regular import Forms, parse_forms, regular_outlines
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
+from geoseg.geo.raster.files import vector_files
 from geoseg.geo.vector.blocks import polygonize_raster
 from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.guard import check_outputs
@@ -59,6 +63,8 @@ def vectorize(
     fill: bool = True,
     skip: Collection[int] = (0,),
     classes: tuple[LabelClass, ...] | None = None,
+    regularize: Forms | None = None,
+    selection: Selection | None = None,
     inputs: Iterable[Path] = (),
     workers: int | None = None,
     overwrite: bool = False,
@@ -78,6 +84,8 @@ def vectorize(
             holes.
         skip: values that do not become polygons.
         classes: names and colors; None = as the raster declares.
+        regularize: classes whose outlines get the forms in which they are built; see `parse_forms`.
+        selection: the polygons that become features; None = all.
         inputs: other files that the caller reads, which are not replaced, either.
         workers: threads; None = one per core, 2 to 8.
         progress: called with the pixels done and the total.
@@ -89,11 +97,16 @@ def vectorize(
     """
     start = time.perf_counter()
     _check_options(output, simplify, min_area)
-    check_outputs([output], [path, *inputs], overwrite=overwrite)
+    forms = {} if regularize is None else parse_forms(regularize)
+    selection = selection or Selection()
+    masks = vector_files(Path(selection.mask_out)) if selection.mask_out else ()
+    check_outputs([output], [path, *inputs, *masks], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
     with raster.source.dataset() as dataset:
         check_outputs([output], dataset.files, overwrite=overwrite)
-    geobox = raster.geobox
+    geobox, values = raster.geobox, raster.values.tolist()
+    check_known(forms, "--regularize", raster.classes, values)
+    filters = selection.open(geobox, raster.classes, values)
     cleanup = Cleanup.from_ground_units(
         geobox.gsd,
         simplify=simplify,
@@ -116,13 +129,18 @@ def vectorize(
             progress=progress,
         )
         polygons = replace(polygons, class_id=raster.values[polygons.class_id])
+        outlines = None
+        if forms:
+            outlines = regular_outlines(polygons, geobox, raster.classes, forms)
+        polygons, outlines = filters(polygons, outlines)
         with GeoPackageWriter(
             staging.new / output.name,
             raster.classes,
-            empty_features(geobox),
-            _metadata(path, cleanup),
+            empty_features(geobox, regular=bool(forms)),
+            _metadata(path, cleanup) | _chosen(forms, selection),
         ) as writer:
-            for table in tables(polygons, geobox, raster.classes, partial(_map_ahead, pool)):
+            ahead = partial(_map_ahead, pool)
+            for table in tables(polygons, geobox, raster.classes, ahead, outlines):
                 writer.append(table)
     return Vectorized(
         output=output,
@@ -157,6 +175,12 @@ def _metadata(path: str | Path, cleanup: Cleanup) -> dict[str, str]:
         "min_area_px": f"{cleanup.min_pixels:g}",
         "specks": "fill" if cleanup.fill else "drop",
     }
+
+
+def _chosen(forms: Mapping[str, str], selection: Selection) -> dict[str, str]:
+    """Return what the layers record of forms and filters; nothing without any."""
+    chosen = {key: value for key, value in asdict(selection).items() if value}
+    return {key: str(value) for key, value in ({"regularize": forms} | chosen).items() if value}
 
 
 def _map_ahead(

@@ -15,6 +15,7 @@ from geoseg.geo.crs import WritableCRS, to_pyproj
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.vector.polygons import Polygons, segment_sum
+from geoseg.geo.vector.regularize import Regularized
 
 _BATCH = 500_000
 """Corners per batch of tables; bounds the memory for geometry."""
@@ -43,17 +44,20 @@ def tables(
     geobox: GeoBox,
     classes: tuple[LabelClass, ...],
     apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
+    outlines: Regularized | None = None,
 ) -> Iterator[geopandas.GeoDataFrame]:
     """Yield the rows of `features` in tables of bounded size, each of one class.
 
     Classes are in `drawing_order`.
 
     Args:
+        outlines: see `features`.
         apply: `map`, or one with threads that does not compute far ahead.
     """
 
     def table(indices: NDArray[np.intp]) -> geopandas.GeoDataFrame:
-        frame = features(polygons.take(indices), geobox, classes)
+        regular = None if outlines is None else outlines.take(indices)
+        frame = features(polygons.take(indices), geobox, classes, regular)
         return frame.assign(object_id=indices + 1)
 
     ids, kind = np.unique(polygons.class_id, return_inverse=True)
@@ -78,24 +82,37 @@ def drawing_order(names: Sequence[str], areas: Sequence[float]) -> NDArray[np.in
     return np.argsort(-np.array(typical, float), kind="stable")
 
 
-def empty_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
-    """Return the table of no polygons, with all columns and the CRS."""
-    return features(Polygons.concatenate([]), geobox, ())
+def empty_features(geobox: GeoBox, *, regular: bool = False) -> geopandas.GeoDataFrame:
+    """Return the table of no polygons, with all columns and the CRS.
+
+    Args:
+        regular: the table has the column of that name.
+    """
+    nothing = Regularized(np.zeros(0, object), np.zeros(0, bool)) if regular else None
+    return features(Polygons.concatenate([]), geobox, (), nothing)
 
 
 def features(
-    polygons: Polygons, geobox: GeoBox, classes: tuple[LabelClass, ...]
+    polygons: Polygons,
+    geobox: GeoBox,
+    classes: tuple[LabelClass, ...],
+    outlines: Regularized | None = None,
 ) -> geopandas.GeoDataFrame:
     """Return one row per polygon, in their order.
 
     Columns: object_id (1, 2, …), class_id, class, area_m2, confidence (mean probability, NaN if
     unknown), length_m, width_m, angle_deg (see `Sizes`), and geometry in the CRS with
     counterclockwise shells. A class that `classes` lacks is called class_<id>.
+
+    Args:
+        outlines: new outlines, for which there is a column `regular`, 1 or 0.
     """
     a, b, c, d, e, f = tuple(geobox.transform)[:6]
-    placed = shapely.transform(
-        polygons.geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f)
-    )
+    shapes = polygons.geometry
+    if outlines is not None:
+        changed = ~shapely.is_missing(outlines.shapes)
+        shapes[changed] = outlines.shapes[changed]
+    placed = shapely.transform(shapes, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
     placed = shapely.orient_polygons(placed)
     sizes = measure(placed, geobox.crs)
     ids = polygons.class_id
@@ -115,6 +132,8 @@ def features(
             "angle_deg": sizes.angle,
         }
     )
+    if outlines is not None:
+        table["regular"] = outlines.regular.astype(np.int32)
     crs = None if geobox.crs is None else WritableCRS(to_pyproj(geobox.crs))
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
 
