@@ -16,6 +16,7 @@ from geoseg.native.malloc import refused_memory
 from geoseg.version import VERSION
 
 from . import bench, demo, evaluate, export, predict, prepare, recipes, train, vectorize, weights
+from .analysis import count, derive
 from .streams import Stopped, forgive_output, stop_on_signals
 
 GRACE = 2.0
@@ -67,6 +68,8 @@ main.add_command(train.command, "train")
 main.add_command(evaluate.command, "evaluate")
 main.add_command(vectorize.command, "vectorize")
 main.add_command(export.command, "export")
+main.add_command(count.command, "count")
+main.add_command(derive.command, "derive")
 main.add_command(weights.command)
 main.add_command(bench.command, "bench")
 

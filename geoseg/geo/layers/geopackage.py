@@ -149,7 +149,7 @@ class GeoPackageWriter:
             layer: (name, layer_qml(color, unit=unit))
             for layer, (name, color) in self._legend.items()
         }
-        _add_styles(self._file, styles)
+        add_styles(self._file, styles)
         _verify(self._file, self.counts)
         if self._file != self.path:
             shutil.move(self._file, self.path)
@@ -171,7 +171,7 @@ def _verify(path: Path, counts: Mapping[str, int]) -> None:
         raise sqlite3.DatabaseError(state)
 
 
-def _add_styles(path: Path, styles: Mapping[str, tuple[str, str]]) -> None:
+def add_styles(path: Path, styles: Mapping[str, tuple[str, str]]) -> None:
     """Add the table layer_styles; `styles` has class name and QML by layer."""
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("PRAGMA synchronous = OFF")

@@ -1,0 +1,1 @@
+"""Commands on results: report, accuracy, decode, change, suggest."""
