@@ -21,14 +21,16 @@ PRICE = 0.08
 """Price of a line in units of the outline's length, px³ a px: two more lines must explain a step
 of 2 px over a twenty-fifth of the outline."""
 _THIN = 0.75
-"""Tolerance, px, of the corners at which lines may meet, and from which directions are taken."""
+"""Tolerance, px, of the corners at which lines may meet."""
+_DETAIL, _COARSE = 60, 2.5
+"""The tolerance for directions is that share of the outline's length, up to so many pixels."""
 _ROUNDS = 4
 """Refinements of the direction, at most."""
 _STEADY = 1e-4
 """Radians: a smaller change of direction ends the refinement."""
 _ROUNDED = 2.0
 """Pixels at either end of a line that do not place it."""
-_COHERENT = 0.5
+_COHERENT = 0.25
 """Coherence of the sides below which steps are not believed: a box, or nothing, is built so."""
 _CLOSE = 1e-3
 """Radians: two directions that refine to the same one."""
@@ -48,7 +50,9 @@ def fit_right_angles(ring: Floats, *, angle: float | None = None, box: bool = Fa
         ring = ring[::-1]
     corners = shapely.get_coordinates(shapely.simplify(line, _THIN))[:-1]
     stays = np.isin(ring @ (1, 1j), corners @ (1, 1j))
-    direction, coherence = _direction(corners)
+    coarse = min(max(_THIN, line.length / _DETAIL), _COARSE)
+    plain = shapely.get_coordinates(shapely.simplify(line, coarse))[:-1]
+    direction, coherence = _direction(plain)
     box = box or coherence < _COHERENT
     if angle is not None:
         frame = Fit(ring, stays, angle)
