@@ -14,8 +14,10 @@ _COLORS = ("255,245,224", "253,212,158", "252,141,89", "215,48,31", "127,0,0")
 
 def choropleth_qml(values: Sequence[float], field: str) -> str:
     """Return a QGIS style of units in steps that hold about as many units each."""
-    steps = np.unique(np.quantile(values, np.linspace(0, 1, len(_COLORS) + 1))) if values else []
-    limits = np.array([*steps, *steps]) if len(steps) == 1 else np.asarray(steps, float)
+    limits = np.zeros(0)
+    if values:
+        limits = np.unique(np.quantile(values, np.linspace(0, 1, len(_COLORS) + 1)))
+        limits = np.repeat(limits, 2) if len(limits) == 1 else limits
     root = Element("qgis", version="3.22.0", styleCategories="Symbology", labelsEnabled="0")
     renderer = SubElement(
         root,

@@ -55,7 +55,7 @@ def derive(
         raise OptionError(f"--layers {unknown[0]} is not known; choose from {', '.join(DERIVED)}")
     check_layer_file(output, vector_files(path), overwrite=overwrite)
     objects = measured(read_edited(path, classes).features, str(path))
-    styles = {}
+    styles = dict[str, tuple[str, str]]()
     with (
         Staging(output.parent, output.name) as staging,
         vector_errors(f"{output} cannot be written", OutputError),

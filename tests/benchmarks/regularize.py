@@ -186,23 +186,23 @@ def main() -> None:
             draw(options.picture, labels, drawn)
 
 
-def draw(path: Path, labels: NDArray[np.int32], drawn: dict[str, Shapes], zoom: int = 3) -> None:
+def draw(path: Path, labels: NDArray[np.int32], drawn: dict[str, Shapes], zoom: int = 2) -> None:
     """Draw the upper left of the sheet once for each way."""
-    size = 4 * CELL
-    sheet = Image.new("RGB", ((size * zoom + 20) * len(drawn), 2 * CELL * zoom + 30), "white")
+    size, step = 4 * CELL, 2 * CELL * zoom + 30
+    sheet = Image.new("RGB", (size * zoom, step * len(drawn)), "white")
     ground = np.where(labels[: 2 * CELL, :size, None] > 0, (222, 222, 214), (250, 250, 247))
     picture = Image.fromarray(ground.astype(np.uint8)).resize(
         (size * zoom, 2 * CELL * zoom), Image.Resampling.NEAREST
     )
     pen = ImageDraw.Draw(sheet)
     for number, (name, shapes) in enumerate(drawn.items()):
-        left = number * (size * zoom + 20)
-        sheet.paste(picture, (left, 30))
-        pen.text((left + 8, 6), name, fill="black", font_size=18)
+        top = number * step + 30
+        sheet.paste(picture, (0, top))
+        pen.text((8, top - 24), name, fill="black", font_size=18)
         for shape in shapes:
             if shape is None or shape.bounds[2] > size or shape.bounds[3] > 2 * CELL:
                 continue
-            points = shapely.get_coordinates(shape.exterior) * zoom + np.array([left, 30])
+            points = shapely.get_coordinates(shape.exterior) * zoom + np.array([0, top])
             pen.line([tuple(point) for point in points], fill=(200, 30, 30), width=2)
             for x, y in points:
                 pen.rectangle((x - 2, y - 2, x + 2, y + 2), fill=(20, 60, 160))

@@ -35,6 +35,7 @@ def check_known(
     for class_id in ids:
         names |= {str(class_id), f"class_{class_id}"}
     if unknown := [key for key in keys if key != EVERY and key not in names]:
-        known = [label.name for label in classes if label.id != 0] or sorted(map(int, ids))
-        shown = ", ".join(map(str, known[:20])) + (" …" if len(known) > 20 else "")
+        known = [label.name for label in classes if label.id != 0]
+        known = known or [str(class_id) for class_id in sorted(ids)]
+        shown = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
         raise OptionError(f"{flag}: there is no class {unknown[0]!r}; give one of {shown}")

@@ -28,6 +28,9 @@ _INSETS = (0.25, 0.5, 0.75, 1.0)
 """Pixels by which forms that overlap shrink, one after the other."""
 _MAX_LOSS = 0.1
 """Greatest share of its area that an outline gives to forms beside it."""
+_SPECK, _SPECK_LOSS = 0.05, 0.5
+"""Outlines of less than this share of the form's area may lose that much: a speck at the rim of a
+tank is no reason to keep the tank's rough outline."""
 _OVERLAP = 1e-6
 """Square pixels: less is rounding."""
 _BATCH = 100_000
@@ -215,6 +218,8 @@ def _give_way(polygons: Polygons, forms: _Forms) -> tuple[dict[int, shapely.Poly
                 continue
             union = shapely.union_all(forms.shapes[beside])
             outlines[index] = rest = _largest_part(shapely.difference(shape, union))
-            if rest.area < (1 - _MAX_LOSS) * shape.area:
-                refused[beside[common.argmax()]] = True
+            nearest = beside[common.argmax()]
+            is_speck = shape.area < _SPECK * forms.shapes[nearest].area
+            if rest.area < (1 - (_SPECK_LOSS if is_speck else _MAX_LOSS)) * shape.area:
+                refused[nearest] = True
     return outlines, refused

@@ -216,6 +216,19 @@ def test_touching_containers_are_all_regular_and_do_not_overlap():
     assert union.area == pytest.approx(shapely.area(shapes).sum(), rel=1e-9)
 
 
+def test_specks_give_way_but_objects_do_not_disappear():
+    tank = shapely.Point(80, 80).buffer(40)
+    for width, regular in ((4, True), (30, False)):  # a speck at the rim, and a shed in it
+        left = 116 if regular else 112
+        beside = shapely.box(left, 80 - width / 2, left + max(width, 12), 80 + width / 2)
+        class_ids = burn(tank - beside, beside)
+        polygons = trace(class_ids)
+        shapes, found = fit(polygons, "circle")
+        (tank_id,) = np.flatnonzero(polygons.class_id == 1)
+        assert found[tank_id] == regular
+        assert shapes[0].intersection(shapes[1]).area < 1e-6
+
+
 def test_courtyards_are_built_like_the_house():
     house = shapely.box(0, 0, 60, 50).difference(shapely.box(20, 15, 44, 35))
     true = affinity.rotate(affinity.translate(house, 40, 40), 24)
