@@ -20,7 +20,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
 
 def test_every_room_is_installed():
     packages = PYPROJECT["tool"]["setuptools"]["packages"]
-    assert packages == sorted(ROOMS | {"geoseg.cli", "geoseg.configs"})
+    assert packages == sorted(ROOMS | {"geoseg.cli", "geoseg.cli.analysis", "geoseg.configs"})
 
 
 def test_every_room_is_on_the_plan():
