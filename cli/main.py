@@ -16,7 +16,7 @@ from geoseg.native.malloc import refused_memory
 from geoseg.version import VERSION
 
 from . import bench, demo, evaluate, export, predict, prepare, recipes, train, vectorize, weights
-from .analysis import accuracy, change, decode, report, sample, suggest
+from .analysis import accuracy, change, count, decode, derive, report, sample, suggest
 from .streams import Stopped, forgive_output, stop_on_signals
 
 GRACE = 2.0
@@ -74,6 +74,8 @@ main.add_command(sample.command, "sample")
 main.add_command(accuracy.command, "accuracy")
 main.add_command(change.command, "change")
 main.add_command(suggest.command, "suggest")
+main.add_command(count.command, "count")
+main.add_command(derive.command, "derive")
 main.add_command(weights.command)
 main.add_command(bench.command, "bench")
 

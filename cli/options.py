@@ -84,6 +84,64 @@ smooth = click.option(
     show_default=True,
     help="Cut the corners of pixels before simplifying.",
 )
+
+
+class ClassNames(click.ParamType):
+    """Names or ids of classes, joined by commas."""
+
+    name = "classes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        names = tuple(name.strip() for name in value.split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty part; give CLASS,…", param, ctx)
+        return names
+
+
+def selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --regularize and the filters of objects."""
+    for option in reversed(_SELECTION):
+        command = option(command)
+    return command
+
+
+_SELECTION = (
+    click.option(
+        "--regularize",
+        metavar="all|CLASS|CLASS=FORM,…",
+        help="Give outlines the form in which objects of their class are built, where it fits: "
+        "angles (right ones), box, circle or oval. all: courts, fields, pools, buildings, tanks, "
+        "roundabouts, tracks. The field regular tells which have it.",
+    ),
+    click.option(
+        "--only",
+        type=ClassNames(),
+        default=(),
+        metavar="CLASS,…",
+        help="Objects of these classes only, by name or id.  [default: all]",
+    ),
+    click.option(
+        "--min-length",
+        type=ClassNumbers(),
+        metavar="METERS|CLASS=METERS,…",
+        help="Leave shorter objects out of the layers.",
+    ),
+    click.option(
+        "--max-area",
+        type=ClassNumbers(),
+        metavar="M2|CLASS=M2,…",
+        help="Leave larger objects out of the layers.",
+    ),
+    click.option(
+        "--mask-out",
+        metavar="FILE",
+        help="Leave out objects of which half or more lies inside the polygons of this file.",
+    ),
+)
 tta = click.option("--tta", is_flag=True, help="Average over 8 flips and rotations: 8 × the time.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 

@@ -90,6 +90,7 @@ POLL = 1.0
 @options.smooth
 @options.min_area
 @options.min_confidence
+@options.selection
 @click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
 @click.option(

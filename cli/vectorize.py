@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,6 +46,7 @@ from . import options
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV or JSON with id, name and color (#rrggbb).  [default: as the raster says]",
 )
+@options.selection
 @options.workers
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @options.as_json
@@ -59,6 +61,11 @@ def command(
     skip: tuple[int, ...],
     skip_none: bool,
     classes_file: Path | None,
+    regularize: str | None,
+    only: tuple[str, ...],
+    min_length: Any,
+    max_area: Any,
+    mask_out: str | None,
     workers: int | None,
     overwrite: bool,
     as_json: bool,
@@ -70,6 +77,7 @@ def command(
     meters, or in pixels where the raster has no place on the ground.
     """
     from geoseg.classes import read_class_list
+    from geoseg.geo.layers.filters import Selection
     from geoseg.geo.paths import printable
     from geoseg.geo.raster.address import scene_stem
     from geoseg.pipeline.vectorize import vectorize
@@ -84,6 +92,8 @@ def command(
             fill=specks == "fill",
             skip=() if skip_none else skip,
             classes=read_class_list(classes_file, any_ids=True) if classes_file else None,
+            regularize=regularize,
+            selection=Selection(only, min_length, max_area, mask_out),
             inputs=[classes_file] if classes_file else [],
             workers=workers,
             overwrite=overwrite,

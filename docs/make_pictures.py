@@ -52,6 +52,25 @@ def main() -> None:
         )
         labels = pd.concat([truth, area])
         drawn(scene, _LABELED, labels, colors).save(PICTURES / "labels.jpg", quality=82)
+        analyzed(scene, again, folder, colors)
+
+
+def analyzed(scene: Path, results: Path, folder: Path, colors: dict[str, Color]) -> None:
+    """The pictures of outlines.md."""
+    forms = "all,small_vehicle=box,large_vehicle=box,plane=none"
+    regular, counts = folder / "regular.gpkg", folder / "counts.gpkg"
+    geoseg("vectorize", f"{results}/scene.classes.tif", "-o", str(regular), "--regularize", forms)
+    found = read_layers(regular)
+    drawn(scene, WINDOW, found, colors).save(PICTURES / "outlines.jpg", quality=82)
+    geoseg("count", f"{results}/scene.gpkg", "-o", str(counts), "--grid", "20m")
+    squares = geopandas.read_file(counts, layer="counts").explode(ignore_index=True)
+    high = squares["objects"].max()
+    squares["class"] = [f"{count}" for count in squares["objects"]]
+    ramp = {
+        f"{count}": (255, 245 - int(230 * count / high), 200 - int(190 * count / high))
+        for count in range(high + 1)
+    }
+    drawn(scene, WINDOW, squares, ramp).save(PICTURES / "counts.jpg", quality=82)
 
 
 def geoseg(*arguments: str) -> None:

@@ -13,9 +13,11 @@ from geoseg.api.progress import Progress, reporting
 from geoseg.classes import read_class_list
 from geoseg.errors import OptionError
 from geoseg.geo.layers.export import export as export_layers
+from geoseg.geo.layers.filters import ByClass, Selection
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.object_scores import ObjectScore
 from geoseg.geo.layers.object_scores import score_objects as score_layers
+from geoseg.geo.layers.regular import Forms
 from geoseg.geo.raster.address import scene_stem
 from geoseg.model.devices import Precision
 from geoseg.model.engines.backends import Backend
@@ -53,7 +55,10 @@ def predict(
     formats: str | Sequence[str] = ("gpkg",), confidence: bool = False, logits: bool = False,
     simplify: float | None = None, smooth: bool = True, min_area: float | None = None,
     min_confidence: float | Mapping[str, float] | None = None,
-    report: bool = False, preview: bool = False, overwrite: bool = False, keep_going: bool = False,
+    regularize: Forms | None = None, only: str | Sequence[str] = (),
+    min_length: ByClass | None = None, max_area: ByClass | None = None,
+    mask_out: AnyPath | None = None, report: bool = False, preview: bool = False,
+    overwrite: bool = False, keep_going: bool = False,
     workers: int | None = None, scheduler: str | None = None, progress: Progress = None,
 ) -> Prediction:  # fmt: skip
     """Find the objects of a scene; with the options of `geoseg predict`.
@@ -67,6 +72,10 @@ def predict(
         weights: a checkpoint, or a name of `geoseg weights list`; None = the built-in ones.
         model: a `TileModel` or network to use instead of `weights`.
         aoi: a vector file, or minx, miny, maxx, maxy in the scene's CRS.
+        regularize: "all", or forms by class: {"building": "angles", "storage_tank": "circle"}.
+        only: names of the classes that become objects.
+        min_length, max_area: m and m²; a number, or numbers by class.
+        mask_out: a vector file; objects inside its polygons are left out.
         progress: called with pixels done and in all; True = a bar, False = nothing.
 
     Raises:
@@ -79,7 +88,8 @@ def predict(
             formats=(formats,) if isinstance(formats, str) else tuple(formats),
             confidence=confidence, logits=logits, overwrite=overwrite, keep_going=keep_going,
             simplify=simplify, smooth=smooth, min_area=min_area, min_confidence=min_confidence,
-            report=report, preview=preview,
+            regularize=regularize, only=_names(only), min_length=min_length, max_area=max_area,
+            mask_out=None if mask_out is None else str(mask_out), report=report, preview=preview,
         ),
         SceneOptions(
             bands=tuple(bands) if bands else None, rescale=rescale, collar=collar, gsd=gsd,
@@ -130,6 +140,10 @@ def _aoi_text(aoi: AnyPath | Bounds | None) -> str | None:
     return ",".join(map(repr, map(float, aoi)))
 
 
+def _names(only: str | Sequence[str]) -> tuple[str, ...]:
+    return (only,) if isinstance(only, str) else tuple(map(str, only))
+
+
 @python_messages
 def vectorize(
     raster: AnyPath,
@@ -141,6 +155,11 @@ def vectorize(
     specks: Literal["fill", "drop"] = "fill",
     skip: Collection[int] = (0,),
     classes: AnyPath | None = None,
+    regularize: Forms | None = None,
+    only: str | Sequence[str] = (),
+    min_length: ByClass | None = None,
+    max_area: ByClass | None = None,
+    mask_out: AnyPath | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress = None,
@@ -155,6 +174,7 @@ def vectorize(
         specks: what regions below `min_area` become: the class around them, or holes.
         skip: values without polygons.
         classes: a CSV or JSON file with id, name and color; None = as the raster declares.
+        regularize, only, min_length, max_area, mask_out: as for `predict`.
 
     Raises:
         SceneError, OutputError, OptionError: as `geoseg.pipeline.vectorize.vectorize` does.
@@ -172,6 +192,10 @@ def vectorize(
             fill=specks == "fill",
             skip=skip,
             classes=None if table is None else read_class_list(table, any_ids=True),
+            regularize=regularize,
+            selection=Selection(
+                _names(only), min_length, max_area, None if mask_out is None else str(mask_out)
+            ),
             inputs=[] if table is None else [table],
             workers=workers,
             overwrite=overwrite,

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from geoseg.geo.layers.regular import parse_forms
+from geoseg.geo.raster.files import vector_files
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, PredictOptions
@@ -81,6 +83,12 @@ def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str,
     }
     added: dict[str, Any] = {"min_confidence": output.min_confidence}
     added |= {name: True for name in ("report", "preview") if getattr(output, name)}
+    if output.regularize is not None:
+        added["regularize"] = parse_forms(output.regularize)
+    if not output.selection.is_everything:
+        added["selection"] = asdict(output.selection)
+        if output.mask_out is not None:
+            added["mask"] = digest(vector_files(Path(output.mask_out)))
     return kept | added | {"formats": sorted(set(output.formats))}
 
 

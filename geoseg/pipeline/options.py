@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeVar
 
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
+from geoseg.geo.layers.filters import ByClass, Selection
 from geoseg.geo.layers.formats import FORMATS
+from geoseg.geo.layers.regular import Forms, parse_forms
 from geoseg.geo.raster.address import check_local_folder
 from geoseg.geo.raster.logits import DecodeGrid
 from geoseg.geo.vector.cleanup import Cleanup
@@ -127,6 +129,18 @@ class OutputOptions:
     min_confidence: float | Mapping[str, float] | None = None
     """Objects of a lower mean probability are left out of the layers; by class name, or for all
     classes; None = what the weights recommend."""
+    regularize: Forms | None = None
+    """Classes whose outlines get the forms in which they are built; see `parse_forms`."""
+    only: tuple[str, ...] = ()
+    """See `Selection`, as for the following ones."""
+    min_length: ByClass | None = None
+    max_area: ByClass | None = None
+    mask_out: str | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """The objects that become features."""
+        return Selection(self.only, self.min_length, self.max_area, self.mask_out)
 
     def __post_init__(self) -> None:
         check_local_folder(self.folder)
@@ -175,6 +189,9 @@ class OutputOptions:
                 f"but {', '.join(names[1:])}"
             )
         return replace(self, min_confidence={key: limit[key] for key in sorted(limit)})
+        _ = self.selection  # checks its limits
+        if self.regularize is not None:
+            parse_forms(self.regularize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,19 @@ from geopandas import GeoDataFrame
 from geoseg.analysis.report.page import Results, report_page
 from geoseg.classes import IGNORE, LabelClass
 from geoseg.errors import OutputError
+from geoseg.geo.layers.by_class import check_known
 from geoseg.geo.layers.export import write_format
 from geoseg.geo.layers.features import empty_features, tables
+from geoseg.geo.layers.filters import choose
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
 from geoseg.geo.layers.preview import write_preview
+from geoseg.geo.layers.regular import parse_forms
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.logits import DecodeGrid, LogitsWriter
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.vector.filters import confident
+from geoseg.geo.vector.confident import confident
+from geoseg.geo.vector.regularize import Regularized
 from geoseg.geo.vector.rows import RowMerger
 from geoseg.geo.vector.spool import PolygonSpool
 from geoseg.lookahead import map_ahead
@@ -128,6 +132,9 @@ class Outputs:
         limits = output.min_confidence
         assert isinstance(limits, Mapping), "see OutputOptions.limited"
         self.min_confidence = {item.id: limits.get(item.name, 0.0) for item in classes}
+        self.filters = output.selection.open(grid.geobox, classes)
+        self.forms = {} if output.regularize is None else parse_forms(output.regularize)
+        check_known(self.forms, "--regularize", classes)
         self.damaged: dict[Window, None] = {}
         """Windows of the scene that could not be read, in the order of blocks."""
         self.valid_pixels = 0
@@ -187,12 +194,15 @@ class Outputs:
                 for clean in self.merger.finish():
                     self.spool.append(clean.select(confident(clean.polygons, self.min_confidence)))
                 self.spool.sort()
+                outlines = choose(self.spool, self.filters, self.forms)
             return_free_memory()  # before the tables of a large scene need theirs
             with timer.stage("write"):
-                return self._write_layers(metadata, rasters, partial(map_ahead, pool, threads))
+                ahead = partial(map_ahead, pool, threads)
+                return self._write_layers(outlines, metadata, rasters, ahead)
 
     def _write_layers(
         self,
+        outlines: Regularized | None,
         metadata: Mapping[str, str],
         rasters: Future[None],
         apply: Callable[..., Iterable[GeoDataFrame]],
@@ -200,7 +210,8 @@ class Outputs:
         """Write the GeoPackage table by table, and the other formats from all tables together."""
         geobox, output = self.grid.geobox, self.output
         others = [kind for kind in output.formats if kind != "gpkg"]
-        names, totals, nothing = dict(self.names), dict[str, ClassTotal](), empty_features(geobox)
+        names, totals = dict(self.names), dict[str, ClassTotal]()
+        nothing = empty_features(geobox, regular=bool(self.forms))
         kept = [nothing]
         with ExitStack() as stack:
             layers = None
@@ -208,7 +219,7 @@ class Outputs:
                 layers = stack.enter_context(
                     GeoPackageWriter(self.path("gpkg"), self.classes, nothing, metadata)
                 )
-            for part in tables(self.spool, geobox, self.classes, apply):
+            for part in tables(self.spool, geobox, self.classes, apply, outlines):
                 name = str(part["class"].iloc[0])
                 before = totals.get(name, ClassTotal(0, 0.0))
                 area = before.area_m2 + float(part["area_m2"].sum())

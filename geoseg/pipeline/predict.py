@@ -108,8 +108,9 @@ def predict(
             scene = replace(scene, gsd=suitable)
         options = PredictOptions(output, scene, tiling, compute)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
-        aoi_files = vector_files(Path(scene.aoi)) if scene.aoi else ()
-        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *aoi_files])
+        drawn = [Path(each) for each in (scene.aoi, output.mask_out) if each]
+        drawn_files = [file for each in drawn for file in vector_files(each)]
+        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *drawn_files])
         run = run_fingerprint(header, model, options)
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,15 @@ from pathlib import Path
 from geoseg.atomic import Staging
 from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
+from geoseg.geo.layers.by_class import check_known
 from geoseg.geo.layers.features import empty_features, tables
+from geoseg.geo.layers.filters import Filters, Selection, choose
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
+from geoseg.geo.layers.regular import Forms, parse_forms
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
+from geoseg.geo.raster.files import vector_files
 from geoseg.geo.vector.blocks import polygonize_raster
 from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.geo.vector.spool import PolygonSpool
@@ -56,6 +60,8 @@ def vectorize(
     fill: bool = True,
     skip: Collection[int] = (0,),
     classes: tuple[LabelClass, ...] | None = None,
+    regularize: Forms | None = None,
+    selection: Selection | None = None,
     inputs: Iterable[Path] = (),
     workers: int | None = None,
     overwrite: bool = False,
@@ -75,6 +81,8 @@ def vectorize(
             holes.
         skip: values that do not become polygons.
         classes: names and colors; None = as the raster declares.
+        regularize: classes whose outlines get the forms in which they are built; see `parse_forms`.
+        selection: the polygons that become features; None = all.
         inputs: other files that the caller reads, which are not replaced, either.
         workers: threads; None = one per core, 2 to 8.
         progress: called with the pixels done and the total.
@@ -86,10 +94,15 @@ def vectorize(
     """
     start = time.perf_counter()
     _check_options(output, simplify, min_area)
-    check_outputs([output], [path, *inputs], overwrite=overwrite)
+    forms = {} if regularize is None else parse_forms(regularize)
+    selection = selection or Selection()
+    masks = vector_files(Path(selection.mask_out)) if selection.mask_out else ()
+    check_outputs([output], [path, *inputs, *masks], overwrite=overwrite)
     raster = ClassRaster.open(path, skip, classes)
     check_outputs([output], raster.source.files, overwrite=overwrite)
-    geobox = raster.geobox
+    geobox, values = raster.geobox, raster.values.tolist()
+    check_known(forms, "--regularize", raster.classes, values)
+    filters = selection.open(geobox, raster.classes, values)
     cleanup = Cleanup.from_ground_units(
         geobox.gsd,
         simplify=simplify,
@@ -98,7 +111,7 @@ def vectorize(
         fill=fill,
         smooth=smooth,
     )
-    features = _write(path, output, raster, cleanup, workers, progress)
+    features = _write(path, output, raster, cleanup, forms, filters, workers, progress)
     return Vectorized(
         output=output,
         width=geobox.width,
@@ -115,6 +128,8 @@ def _write(
     output: Path,
     raster: ClassRaster,
     cleanup: Cleanup,
+    forms: Mapping[str, str],
+    filters: Filters,
     workers: int | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, int]:
@@ -138,13 +153,15 @@ def _write(
             values = raster.values[part.polygons.class_id]
             spool.append(replace(part, polygons=replace(part.polygons, class_id=values)))
         spool.sort()
+        outlines = choose(spool, filters, forms)
         with GeoPackageWriter(
             staging.new / output.name,
             raster.classes,
-            empty_features(geobox),
-            _metadata(path, cleanup),
+            empty_features(geobox, regular=bool(forms)),
+            _metadata(path, cleanup) | _chosen(forms, filters.selection),
         ) as writer:
-            for table in tables(spool, geobox, raster.classes, partial(map_ahead, pool, 2)):
+            ahead = partial(map_ahead, pool, 2)
+            for table in tables(spool, geobox, raster.classes, ahead, outlines):
                 writer.append(table)
     return writer.counts
 
@@ -171,3 +188,9 @@ def _metadata(path: str | Path, cleanup: Cleanup) -> dict[str, str]:
         "min_area_px": f"{cleanup.min_pixels:g}",
         "specks": "fill" if cleanup.fill else "drop",
     }
+
+
+def _chosen(forms: Mapping[str, str], selection: Selection) -> dict[str, str]:
+    """Return what the layers record of forms and filters; nothing without any."""
+    chosen = {key: value for key, value in asdict(selection).items() if value}
+    return {key: str(value) for key, value in ({"regularize": forms} | chosen).items() if value}

@@ -81,7 +81,7 @@ def region_boxes(
     import shapely  # a machine that only trains may lack GIS packages
 
     from geoseg.geo.raster.class_raster import SPECK
-    from geoseg.geo.vector.filters import confident
+    from geoseg.geo.vector.confident import confident
     from geoseg.geo.vector.merge import merge
     from geoseg.geo.vector.polygonize import polygonize_block
     from geoseg.geo.vector.sieve import sieve

@@ -15,6 +15,7 @@ from geoseg.geo.crs import WritableCRS, to_pyproj
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.measure import measure
 from geoseg.geo.vector.polygons import Polygons, segment_sum
+from geoseg.geo.vector.regularize import Regularized
 from geoseg.geo.vector.spool import PolygonSpool
 
 _BATCH = 500_000
@@ -44,6 +45,7 @@ def tables(
     geobox: GeoBox,
     classes: tuple[LabelClass, ...],
     apply: Callable[..., Iterable[geopandas.GeoDataFrame]] = map,
+    outlines: Regularized | None = None,
 ) -> Iterator[geopandas.GeoDataFrame]:
     """Yield the rows of `features` in tables of bounded size, each of one class.
 
@@ -52,11 +54,13 @@ def tables(
     Args:
         polygons: sorted.
         apply: `map`, or one with threads, see `geoseg.lookahead`.
+        outlines: see `features`.
     """
 
     def table(part: tuple[NDArray[np.intp], Polygons]) -> geopandas.GeoDataFrame:
         indices, chosen = part
-        return features(chosen, geobox, classes).assign(object_id=indices + 1)
+        regular = None if outlines is None else outlines.take(indices)
+        return features(chosen, geobox, classes, regular).assign(object_id=indices + 1)
 
     names = {label.id: label.name for label in classes}
     ids = polygons.class_ids
@@ -112,24 +116,37 @@ def drawing_order(names: Sequence[str], areas: Sequence[float]) -> NDArray[np.in
     return np.argsort(-np.array(typical, float), kind="stable")
 
 
-def empty_features(geobox: GeoBox) -> geopandas.GeoDataFrame:
-    """Return the table of no polygons, with all columns and the CRS."""
-    return features(Polygons.concatenate([]), geobox, ())
+def empty_features(geobox: GeoBox, *, regular: bool = False) -> geopandas.GeoDataFrame:
+    """Return the table of no polygons, with all columns and the CRS.
+
+    Args:
+        regular: the table has the column of that name.
+    """
+    nothing = Regularized(np.zeros(0, object), np.zeros(0, bool)) if regular else None
+    return features(Polygons.concatenate([]), geobox, (), nothing)
 
 
 def features(
-    polygons: Polygons, geobox: GeoBox, classes: tuple[LabelClass, ...]
+    polygons: Polygons,
+    geobox: GeoBox,
+    classes: tuple[LabelClass, ...],
+    outlines: Regularized | None = None,
 ) -> geopandas.GeoDataFrame:
     """Return one row per polygon, in their order.
 
     Columns: object_id (1, 2, …), class_id, class, area_m2, confidence (mean probability, NaN if
     unknown), length_m, width_m, angle_deg (see `Sizes`), and geometry in the CRS with
     counterclockwise shells. A class that `classes` lacks is called class_<id>.
+
+    Args:
+        outlines: new outlines, for which there is a column `regular`, 1 or 0.
     """
     a, b, c, d, e, f = tuple(geobox.transform)[:6]
-    placed = shapely.transform(
-        polygons.geometry, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f)
-    )
+    shapes = polygons.geometry
+    if outlines is not None:
+        changed = ~shapely.is_missing(outlines.shapes)
+        shapes[changed] = outlines.shapes[changed]
+    placed = shapely.transform(shapes, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
     placed = shapely.orient_polygons(placed)
     sizes = measure(placed, geobox.crs)
     ids = polygons.class_id
@@ -149,6 +166,8 @@ def features(
             "angle_deg": sizes.angle,
         }
     )
+    if outlines is not None:
+        table["regular"] = outlines.regular.astype(np.int32)
     crs = None if geobox.crs is None else WritableCRS(to_pyproj(geobox.crs))
     return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
 

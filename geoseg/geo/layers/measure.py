@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyproj
 import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -53,15 +54,8 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
     ground = Ground.of(map_)
     if ground is None or not len(geometry):
         return _planar(geometry, axis_unit(map_))
-    left, bottom, right, top = shapely.bounds(geometry).T
-    center = np.stack([left + right, bottom + top]) / 2
-    planes = Planes.at(ground.lonlat(*center), ground.ellipsoid)
-    min_step = _MIN_STEP / (axis_unit(map_) * (ground.ellipsoid.a if map_.is_geographic else 1.0))
-    half = np.maximum(np.stack([right - left, top - bottom]) / 2, min_step)
-
-    tangent, bend = _tangents(planes, ground, center, half)
+    planes, center, half, tangent, bend = _ground_frames(shapely.bounds(geometry), map_, ground)
     finite = np.isfinite(bend)
-    tangent[..., ~finite] = np.eye(2)[..., None] * axis_unit(map_)
     points, owner = shapely.get_coordinates(geometry, return_index=True)
     steps = points - center.T[owner]
     in_plane = np.einsum("na,abn->nb", steps, tangent[..., owner])
@@ -71,6 +65,34 @@ def measure(geometry: NDArray[np.object_], crs: CRS | None) -> Sizes:
         flat[large] = _projected(geometry[large], planes.take(large), ground, half[:, large])
     up = np.arctan2(tangent[1, 0], tangent[1, 1])  # direction of the y axis, clockwise from north
     return _planar(flat, 1.0, up)
+
+
+def ground_axes(bounds: Floats, crs: CRS | None) -> Floats:
+    """Return (P, 2, 2) matrices from steps in CRS units to meters east and north, or pixels without
+    a CRS, at the centers of boxes (P, 4): left, bottom, right, top."""
+    unit = np.eye(2)
+    if crs is not None:
+        map_ = to_pyproj(crs)
+        if (ground := Ground.of(map_)) is not None and len(bounds):
+            return np.moveaxis(_ground_frames(bounds, map_, ground)[3], -1, 0)
+        unit *= axis_unit(map_)
+    return np.tile(unit, (len(bounds), 1, 1))
+
+
+def _ground_frames(
+    bounds: Floats, map_: pyproj.CRS, ground: Ground
+) -> tuple[Planes, Floats, Floats, Floats, Floats]:
+    """Return the planes at the centers of boxes (P, 4), these centers and half the sizes in CRS
+    units (2, P), and `_tangents`, which are those of the map off the globe."""
+    left, bottom, right, top = bounds.T
+    center = np.stack([left + right, bottom + top]) / 2
+    planes = Planes.at(ground.lonlat(*center), ground.ellipsoid)
+    min_step = _MIN_STEP / (axis_unit(map_) * (ground.ellipsoid.a if map_.is_geographic else 1.0))
+    half = np.maximum(np.stack([right - left, top - bottom]) / 2, min_step)
+
+    tangent, bend = _tangents(planes, ground, center, half)
+    tangent[..., ~np.isfinite(bend)] = np.eye(2)[..., None] * axis_unit(map_)
+    return planes, center, half, tangent, bend
 
 
 def _tangents(

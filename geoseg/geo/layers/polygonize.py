@@ -19,7 +19,9 @@ from geoseg.classes import IGNORE, LabelClass, class_color
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.crs import parse_crs
 from geoseg.geo.geobox import GeoBox
+from geoseg.geo.layers.by_class import check_known
 from geoseg.geo.layers.features import empty_features, features
+from geoseg.geo.layers.regular import Forms, parse_forms, regular_outlines
 from geoseg.geo.raster.class_raster import SPECK
 from geoseg.geo.vector.blocks import polygonize_raster
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
@@ -39,6 +41,7 @@ def polygonize(
     min_area: float | None = None,
     skip: Collection[int] = (0,),
     nodata: int | None = IGNORE,
+    regularize: Forms | None = None,
 ) -> GeoDataFrame:
     """Return the 4-connected regions of equal class as polygons, measured on the ground.
 
@@ -61,6 +64,9 @@ def polygonize(
             None = 9 pixels.
         skip: values that do not become polygons, such as background.
         nodata: value of pixels without a class; None = every value is one.
+        regularize: classes whose outlines get the forms in which they are built, as the option
+            --regularize, or forms by class name or id: "all", {"building": "angles"}. There is
+            then a column `regular`: 1, or 0 where none fits and the outline is as it was.
 
     Raises:
         DataError: `class_ids` or `confidence` is not such an array.
@@ -74,9 +80,11 @@ def polygonize(
         if size is not None and not size >= 0:
             raise OptionError(f"{name} is {size}; give 0 or more")
     probability = None if confidence is None else _probability_array(confidence, ids.shape)
+    forms = {} if regularize is None else parse_forms(regularize, "regularize")
     known = _values(ids, {*skip} if nodata is None else {*skip, nodata})
     if not len(known):
-        return empty_features(geobox)
+        return empty_features(geobox, regular=regularize is not None)
+    check_known(forms, "regularize", labels, known.tolist())
     read = partial(_read_indices, ids, known)
     cleanup = Cleanup.from_ground_units(
         geobox.gsd, simplify=simplify, min_area=min_area, default_min_pixels=SPECK, smooth=smooth
@@ -92,7 +100,10 @@ def polygonize(
         )
         polygons = CleanPolygons.concatenate(parts).polygons
     index = polygons.class_id - (polygons.class_id > IGNORE)
-    return features(replace(polygons, class_id=known[index].astype(np.int64)), geobox, labels)
+    polygons, outlines = replace(polygons, class_id=known[index].astype(np.int64)), None
+    if regularize is not None:
+        outlines = regular_outlines(polygons, geobox, labels, regularize)
+    return features(polygons, geobox, labels, outlines)
 
 
 def _values(ids: NDArray[np.integer], excluded: Collection[int]) -> NDArray[np.integer]:

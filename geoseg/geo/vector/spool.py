@@ -76,11 +76,26 @@ class PolygonSpool:
         for band in sorted(self._bands):
             parts = (self._load(self._unsorted, offset) for offset in self._bands.pop(band))
             polygons = CleanPolygons.concatenate(parts).polygons
-            for class_id in np.unique(polygons.class_id).tolist():
-                indices = np.flatnonzero(polygons.class_id == class_id)
-                part = count + indices, polygons.take(indices)
-                self._classes[class_id].append(self._dump(self._sorted, part))
+            self._append_sorted(polygons, count)
             count += len(polygons)
+
+    def load(self) -> Polygons:
+        """Return all polygons in their order, after `sort`."""
+        parts = [part for class_id in self._classes for part in self.of_class(class_id)]
+        indices = np.concatenate([np.zeros(0, np.intp), *(numbers for numbers, _ in parts)])
+        return Polygons.concatenate(part for _, part in parts).take(np.argsort(indices))
+
+    def replace(self, polygons: Polygons) -> None:
+        """Hold these polygons instead, in the order in which they come. Raises OutputError."""
+        self._sorted.truncate(0)
+        self._classes.clear()
+        self._append_sorted(polygons, 0)
+
+    def _append_sorted(self, polygons: Polygons, first: int) -> None:
+        for class_id in np.unique(polygons.class_id).tolist():
+            indices = np.flatnonzero(polygons.class_id == class_id)
+            part = first + indices, polygons.take(indices)
+            self._classes[class_id].append(self._dump(self._sorted, part))
 
     @property
     def class_ids(self) -> list[int]:
