@@ -15,6 +15,7 @@ from geoseg.geo.layers.filters import ByClass, Selection
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.regular import Forms, parse_forms
 from geoseg.geo.raster.address import check_local_folder
+from geoseg.geo.raster.files import vector_files
 from geoseg.geo.raster.logits import DecodeGrid
 from geoseg.geo.vector.cleanup import Cleanup
 from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
@@ -202,6 +203,12 @@ class PredictOptions:
     scene: SceneOptions
     tiling: TilingOptions
     compute: ComputeOptions
+
+    @property
+    def drawn_files(self) -> list[Path]:
+        """Files of the area of interest and of the mask."""
+        drawn = [Path(each) for each in (self.scene.aoi, self.output.mask_out) if each]
+        return [file for each in drawn for file in vector_files(each)]
 
     @classmethod
     def of(cls, **values: Any) -> PredictOptions:

@@ -29,7 +29,6 @@ from geoseg.geo.layers.regular import parse_forms
 from geoseg.geo.raster.cog_writer import CogWriter
 from geoseg.geo.raster.logits import DecodeGrid, LogitsWriter
 from geoseg.geo.raster.scene import Scene
-from geoseg.geo.vector.confident import confident
 from geoseg.geo.vector.regularize import Regularized
 from geoseg.geo.vector.rows import RowMerger
 from geoseg.geo.vector.spool import PolygonSpool
@@ -179,7 +178,7 @@ class Outputs:
             self.logits_store.write(cells, result.logits)
             self.logits_store.write_valid(result.window, result.class_ids != IGNORE)
         for clean in (result.clean, *self.merger.add(result.polygons)):
-            self.spool.append(clean.select(confident(clean.polygons, self.min_confidence)))
+            self.spool.append(clean.select(clean.polygons.confident(self.min_confidence)))
         self.damaged.update(dict.fromkeys(result.damaged))  # neighbors share some
         self.valid_pixels += int(np.count_nonzero(result.class_ids != IGNORE))
 
@@ -192,7 +191,7 @@ class Outputs:
             rasters = pool.submit(self.rasters.close)
             with timer.stage("merge"):
                 for clean in self.merger.finish():
-                    self.spool.append(clean.select(confident(clean.polygons, self.min_confidence)))
+                    self.spool.append(clean.select(clean.polygons.confident(self.min_confidence)))
                 self.spool.sort()
                 outlines = choose(self.spool, self.filters, self.forms)
             return_free_memory()  # before the tables of a large scene need theirs

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg.atomic import Staging, WorkingFolder
 from geoseg.errors import TileMemoryError
 from geoseg.geo.raster.address import scene_stem
-from geoseg.geo.raster.files import raster_files, vector_files
+from geoseg.geo.raster.files import raster_files
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
@@ -26,7 +26,6 @@ from geoseg.native.malloc import refused_memory
 from geoseg.pipeline.earlier import Earlier, Record
 from geoseg.pipeline.execution.block_store import BlockStore
 from geoseg.pipeline.execution.graph import run_blocks
-from geoseg.pipeline.fingerprint import blocks_fingerprint, results_fingerprint, run_fingerprint
 from geoseg.pipeline.options import (
     ComputeOptions,
     OutputOptions,
@@ -36,11 +35,14 @@ from geoseg.pipeline.options import (
 )
 from geoseg.pipeline.outputs import Outputs, refuse_clashes, refuse_shortage
 from geoseg.pipeline.plan import (
+    blocks_fingerprint,
     damage_error,
     description,
     emptiness_error,
     make_plan,
     open_scene,
+    results_fingerprint,
+    run_fingerprint,
 )
 from geoseg.pipeline.summary import Summary, summarize
 from geoseg.tiling.grid import ALIGN, round_up
@@ -92,8 +94,7 @@ def predict(
     if compute.tiles_per_block is None and compute.scheduler is None:
         compute = replace(compute, tiles_per_block=model.tiles_per_block)
     scene, tiling = scene or SceneOptions(), tiling or TilingOptions()
-    metadata = model.metadata
-    output = output.limited(metadata.classes, metadata.min_confidence)
+    output = output.limited(model.metadata.classes, model.metadata.min_confidence)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
         source = str(path)
@@ -108,9 +109,7 @@ def predict(
             scene = replace(scene, gsd=suitable)
         options = PredictOptions(output, scene, tiling, compute)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
-        drawn = [Path(each) for each in (scene.aoi, output.mask_out) if each]
-        drawn_files = [file for each in drawn for file in vector_files(each)]
-        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *drawn_files])
+        refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *options.drawn_files])
         run = run_fingerprint(header, model, options)
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:

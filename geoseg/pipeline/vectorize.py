@@ -112,15 +112,8 @@ def vectorize(
         smooth=smooth,
     )
     features = _write(path, output, raster, cleanup, forms, filters, workers, progress)
-    return Vectorized(
-        output=output,
-        width=geobox.width,
-        height=geobox.height,
-        features=features,
-        tolerance=cleanup.tolerance,
-        min_pixels=cleanup.min_pixels,
-        seconds=time.perf_counter() - start,
-    )
+    size, cleaned = (geobox.width, geobox.height), (cleanup.tolerance, cleanup.min_pixels)
+    return Vectorized(output, *size, features, *cleaned, time.perf_counter() - start)
 
 
 def _write(

@@ -81,7 +81,6 @@ def region_boxes(
     import shapely  # a machine that only trains may lack GIS packages
 
     from geoseg.geo.raster.class_raster import SPECK
-    from geoseg.geo.vector.confident import confident
     from geoseg.geo.vector.merge import merge
     from geoseg.geo.vector.polygonize import polygonize_block
     from geoseg.geo.vector.sieve import sieve
@@ -91,7 +90,7 @@ def region_boxes(
     block = polygonize_block(decoded.class_ids, whole, confidence=decoded.confidence)
     limits = {item.id: min_confidence.get(item.name, 0.0) for item in classes}
     regions = sieve(merge([block]), SPECK)
-    regions = regions.select(confident(regions, limits))
+    regions = regions.select(regions.confident(limits))
     bounds = shapely.bounds(regions.geometry)
     return {
         item.name: bounds[regions.class_id == item.id]

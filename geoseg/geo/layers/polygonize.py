@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ from geoseg.geo.layers.regular import Forms, parse_forms, regular_outlines
 from geoseg.geo.raster.class_raster import SPECK
 from geoseg.geo.vector.blocks import polygonize_raster
 from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
+from geoseg.geo.vector.polygons import Polygons
 from geoseg.lookahead import map_ahead
 from geoseg.tiling.grid import Window
 
@@ -76,9 +77,7 @@ def polygonize(
     height, width = ids.shape
     geobox = GeoBox(height, width, _checked_transform(transform), _to_rasterio(crs))
     labels = _labels(classes)
-    for name, size in (("simplify", simplify), ("min_area", min_area)):
-        if size is not None and not size >= 0:
-            raise OptionError(f"{name} is {size}; give 0 or more")
+    _refuse_negative(simplify=simplify, min_area=min_area)
     probability = None if confidence is None else _probability_array(confidence, ids.shape)
     forms = {} if regularize is None else parse_forms(regularize, "regularize")
     known = _values(ids, {*skip} if nodata is None else {*skip, nodata})
@@ -89,6 +88,26 @@ def polygonize(
     cleanup = Cleanup.from_ground_units(
         geobox.gsd, simplify=simplify, min_area=min_area, default_min_pixels=SPECK, smooth=smooth
     )
+    polygons = _polygonize(geobox, read, cleanup, probability)
+    index = polygons.class_id - (polygons.class_id > IGNORE)
+    polygons, outlines = replace(polygons, class_id=known[index].astype(np.int64)), None
+    if regularize is not None:
+        outlines = regular_outlines(polygons, geobox, labels, regularize)
+    return features(polygons, geobox, labels, outlines)
+
+
+def _refuse_negative(**sizes: float | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and not size >= 0:
+            raise OptionError(f"{name} is {size}; give 0 or more")
+
+
+def _polygonize(
+    geobox: GeoBox,
+    read: Callable[[Window], NDArray[np.integer]],
+    cleanup: Cleanup,
+    probability: NDArray[np.float32] | None,
+) -> Polygons:
     threads = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         parts = polygonize_raster(
@@ -98,12 +117,7 @@ def polygonize(
             read_confidence=None if probability is None else lambda w: probability[w.slices],
             apply=partial(map_ahead, pool, 2 * threads),
         )
-        polygons = CleanPolygons.concatenate(parts).polygons
-    index = polygons.class_id - (polygons.class_id > IGNORE)
-    polygons, outlines = replace(polygons, class_id=known[index].astype(np.int64)), None
-    if regularize is not None:
-        outlines = regular_outlines(polygons, geobox, labels, regularize)
-    return features(polygons, geobox, labels, outlines)
+        return CleanPolygons.concatenate(parts).polygons
 
 
 def _values(ids: NDArray[np.integer], excluded: Collection[int]) -> NDArray[np.integer]:

@@ -7,7 +7,7 @@ row-major order, a polygon with its shell. So equal polygons are equal arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,6 +116,14 @@ class Polygons:
             pixels=self.pixels[order],
             probability=None if self.probability is None else self.probability[order],
         )
+
+    def confident(self, limits: Mapping[int, float]) -> NDArray[np.bool_]:
+        """Return (P,) whether the mean probability is at least the limit of the class id."""
+        if not any(limits.values()) or self.confidence is None:
+            return np.ones(len(self), bool)
+        table = np.zeros(max(limits) + 1)
+        table[list(limits)] = list(limits.values())
+        return self.confidence >= table[self.class_id]
 
     def sort(self) -> Polygons:
         """Return the polygons in the order of their first pixels."""

@@ -30,10 +30,10 @@ from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.block_store import BlockStore
 from geoseg.pipeline.execution.flight import Flight
 from geoseg.pipeline.execution.local import start_local
-from geoseg.pipeline.execution.schedule import Job
 from geoseg.pipeline.execution.serialization import unpack_result
 from geoseg.pipeline.execution.tasks import BlockResult, Plan
 from geoseg.pipeline.execution.worker import Demand, Parcel, inspect
+from geoseg.tiling.schedule import Job
 from geoseg.version import build
 
 _WAIT = 60.0

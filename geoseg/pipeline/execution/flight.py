@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.pipeline.execution.schedule import Job
 from geoseg.pipeline.execution.tasks import Plan
 from geoseg.pipeline.execution.worker import run
 from geoseg.tiling.decoding import cells_around
+from geoseg.tiling.schedule import Job
 from geoseg.version import build
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ import dask.threaded
 from geoseg.interrupts import threads
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution.block_store import BlockStore
-from geoseg.pipeline.execution.schedule import Job, jobs
 from geoseg.pipeline.execution.tasks import (
     BlockLogits,
     BlockResult,
@@ -32,6 +31,7 @@ from geoseg.pipeline.execution.tasks import (
 )
 from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Block
+from geoseg.tiling.schedule import Job, jobs
 from geoseg.timing import StageTimer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run_blocks(
         done += result.class_ids.size
         progress(done, total)
 
-    todo = jobs(plan, store.has_result)
+    todo = jobs(plan.grid, plan.output_window, store.has_result)
     if cluster is not None:
         for result in cluster.results(todo, store):
             write(result)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.pipeline.execution.schedule import jobs
 from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import CELL, Block, Grid
+from geoseg.tiling.schedule import jobs
 
 
 def plan(grid: Grid, unwanted: frozenset[int] = frozenset()) -> Any:
@@ -34,7 +34,7 @@ def plan(grid: Grid, unwanted: frozenset[int] = frozenset()) -> Any:
 def test_jobs_know_what_they_need(sides, tiling, tiles_per_block, unwanted, kept):
     shown = plan(Grid(*sides, *tiling, tiles_per_block), unwanted)
     blocks = dict(enumerate(shown.grid.blocks()))
-    found = list(jobs(shown, lambda number: number in kept))
+    found = list(jobs(shown.grid, shown.output_window, lambda number: number in kept))
     assert [job.number for job in found] == [
         i for i, b in blocks.items() if shown.output_window(b) is not None
     ]
@@ -62,6 +62,7 @@ def test_a_scene_is_planned_a_few_rows_ahead(rows):
                 asked.append(block)
                 yield block
 
-    first = list(islice(jobs(plan(Watched())), 20))
+    watched = plan(Watched())
+    first = list(islice(jobs(watched.grid, watched.output_window), 20))
     assert [job.number for job in first] == list(range(20))
     assert len(asked) <= 10 * 8

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from geoseg.pipeline.execution.tasks import Plan
 from geoseg.tiling.decoding import cells_around
-from geoseg.tiling.grid import CELL, Block, Window
+from geoseg.tiling.grid import CELL, Block, Grid, Window
 
 _REACH = 2
 """Rows and columns between blocks whose tiles may overlap: a last tile that was shifted inward may
@@ -29,10 +28,15 @@ class Job:
     """Those that no later job needs."""
 
 
-def jobs(plan: Plan, is_kept: Callable[[int], bool] = lambda number: False) -> Iterator[Job]:
+def jobs(
+    grid: Grid,
+    output_window: Callable[[Block], Window | None],
+    is_kept: Callable[[int], bool] = lambda number: False,
+) -> Iterator[Job]:
     """Yield all blocks with output, row by row. It holds a few rows, not the scene.
 
     Args:
+        output_window: the pixels that a block decides, None if none of them is wanted.
         is_kept: whether the store has a finished block.
     """
     near: deque[dict[int, tuple[int, Block, Window]]] = deque(maxlen=2 * _REACH + 1)
@@ -49,8 +53,8 @@ def jobs(plan: Plan, is_kept: Callable[[int], bool] = lambda number: False) -> I
                 del users[source]
             yield Job(number, block, sources, last)
 
-    rows = groupby(enumerate(plan.grid.blocks()), lambda item: item[1].row)
-    count = -(-len(plan.grid.rows) // plan.grid.tiles_per_block)
+    rows = groupby(enumerate(grid.blocks()), lambda item: item[1].row)
+    count = -(-len(grid.rows) // grid.tiles_per_block)
     for read in range(count + _REACH):
         row = read - _REACH
         near.append(
@@ -60,9 +64,9 @@ def jobs(plan: Plan, is_kept: Callable[[int], bool] = lambda number: False) -> I
             continue
         waiting.append([])
         for number, block, _ in near[-1 - _REACH].values():
-            if plan.output_window(block) is None:
+            if output_window(block) is None:
                 continue
-            sources = {} if is_kept(number) else _sources(plan, block, near)
+            sources = {} if is_kept(number) else _sources(grid, block, near)
             users.update(dict.fromkeys(sources, number))
             waiting[-1].append((number, block, sources))
         if len(waiting) > 2 * _REACH:
@@ -72,10 +76,10 @@ def jobs(plan: Plan, is_kept: Callable[[int], bool] = lambda number: False) -> I
 
 
 def _sources(
-    plan: Plan, block: Block, near: deque[dict[int, tuple[int, Block, Window]]]
+    grid: Grid, block: Block, near: deque[dict[int, tuple[int, Block, Window]]]
 ) -> dict[int, Block]:
     """Return the nearby blocks whose tiles cover cells that a block decodes."""
-    needed, found = cells_around(block.core, plan.grid.extent), {}
+    needed, found = cells_around(block.core, grid.extent), {}
     for row in near:
         for column in range(block.col - _REACH, block.col + _REACH + 1):
             if column in row:
