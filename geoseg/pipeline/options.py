@@ -156,6 +156,9 @@ class OutputOptions:
         for value in limit.values() if isinstance(limit, Mapping) else [limit or 0.0]:
             if not 0 <= value <= 1:
                 raise OptionError(f"--min-confidence is {value}; give a probability, 0 to 1")
+        _ = self.selection  # checks its limits
+        if self.regularize is not None:
+            parse_forms(self.regularize)
 
     def cleanup(self, grid: DecodeGrid) -> Cleanup:
         """Return how polygons on the scene's pixels are cleaned."""
@@ -190,9 +193,6 @@ class OutputOptions:
                 f"but {', '.join(names[1:])}"
             )
         return replace(self, min_confidence={key: limit[key] for key in sorted(limit)})
-        _ = self.selection  # checks its limits
-        if self.regularize is not None:
-            parse_forms(self.regularize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def run_metadata(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...
         provenance=recipe.provenance,
         license=recipe.license,
         metrics={},
+        min_confidence={},
     )
 
 

@@ -29,7 +29,7 @@ from scipy import ndimage
 from shapely import affinity
 
 from geoseg.classes import ISAID
-from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.forms import BUILT_AS, Form
 from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.geo.vector.polygons import Polygons
@@ -101,7 +101,7 @@ def trace(labels: NDArray[np.int32]) -> Polygons:
     cleanup = Cleanup(9, tolerance=0.5)
     # 255 is no class.
     blocks = [polygonize_block(np.where(labels >= 255, labels + 1, labels), window)]
-    return cleanup.merge_blocks(blocks)
+    return CleanPolygons.concatenate(cleanup.merge_above(blocks)[1]).polygons
 
 
 def ours(polygons: Polygons, forms: list[Form]) -> Shapes:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from geoseg.classes import IGNORE, LabelClass
+from geoseg.classes import IGNORE, ISAID, LabelClass
 from geoseg.datasets.layout import Patch, write_classes, write_patch, write_split
 from geoseg.errors import CheckpointError, DataError
 from geoseg.model.checkpoint import save_checkpoint
@@ -20,7 +20,7 @@ from geoseg.model.tile_model import TileModel
 from geoseg.model.variants import PYRAMIDS
 from geoseg.timing import StageTimer
 from geoseg.train.fit import fit
-from geoseg.train.initialization import initial_model
+from geoseg.train.initialization import initial_model, run_metadata
 from geoseg.train.loss import distillation
 from geoseg.train.recipe import load_recipe
 
@@ -127,6 +127,12 @@ def test_the_inference_form_of_a_pyramid_computes_the_same():
     x = torch.randn(2, 3, 96, 160)
     with torch.no_grad():
         torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_limits_of_confidence_end_with_the_weights_that_they_were_fitted_to(unlabeled, tmp_path):
+    known = Metadata("lite0", ISAID, min_confidence={"ship": 0.5})
+    recipe = load_recipe(recipe_of(tmp_path / "r.yaml", unlabeled, model={"variant": "lite0"}))
+    assert run_metadata(recipe, known, OWN).min_confidence == {}
 
 
 @pytest.mark.parametrize("name", PYRAMIDS)

@@ -19,7 +19,7 @@ from geoseg.classes import LabelClass
 from geoseg.errors import OptionError
 from geoseg.geo.geobox import GeoBox
 from geoseg.geo.layers.regular import parse_forms, regular_outlines
-from geoseg.geo.vector.cleanup import Cleanup
+from geoseg.geo.vector.cleanup import CleanPolygons, Cleanup
 from geoseg.geo.vector.forms import MIN_IOU, fit_form
 from geoseg.geo.vector.polygonize import polygonize_block
 from geoseg.geo.vector.regularize import regularize
@@ -54,7 +54,7 @@ def trace(class_ids, cleanup=CLEANUP, block=None):
         for x in range(0, width, block)
     ]
     blocks = [polygonize_block(class_ids[window.slices], window) for window in windows]
-    return cleanup.merge_blocks(blocks)
+    return CleanPolygons.concatenate(cleanup.merge_above(blocks)[1]).polygons
 
 
 def fit(polygons, form="angles"):
