@@ -38,6 +38,7 @@ from .. import options
 @options.simplify
 @options.smooth
 @options.min_area
+@options.min_confidence
 @click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
 @options.workers
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
@@ -51,6 +52,7 @@ def command(
     simplify: float | None,
     smooth: bool,
     min_area: float | None,
+    min_confidence: float | dict[str, float] | None,
     confidence: bool,
     workers: int | None,
     overwrite: bool,
@@ -73,6 +75,7 @@ def command(
         simplify=simplify,
         smooth=smooth,
         min_area=min_area,
+        min_confidence=min_confidence,
     )
     with options.pixel_bar(logits.name, quiet=quiet or as_json) as progress:
         done = decode_logits(logits, wanted, only=only, workers=workers, progress=progress)

@@ -141,6 +141,7 @@ def decode(
     simplify: float | None = None,
     smooth: bool = True,
     min_area: float | None = None,
+    min_confidence: float | Mapping[str, float] | None = None,
     confidence: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
@@ -169,6 +170,7 @@ def decode(
         simplify=simplify,
         smooth=smooth,
         min_area=min_area,
+        min_confidence=min_confidence,
     )
     with reporting(progress, Path(logits).name, "px") as advance:
         return decode_logits(Path(logits), wanted, only=only, workers=workers, progress=advance)

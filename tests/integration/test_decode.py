@@ -11,7 +11,9 @@ from commands import command, contents, refused
 from fakes import TRANSFORM, Colors, write_discs
 from results import assert_same_outputs, layers_of
 
+from geoseg.classes import ISAID
 from geoseg.geo.raster.logits import KeptLogits
+from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.decode import decode_logits
 from geoseg.pipeline.options import OutputOptions, SceneOptions, TilingOptions
@@ -21,20 +23,24 @@ HEIGHT, WIDTH = 300, 420
 AREA = "448065,5411890,448165,5411950"
 
 
+class Demanding(Colors):
+    metadata = Metadata("T", ISAID, min_confidence={"plane": 0.9})
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     return write_discs(tmp_path_factory.mktemp("scenes") / "town.tif", HEIGHT, WIDTH)
 
 
-def run(scene, folder, options=None, **output):
+def run(scene, folder, options=None, model=Demanding, **output):
     wanted = OutputOptions(folder, logits=True, **output)
     tiling = TilingOptions(tile_size=128, overlap=32)
-    return predict(scene, TileModel(Colors(), device="cpu"), wanted, tiling, options)
+    return predict(scene, TileModel(model(), device="cpu"), wanted, tiling, options)
 
 
 @pytest.fixture(scope="module")
 def predicted(scene, tmp_path_factory):
-    return run(scene, tmp_path_factory.mktemp("predicted"), confidence=True)
+    return run(scene, tmp_path_factory.mktemp("predicted"), model=Colors, confidence=True)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +49,9 @@ def predicted(scene, tmp_path_factory):
         (SceneOptions(), {"confidence": True}),
         (SceneOptions(gsd=0.8), {"simplify": 0.0, "min_area": 20.0}),
         (SceneOptions(aoi=AREA), {"confidence": True, "smooth": False}),
+        (SceneOptions(), {"min_confidence": {"ship": 0.8}}),
     ],
-    ids=["whole", "other pixels", "area of interest"],
+    ids=["whole", "other pixels", "area of interest", "other limits"],
 )
 def test_the_same_settings_give_the_same_bytes(scene, tmp_path, options, output):
     first = run(scene, tmp_path / "first", options, **output)
