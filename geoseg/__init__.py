@@ -1,4 +1,4 @@
-"""Objects from aerial scenes: SegNeXt on tiles, polygons out.
+"""Objects from aerial scenes: a network on tiles, polygons out.
 
 >>> import geoseg
 >>> result = geoseg.predict("scene.tif", out="results")
