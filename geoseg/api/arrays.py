@@ -59,10 +59,13 @@ def predict_array(
 
     >>> class_ids, confidence = geoseg.predict_array(np.asarray(Image.open("town.png")), gsd=0.3)
 
+    Classes are those of each pixel: limits of confidence are for the objects of `predict`.
+
     Args:
         image: (H,W,3) or (3,H,W), red, green, blue; 8 bits, or others with `rescale`.
         gsd: meters a pixel of the image. If it is finer than the weights know, the model sees the
-            image reduced, as `predict` does with a scene. None = as it is.
+            image reduced, as `predict` does with a scene. None = as it is, so
+            that objects have the size in pixels that they had in training only by chance.
         valid: (H,W) bool, False on pixels without data; None = all are valid.
         rescale: values that become 0 and 255.
         weights: a checkpoint, or a name of `geoseg weights list`; None = the built-in ones.

@@ -248,7 +248,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if (warmup := self.optimizer.warmup_steps) >= self.steps:
             raise RecipeError(
-                f"optimizer.warmup_steps is {warmup}, but the stages have {self.steps} steps in all"
+                f"optimizer.warmup_steps is {warmup}, but the stages have {self.steps} steps in "
+                f"all; give fewer, such as --set optimizer.warmup_steps={self.steps // 10}"
             )
         if self.freeze == "none" and self.freeze_steps is not None:
             raise RecipeError(
