@@ -39,6 +39,17 @@ backend = click.option(
     show_default=True,
     help="Engine of the model; the others are faster on many CPUs, see `geoseg bench`.",
 )
+formats = click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    default=["gpkg"],
+    show_default=True,
+    help="Vector format; may be given several times. See `geoseg export --help`.",
+)
+confidence = click.option(
+    "--confidence", is_flag=True, help="Also write a raster of probabilities."
+)
 simplify = click.option(
     "--simplify",
     type=float,

@@ -78,20 +78,13 @@ POLL = 1.0
     metavar="FILE|minx,miny,maxx,maxy",
     help="Predict only this part: polygons of any vector file, or bounds in the scene's CRS.",
 )
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    default=["gpkg"],
-    show_default=True,
-    help="Vector format; may be given several times. See `geoseg export --help`.",
-)
+@options.formats
 @options.simplify
 @options.smooth
 @options.min_area
 @options.min_confidence
 @options.selection
-@click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
+@options.confidence
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
 @click.option(
     "--report", is_flag=True, help="Also write a report, one HTML file; see `geoseg report`."

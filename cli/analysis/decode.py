@@ -27,19 +27,12 @@ from .. import options
     metavar="NAME",
     help="Decide between these classes and background only; may be repeated.  [default: all]",
 )
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    default=["gpkg"],
-    show_default=True,
-    help="Vector format; may be given several times. See `geoseg export --help`.",
-)
+@options.formats
 @options.simplify
 @options.smooth
 @options.min_area
 @options.min_confidence
-@click.option("--confidence", is_flag=True, help="Also write a raster of probabilities.")
+@options.confidence
 @options.workers
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @options.as_json

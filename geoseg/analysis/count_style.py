@@ -8,6 +8,8 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 
+from geoseg.geo.styles import add_symbol
+
 _COLORS = ("255,245,224", "253,212,158", "252,141,89", "215,48,31", "127,0,0")
 """ColorBrewer's OrRd, for five steps."""
 
@@ -40,15 +42,8 @@ def choropleth_qml(values: Sequence[float], field: str) -> str:
             render="true",
         )
         color = _COLORS[round(number * (len(_COLORS) - 1) / max(len(limits) - 2, 1))]
-        symbol = SubElement(symbols, "symbol", name=str(number), type="fill", alpha="0.8")
-        fill = {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
-        options = SubElement(SubElement(symbol, "layer", fill), "Option", type="Map")
-        for key, value in {
-            "color": f"{color},255",
-            "outline_color": "90,90,90,255",
-            "outline_width": "0.2",
-            "style": "solid",
-        }.items():
-            SubElement(options, "Option", name=key, type="QString", value=value)
+        line = {"outline_color": "90,90,90,255", "outline_width": "0.2"}
+        fill = {"color": f"{color},255", **line, "style": "solid"}
+        add_symbol(symbols, "fill", fill, name=str(number), alpha="0.8")
     SubElement(root, "layerGeometryType").text = "2"
     return tostring(root, encoding="unicode")

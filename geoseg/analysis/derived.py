@@ -24,7 +24,7 @@ from geoseg.geo.layers.geopackage import add_styles
 from geoseg.geo.layers.measure import ground_axes
 from geoseg.geo.paths import vector_path
 from geoseg.geo.raster.files import vector_files
-from geoseg.geo.styles import layer_qml
+from geoseg.geo.styles import add_options, add_symbol, layer_qml
 
 Shapes = NDArray[np.object_]
 _GRAY = (90, 90, 90)
@@ -108,16 +108,9 @@ def _boxes(shapes: Shapes, objects: GeoDataFrame) -> Shapes:
 def _point_qml() -> str:
     root = Element("qgis", version="3.22.0", styleCategories="Symbology", labelsEnabled="0")
     renderer = SubElement(root, "renderer-v2", type="singleSymbol", symbollevels="0")
-    symbol = SubElement(SubElement(renderer, "symbols"), "symbol", name="0", type="marker")
-    marker = {"class": "SimpleMarker", "enabled": "1", "locked": "0", "pass": "0"}
-    options = SubElement(SubElement(symbol, "layer", marker), "Option", type="Map")
-    for key, value in {
-        "name": "circle",
-        "size": "2",
-        "color": "215,48,31,255",
-        "outline_color": "255,255,255,255",
-    }.items():
-        SubElement(options, "Option", name=key, type="QString", value=value)
+    circle = {"name": "circle", "size": "2", "color": "215,48,31,255"}
+    line = {"outline_color": "255,255,255,255"}
+    add_symbol(SubElement(renderer, "symbols"), "marker", circle | line)
     SubElement(root, "layerGeometryType").text = "0"
     return tostring(root, encoding="unicode")
 
@@ -136,15 +129,9 @@ def _heat_qml() -> str:
         weight_expression="",
     )
     ramp = SubElement(renderer, "colorramp", type="gradient", name="[source]")
-    options = SubElement(ramp, "Option", type="Map")
-    for key, value in {
-        "color1": "255,245,224,0",
-        "color2": "127,0,0,255",
-        "discrete": "0",
-        "rampType": "gradient",
-        "stops": "0.25;253,212,158,160:0.6;252,141,89,220",
-    }.items():
-        SubElement(options, "Option", name=key, type="QString", value=value)
+    colors = {"color1": "255,245,224,0", "color2": "127,0,0,255"}
+    stops = {"stops": "0.25;253,212,158,160:0.6;252,141,89,220"}
+    add_options(ramp, {**colors, "discrete": "0", "rampType": "gradient", **stops})
     SubElement(root, "layerGeometryType").text = "0"
     return tostring(root, encoding="unicode")
 

@@ -8,7 +8,7 @@ from typing import Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from geoseg.classes import Color
-from geoseg.geo.styles import FILL_ALPHA
+from geoseg.geo.styles import FILL_ALPHA, add_options, add_symbol
 
 Shape = Literal["point", "polygon"]
 _GEOMETRY = {"point": "0", "polygon": "2"}
@@ -53,8 +53,7 @@ def layer_qml(
         options = SubElement(SubElement(config, "Option", type="Map"), "Option")
         options.attrib.update({"name": "map", "type": "List"})
         for value in values:
-            entry = SubElement(options, "Option", type="Map")
-            SubElement(entry, "Option", name=value, type="QString", value=value)
+            add_options(options, {value: value})
     for field in hidden:
         _widget(fields, field, "Hidden")
     for field, alias in (aliases or {}).items():
@@ -69,16 +68,11 @@ def _widget(fields: Element, field: str, kind: str) -> Element:
 
 
 def _add_symbol(symbols: Element, name: str, shape: Shape, color: Color) -> None:
-    kind = {"point": "marker", "polygon": "fill"}[shape]
-    symbol = SubElement(symbols, "symbol", name=name, type=kind, alpha="1", clip_to_extent="1")
     rgb = ",".join(map(str, color))
+    line = {"outline_color": f"{rgb},255"}
     if shape == "point":
-        drawing = {"name": "cross2", "color": f"{rgb},255", "size": "4", "outline_width": "0.6"}
-        layer = {"class": "SimpleMarker"}
+        cross = {"name": "cross2", "color": f"{rgb},255", "size": "4", "outline_width": "0.6"}
+        add_symbol(symbols, "marker", cross | line, name=name)
     else:
-        drawing = {"color": f"{rgb},{FILL_ALPHA}", "outline_width": "0.5", "style": "solid"}
-        layer = {"class": "SimpleFill"}
-    parts = SubElement(symbol, "layer", {**layer, "enabled": "1", "locked": "0", "pass": "0"})
-    options = SubElement(parts, "Option", type="Map")
-    for key, value in {**drawing, "outline_color": f"{rgb},255"}.items():
-        SubElement(options, "Option", name=key, type="QString", value=value)
+        fill = {"color": f"{rgb},{FILL_ALPHA}", "outline_width": "0.5", "style": "solid"}
+        add_symbol(symbols, "fill", fill | line, name=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -57,15 +58,10 @@ def layer_qml(color: Color, *, unit: str = "m") -> str:
     renderer = SubElement(
         root, "renderer-v2", type="singleSymbol", symbollevels="0", enableorderby="0"
     )
-    symbol = SubElement(
-        SubElement(renderer, "symbols"),
-        "symbol",
-        {"name": "0", "type": "fill", "alpha": "1", "clip_to_extent": "1", "force_rhr": "0"},
-    )
-    fill = {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
     outline = ",".join(map(str, color))
-    _add_options(
-        SubElement(symbol, "layer", fill),
+    add_symbol(
+        SubElement(renderer, "symbols"),
+        "fill",
         {
             "color": f"{outline},{FILL_ALPHA}",
             "outline_color": f"{outline},255",
@@ -81,7 +77,7 @@ def layer_qml(color: Color, *, unit: str = "m") -> str:
         SubElement(aliases, "alias", field=name, name=alias.format(unit=unit))
         if decimals is not None:
             widget = SubElement(SubElement(fields, "field", name=name), "editWidget", type="Range")
-            _add_options(
+            add_options(
                 SubElement(widget, "config"),
                 {"Precision": decimals, "AllowNull": True, "Style": "SpinBox"},
             )
@@ -137,7 +133,24 @@ def fill_color(qml: str) -> Color | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _add_options(parent: Element, options: Mapping[str, str | int | bool]) -> None:
+def add_symbol(
+    symbols: Element,
+    kind: Literal["fill", "marker"],
+    options: Mapping[str, str],
+    *,
+    name: str = "0",
+    alpha: str = "1",
+) -> None:
+    """Add a symbol of one simple layer, with QGIS's options of it."""
+    drawn = {"fill": "SimpleFill", "marker": "SimpleMarker"}[kind]
+    attributes = {"name": name, "type": kind, "alpha": alpha}
+    symbol = SubElement(symbols, "symbol", {**attributes, "clip_to_extent": "1", "force_rhr": "0"})
+    layer = {"class": drawn, "enabled": "1", "locked": "0", "pass": "0"}
+    add_options(SubElement(symbol, "layer", layer), options)
+
+
+def add_options(parent: Element, options: Mapping[str, str | int | bool]) -> None:
+    """Add options by name, in the types that QGIS gives them."""
     rows = SubElement(parent, "Option", type="Map")
     for name, value in options.items():
         kind = {str: "QString", bool: "bool", int: "int"}[type(value)]
