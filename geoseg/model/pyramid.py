@@ -33,6 +33,8 @@ STAGES = (
 """Stages of EfficientNet-B0 (paper, table 1)."""
 STEM = 32
 """Channels of the stem."""
+CONTEXT = 32
+"""Rows of pixels, a multiple of 4, beyond which nothing contributes to a row of the map at 1/4."""
 WIDTH = 96
 """Channels of the pyramid."""
 DROP_PATH = 0.1
@@ -114,6 +116,10 @@ class InvertedResidual(nn.Module):
 class Encoder(nn.Module):
     """Pixels (N,3,H,W) to maps at 1/4, 1/8, 1/16 and 1/32."""
 
+    band: int | None = None
+    """Rows of pixels, a multiple of 4, that are taken to 1/4 at once, where maps are largest; None
+    = all. The values are the same."""
+
     def __init__(self, name: str) -> None:
         super().__init__()
         width, depth = PYRAMIDS[name]
@@ -145,13 +151,29 @@ class Encoder(nn.Module):
                 self.channels.append(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(x)
-        maps: list[Tensor] = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i + 1 == len(self.stages) or (STAGES[i + 1][2] == 2 and i > 0):
+        x = self.quarter_by_bands(x, self.band) if self.band else self.quarter(x)
+        maps = [x]
+        for i in range(2, len(self.stages)):
+            x = self.stages[i](x)
+            if i + 1 == len(self.stages) or STAGES[i + 1][2] == 2:
                 maps.append(x)
         return maps
+
+    def quarter(self, x: Tensor) -> Tensor:
+        """Return the map at 1/4 of pixels."""
+        x = self.stages[1](self.stages[0](self.stem(x)))
+        return x
+
+    def quarter_by_bands(self, x: Tensor, band: int) -> Tensor:
+        """Do the same for `band` rows of pixels at a time, with rows around them for context."""
+        height = x.shape[2]
+        parts = []
+        for top in range(0, height, band):
+            bottom = min(top + band, height)
+            start, end = max(top - CONTEXT, 0), min(bottom + CONTEXT, height)
+            part = self.quarter(x[:, :, start:end])
+            parts.append(part[:, :, (top - start) // 4 : (bottom - start) // 4])
+        return torch.cat(parts, 2)
 
 
 def divisible(channels: float, by: int = 8) -> int:

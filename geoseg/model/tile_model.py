@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from geoseg.model.checkpoint import weights_hash
+from geoseg.model.cpu.convolutions import can_fuse, fuse_activations
 from geoseg.model.cpu.parallel import WorkerPool, single_threaded
 from geoseg.model.devices import (
     DeviceOptions,
@@ -148,9 +149,13 @@ class TileModel:
         self.cancelled = False
 
     def _on_cpu(self, module: nn.Module) -> Forward:
-        if self.backend == "torch":
+        network: Callable[[Tensor], Tensor]
+        if self.backend != "torch":
+            network = open_backend(self.backend, module, self.device, self.dtype, self.pool.share)
+        elif isinstance(module, EfficientNetPyramid) and can_fuse(self.dtype):
+            network = fuse_activations(module, self.dtype)
+        else:
             return Forward(module, self.metadata, self.device, self.dtype, tta=self.tta)
-        network = open_backend(self.backend, module, self.device, self.dtype, self.pool.share)
         return Forward(network, self.metadata, self.device, tta=self.tta)
 
     def _open_lanes(self, module: nn.Module) -> None:
