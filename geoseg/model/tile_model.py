@@ -29,7 +29,7 @@ from geoseg.model.devices import (
     is_out_of_memory,
     release_cache,
 )
-from geoseg.model.engines.backends import Backend, open_backend
+from geoseg.model.engines.backends import Backend, open_backend, supports
 from geoseg.model.fused import fuse
 from geoseg.model.inference.batches import BatchQueue, BatchSize, Tile
 from geoseg.model.inference.forward import Forward
@@ -65,8 +65,8 @@ class TileModel:
             and copied on accelerators.
         device: ``auto`` (CUDA where there is one, then Apple's MPS, else the CPU) or a name
             that torch knows; several, separated by commas, share the tiles.
-        precision: ``auto`` is float32 on a CPU, and on CUDA bfloat16 where it is native, else
-            float16.
+        precision: ``auto`` is bfloat16 where the device has instructions for it (an x86 CPU or
+            CUDA), else float16 on CUDA and float32 elsewhere.
         batch_size: tiles that an accelerator computes at once; None = 8. Halved, for good,
             whenever one runs out of memory. A CPU computes tiles one by one: a batch is no faster
             and changes the last bits.
@@ -121,6 +121,8 @@ class TileModel:
         self.devices = choose_devices(device)
         self.device = self.devices[0]
         self.dtype = choose_dtype(self.requested["precision"], self.device)
+        if self.requested["precision"] == "auto" and not supports(self.backend, self.dtype):
+            self.dtype = torch.float32
         self.staged = is_accelerator(self.device)
         """Whether tiles travel to the device in buffers."""
         emulated = self.dtype == torch.bfloat16 and not computes_bfloat16(self.device)

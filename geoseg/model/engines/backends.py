@@ -75,6 +75,11 @@ def open_backend(
     return OnnxRuntime(model, threads)
 
 
+def supports(backend: Backend, dtype: torch.dtype) -> bool:
+    """Return whether a backend computes in a type; torch does in all."""
+    return backend == "torch" or dtype in PRECISIONS[backend]
+
+
 def missing_packages(backend: Backend) -> list[str]:
     """Return the packages that the backend needs and that are not installed."""
     return [name for name in PACKAGES[backend] if find_spec(name) is None]

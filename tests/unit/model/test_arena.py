@@ -105,7 +105,7 @@ def test_logits_that_are_kept_keep_no_arena(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("geoseg.model.cpu.arena.MIN_SIZE", 2**10)
     network = SegNeXt("T", 16)
     network.metadata = Metadata("T", ISAID)
-    model = TileModel(network, device="cpu")
+    model = TileModel(network, device="cpu", precision="float32")
     tile, valid = np.zeros((3, 128, 128), np.uint8), np.ones((128, 128), bool)
     (logits,) = model([tile], [valid], StageTimer())
     assert logits.size >= 2**10

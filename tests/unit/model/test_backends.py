@@ -12,7 +12,7 @@ from small_networks import shrink, small_network
 
 from geoseg.classes import ISAID
 from geoseg.errors import OptionError
-from geoseg.model import devices
+from geoseg.model import devices, tile_model
 from geoseg.model.engines import backends
 from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
@@ -54,7 +54,7 @@ def test_backends_agree_with_torch(tiles, backend, variant, monkeypatch, tmp_pat
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
     shrink(monkeypatch)
     network = small_network(variant)
-    expected = logits_of(TileModel(network, device="cpu"), tiles)
+    expected = logits_of(TileModel(network, device="cpu", precision="float32"), tiles)
     assert expected.std() > 0.1
     model = TileModel(network, backend=backend, precision="float32", batch_size=2)
     found = logits_of(pickle.loads(pickle.dumps(model)), tiles)
@@ -66,7 +66,7 @@ def test_backends_agree_with_torch(tiles, backend, variant, monkeypatch, tmp_pat
         images, valid = tiles
         wide = [np.concatenate(images[:2], axis=2)], [np.concatenate(valid[:2], axis=1)]
         again = TileModel(network, backend=backend, precision="float32")
-        plain = logits_of(TileModel(network, device="cpu"), wide)
+        plain = logits_of(TileModel(network, device="cpu", precision="float32"), wide)
         np.testing.assert_allclose(
             logits_of(again, wide), plain, rtol=0, atol=2e-5 * abs(plain).max()
         )
@@ -104,11 +104,29 @@ def test_emulated_bfloat16_is_warned_of(network, monkeypatch, caplog, native, wa
     assert len(caplog.records) == warnings
 
 
+@pytest.mark.parametrize(
+    ("machine", "native", "backend", "dtype"),
+    [
+        ("x86_64", True, "torch", torch.bfloat16),
+        ("x86_64", True, "onnxruntime", torch.float32),
+        ("x86_64", False, "torch", torch.float32),
+        ("aarch64", True, "torch", torch.float32),
+    ],
+)
+def test_auto_precision_on_a_cpu_follows_its_instructions(
+    network, monkeypatch, machine, native, backend, dtype
+):
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(devices, "cpu_computes_bfloat16", lambda: native)
+    monkeypatch.setattr(tile_model, "open_backend", lambda *rest: network)
+    assert TileModel(network, device="cpu", backend=backend).dtype == dtype
+
+
 def test_the_network_that_is_given_stays_as_it_is(network, tiles):
     """Training validates its live model: that one goes on, and what was prepared does not."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.train()
-    model = TileModel(network, device="cpu")
+    model = TileModel(network, device="cpu", precision="float32")
     first = logits_of(model, tiles)
     assert network.training
     for name, tensor in network.state_dict().items():

@@ -215,12 +215,12 @@ def test_a_staged_device_gives_the_bytes_of_the_cpu(
     images = tiles(10, 32) + tiles(26, 64)
     with monkeypatch.context() as plain:
         plain.setattr(tile_model, "is_accelerator", lambda device: False)
-        expected = logits_of(TileModel(Colors(), device="cpu"), images)
+        expected = logits_of(TileModel(Colors(), device="cpu", precision="float32"), images)
     if late:
         monkeypatch.setattr(tile_model, "open_stream", LateStream)
     monkeypatch.setattr(tile_model, "has_fixed_shapes", lambda device: fixed)
     network = Counting()
-    model = TileModel(network, device="cpu", batch_size=4)
+    model = TileModel(network, device="cpu", precision="float32", batch_size=4)
     assert_same_bytes(from_threads(model, images, 4), expected)
     assert set(network.sizes) == {4} if fixed else max(network.sizes) == 4
 
