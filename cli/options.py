@@ -113,6 +113,23 @@ class ClassNames(click.ParamType):
         return names
 
 
+class SplitNames(ClassNames):
+    """Names of classes, or `none`."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return () if value == "none" else super().convert(value, param, ctx)
+
+
+split = click.option(
+    "--split",
+    type=SplitNames(),
+    metavar="none|CLASS,…",
+    help="Split objects of these classes where they touch.  [default: what the weights recommend]",
+)
+
+
 def selection(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --regularize and the filters of objects."""
     for option in reversed(_SELECTION):

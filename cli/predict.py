@@ -83,6 +83,7 @@ POLL = 1.0
 @options.smooth
 @options.min_area
 @options.min_confidence
+@options.split
 @options.selection
 @options.confidence
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")

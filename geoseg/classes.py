@@ -6,7 +6,7 @@ import colorsys
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,11 @@ ISAID = tuple(
     for i, name in enumerate(ISAID_MASK_COLORS)
 )
 """Ids and names of iSAID, in colors of `PALETTE`."""
+
+
+def ids_of(names: Collection[str], classes: Iterable[LabelClass]) -> tuple[int, ...]:
+    """Return the ids of the classes that have one of these names."""
+    return tuple(item.id for item in classes if item.name in names)
 
 
 def name_problem(name: str) -> str:

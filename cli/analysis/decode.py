@@ -32,6 +32,7 @@ from .. import options
 @options.smooth
 @options.min_area
 @options.min_confidence
+@options.split
 @options.confidence
 @options.workers
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
@@ -46,6 +47,7 @@ def command(
     smooth: bool,
     min_area: float | None,
     min_confidence: float | dict[str, float] | None,
+    split: tuple[str, ...] | None,
     confidence: bool,
     workers: int | None,
     overwrite: bool,
@@ -69,6 +71,7 @@ def command(
         smooth=smooth,
         min_area=min_area,
         min_confidence=min_confidence,
+        split=split,
     )
     with options.pixel_bar(logits.name, quiet=quiet or as_json) as progress:
         done = decode_logits(logits, wanted, only=only, workers=workers, progress=progress)

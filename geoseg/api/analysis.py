@@ -142,6 +142,7 @@ def decode(
     smooth: bool = True,
     min_area: float | None = None,
     min_confidence: float | Mapping[str, float] | None = None,
+    split: Sequence[str] | None = None,
     confidence: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
@@ -155,7 +156,7 @@ def decode(
         logits: what `predict` wrote with `logits=True`.
         out: folder of the results.
         classes: decide between these and background only.
-        formats, simplify, smooth, min_area, confidence: as for `predict`.
+        formats, simplify, smooth, min_area, split, confidence: as for `predict`.
 
     Raises:
         DataError, OptionError, OutputError: as `decode_logits` does.
@@ -171,6 +172,7 @@ def decode(
         smooth=smooth,
         min_area=min_area,
         min_confidence=min_confidence,
+        split=None if split is None else tuple(split),
     )
     with reporting(progress, Path(logits).name, "px") as advance:
         return decode_logits(Path(logits), wanted, only=only, workers=workers, progress=advance)

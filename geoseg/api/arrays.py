@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geoseg.api.messages import python_messages
 from geoseg.api.models import ready_model
-from geoseg.classes import IGNORE
+from geoseg.classes import IGNORE, ids_of
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.stretch import Rescale
@@ -23,6 +23,7 @@ from geoseg.tiling.blocks import infer
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE, Grid, Window
 from geoseg.tiling.resample import Resampler
+from geoseg.tiling.splitting import Splitting
 from geoseg.timing import StageTimer
 
 if TYPE_CHECKING:
@@ -105,7 +106,10 @@ def _predict(
     cells = cells_around(grid.extent, grid.extent)
     logits = blend(cells, [infer(block, grid, shown, shown_valid, model, StageTimer())])
     whole = Window(0, 0, width, height)
-    decoded = decode(logits, cells, whole, step=resampler.step, confidence="all")
+    splitting = Splitting.on(grid, ids_of(model.metadata.split, model.metadata.classes))
+    decoded = decode(
+        logits, cells, whole, step=resampler.step, confidence="all", splitting=splitting
+    )
     assert decoded.confidence is not None
     decoded.class_ids[~valid] = IGNORE
     decoded.confidence[~valid] = 0

@@ -55,6 +55,7 @@ def predict(
     formats: str | Sequence[str] = ("gpkg",), confidence: bool = False, logits: bool = False,
     simplify: float | None = None, smooth: bool = True, min_area: float | None = None,
     min_confidence: float | Mapping[str, float] | None = None,
+    split: str | Sequence[str] | None = None,
     regularize: Forms | None = None, only: str | Sequence[str] = (),
     min_length: ByClass | None = None, max_area: ByClass | None = None,
     mask_out: AnyPath | None = None, report: bool = False, preview: bool = False,
@@ -72,6 +73,7 @@ def predict(
         weights: a checkpoint, or a name of `geoseg weights list`; None = the built-in ones.
         model: a `TileModel` or network to use instead of `weights`.
         aoi: a vector file, or minx, miny, maxx, maxy in the scene's CRS.
+        split: names of the classes whose touching objects are split; () = none.
         regularize: "all", or forms by class: {"building": "angles", "storage_tank": "circle"}.
         only: names of the classes that become objects.
         min_length, max_area: m and m²; a number, or numbers by class.
@@ -88,6 +90,7 @@ def predict(
             formats=(formats,) if isinstance(formats, str) else tuple(formats),
             confidence=confidence, logits=logits, overwrite=overwrite, keep_going=keep_going,
             simplify=simplify, smooth=smooth, min_area=min_area, min_confidence=min_confidence,
+            split=None if split is None else _names(split),
             regularize=regularize, only=_names(only), min_length=min_length, max_area=max_area,
             mask_out=None if mask_out is None else str(mask_out), report=report, preview=preview,
         ),

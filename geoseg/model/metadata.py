@@ -56,6 +56,8 @@ class Metadata:
     """Scores by name, as `{"val mIoU": 0.47}`."""
     min_confidence: Mapping[str, float] = field(default_factory=dict)
     """Mean probability, by class name, from which an object is more likely right than wrong."""
+    split: tuple[str, ...] = ()
+    """Classes whose touching objects are split, see `geoseg.tiling.splitting`."""
 
     def __post_init__(self) -> None:
         known = (*VARIANTS, *PYRAMIDS)
@@ -90,6 +92,9 @@ class Metadata:
             and all(is_number(value, 0) and value <= 1 for value in limits.values()),
         )
 
+        split = self.split
+        check("split", split, isinstance(split, tuple) and set(split) <= names)
+
     def to_header(self) -> dict[str, str]:
         """Return the safetensors header."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False)
@@ -113,13 +118,14 @@ class Metadata:
             raise CheckpointError(f"metadata format {version!r:.40}, this geoseg reads {FORMAT}")
         if "license" not in values and "licence" in values:  # as the first checkpoints spelled it
             values["license"] = values.pop("licence")
-        values.setdefault("min_confidence", {})  # which the first checkpoints lack
+        for name, empty in (("min_confidence", {}), ("split", [])):
+            values.setdefault(name, empty)  # which the first checkpoints lack
         names = {f.name for f in fields(cls)}
         if wrong := sorted(names ^ values.keys()):
             state = "is missing" if wrong[0] in names else "is unknown"
             raise CheckpointError(f"metadata field {wrong[0]!r:.40} {state}")
         values["classes"] = classes_from_json(values["classes"])
-        for name in ("mean", "std", "gsd_range"):
+        for name in ("mean", "std", "gsd_range", "split"):
             if isinstance(values[name], list):
                 values[name] = tuple(values[name])
         return cls(**values)

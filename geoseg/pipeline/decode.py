@@ -27,6 +27,7 @@ from geoseg.pipeline.outputs import Outputs
 from geoseg.pipeline.summary import ClassTotal
 from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Block, Window
+from geoseg.tiling.splitting import Splitting
 from geoseg.timing import StageTimer
 
 NEVER = -1e4
@@ -76,7 +77,12 @@ def decode_logits(
     start = time.perf_counter()
     kept = KeptLogits.open(path)
     left_out = _left_out(kept.classes, only)
-    output = output.limited(kept.classes, json.loads(kept.metadata.get("min_confidence", "{}")))
+    limits, split = (
+        json.loads(kept.metadata.get(key, empty))
+        for key, empty in (("min_confidence", "{}"), ("split", "[]"))
+    )
+    output = output.with_recommended(kept.classes, limits, split)
+    splitting = output.splitting(kept.grid.tiles, kept.classes)
     stem = path.name.removesuffix(".zarr").removesuffix(".logits")
     for kind in output.formats:
         if (form := FORMATS.get(kind)) is not None:
@@ -89,7 +95,7 @@ def decode_logits(
     timer = StageTimer()
 
     def decode_one(item: tuple[int, Block, Window]) -> BlockResult:
-        return _decode(kept, output, left_out, *item)
+        return _decode(kept, output, splitting, left_out, *item)
 
     with (
         Staging(output.folder, stem, obsolete) as staging,
@@ -148,13 +154,14 @@ def _blocks(grid: DecodeGrid) -> list[tuple[int, Block, Window]]:
 def _decode(
     kept: KeptLogits,
     output: OutputOptions,
+    splitting: Splitting,
     left_out: list[int],
     number: int,
     block: Block,
     window: Window,
 ) -> BlockResult:
     grid, timer = kept.grid, StageTimer()
-    cells = cells_around(block.core, grid.tiles.extent)
+    cells = cells_around(block.core, grid.tiles.extent, splitting.margin)
     logits: NDArray[np.float32] = kept.read(cells)
     logits[..., left_out] = NEVER
     pixels = decode_pixels(
@@ -165,6 +172,7 @@ def _decode(
         step=grid.resampler.step,
         confidence=output.confidence,
         cleanup=output.cleanup(grid),
+        splitting=splitting,
         timer=timer,
     )
     return BlockResult(

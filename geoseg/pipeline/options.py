@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from geoseg.classes import LabelClass
+from geoseg.classes import LabelClass, ids_of
 from geoseg.errors import OptionError
 from geoseg.geo.layers.filters import ByClass, Selection
 from geoseg.geo.layers.formats import FORMATS
@@ -18,7 +18,8 @@ from geoseg.geo.raster.address import check_local_folder
 from geoseg.geo.raster.files import vector_files
 from geoseg.geo.raster.logits import DecodeGrid
 from geoseg.geo.vector.cleanup import Cleanup
-from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE
+from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE, Grid
+from geoseg.tiling.splitting import Splitting
 
 T = TypeVar("T")
 
@@ -130,6 +131,8 @@ class OutputOptions:
     min_confidence: float | Mapping[str, float] | None = None
     """Objects of a lower mean probability are left out of the layers; by class name, or for all
     classes; None = what the weights recommend."""
+    split: tuple[str, ...] | None = None
+    """Names of the classes whose touching objects are split; None = what the weights recommend."""
     regularize: Forms | None = None
     """Classes whose outlines get the forms in which they are built; see `parse_forms`."""
     only: tuple[str, ...] = ()
@@ -170,29 +173,41 @@ class OutputOptions:
             smooth=self.smooth,
         )
 
-    def limited(
-        self, classes: Sequence[LabelClass], recommended: Mapping[str, float]
+    def with_recommended(
+        self,
+        classes: Sequence[LabelClass],
+        min_confidence: Mapping[str, float],
+        split: Collection[str],
     ) -> OutputOptions:
         """Return the options with `min_confidence` by the name of each class that has a limit.
 
         Args:
             classes: those of the weights.
-            recommended: limits to use if there are none.
+            min_confidence, split: what the weights recommend, used where the options are None.
 
         Raises:
             OptionError: the weights have no class of that name.
         """
         limit, names = self.min_confidence, [item.name for item in classes]
         if limit is None:
-            limit = recommended
+            limit = min_confidence
         elif not isinstance(limit, Mapping):
             limit = dict.fromkeys(names, limit)
-        if unknown := sorted(limit.keys() - set(names)):
-            raise OptionError(
-                f"--min-confidence: the weights have no class {unknown[0]!r}, "
-                f"but {', '.join(names[1:])}"
-            )
-        return replace(self, min_confidence={key: limit[key] for key in sorted(limit)})
+        divided = split if self.split is None else self.split
+        for flag, given in (("--min-confidence", limit.keys()), ("--split", divided)):
+            if unknown := sorted(set(given) - set(names)):
+                raise OptionError(
+                    f"{flag}: the weights have no class {unknown[0]!r}, but {', '.join(names[1:])}"
+                )
+        return replace(
+            self,
+            min_confidence={key: limit[key] for key in sorted(limit)},
+            split=tuple(sorted(divided)),
+        )
+
+    def splitting(self, grid: Grid, classes: Sequence[LabelClass]) -> Splitting:
+        """Return how touching objects are split."""
+        return Splitting.on(grid, ids_of(self.split or (), classes))
 
 
 @dataclass(frozen=True, slots=True)

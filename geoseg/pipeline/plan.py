@@ -64,6 +64,7 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
         grid=grid,
         aoi=None if options.scene.aoi is None else read_aoi(options.scene.aoi, geobox),
         cleanup=output.cleanup(grids),
+        splitting=output.splitting(grid, metadata.classes),
         confidence=output.confidence,
         logits=output.logits,
     )
@@ -129,6 +130,7 @@ def run_fingerprint(scene: Scene, model: TileModel, options: PredictOptions) -> 
         "min_area": output.min_area,
         "simplify": output.simplify,
         "smooth": output.smooth,
+        "split": output.split,
     }
     local = Path(scene.path)
     run = {

@@ -94,7 +94,8 @@ def predict(
     if compute.tiles_per_block is None and compute.scheduler is None:
         compute = replace(compute, tiles_per_block=model.tiles_per_block)
     scene, tiling = scene or SceneOptions(), tiling or TilingOptions()
-    output = output.limited(model.metadata.classes, model.metadata.min_confidence)
+    weights = model.metadata
+    output = output.with_recommended(weights.classes, weights.min_confidence, weights.split)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
         source = str(path)
@@ -162,8 +163,9 @@ class Job:
 
     def description(self, run: dict[str, Any]) -> dict[str, str]:
         """Return metadata of the results."""
-        limits = {"min_confidence": json.dumps(self.options.output.min_confidence)}
-        return description(self.path, run | limits, self.model.metadata)
+        output = self.options.output
+        asked = {key: json.dumps(getattr(output, key)) for key in ("min_confidence", "split")}
+        return description(self.path, run | asked, self.model.metadata)
 
     def execute(
         self,

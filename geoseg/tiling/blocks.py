@@ -16,6 +16,7 @@ from geoseg.tiling.blending import WeightedLogits, accumulate, blend
 from geoseg.tiling.decoding import Decoded, cells_around, decode
 from geoseg.tiling.grid import CELL, Block, Grid, Window
 from geoseg.tiling.resample import Resampler
+from geoseg.tiling.splitting import Splitting
 from geoseg.timing import StageTimer
 
 
@@ -82,10 +83,25 @@ class ImageLogits:
     """The window of the image, px."""
     step: tuple[float, float]
     """Image pixels per pixel that the model saw, across and down."""
+    grid: Grid
+    """Tiles on the pixels that the model saw."""
 
-    def decode(self, confidence: Literal["none", "objects", "all"] = "none") -> Decoded:
-        """Decode the classes and confidences of the image, see `geoseg.tiling.decoding.decode`."""
-        return decode(self.values, self.cells, self.image, step=self.step, confidence=confidence)
+    def decode(
+        self,
+        confidence: Literal["none", "objects", "all"] = "none",
+        split: tuple[int, ...] = (),
+    ) -> Decoded:
+        """Decode the classes and confidences of the image, see `geoseg.tiling.decoding.decode`.
+
+        Args:
+            split: ids of the classes whose touching objects are split.
+        """
+        return decode(
+            *(self.values, self.cells, self.image),
+            step=self.step,
+            confidence=confidence,
+            splitting=Splitting.on(self.grid, split),
+        )
 
     def class_ids(self) -> NDArray[np.uint8]:
         """Decode classes (H,W) of the image."""
@@ -127,4 +143,4 @@ def image_logits(
     (block,) = grid.blocks()
     cells = cells_around(grid.extent, grid.extent)
     logits = blend(cells, [infer(block, grid, resampled, mask, model, StageTimer())])
-    return ImageLogits(logits, cells, extent, resampler.step)
+    return ImageLogits(logits, cells, extent, resampler.step, grid)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from geoseg.native.library import library
 from geoseg.tiling.grid import CELL, Window
+from geoseg.tiling.splitting import WHOLE, Splitting
 
 Floats = NDArray[np.float32]
 
@@ -44,12 +45,12 @@ class Axis:
         return Axis(index, (position - index).astype(np.float32))
 
 
-def cells_around(core: Window, scene: Window) -> Window:
-    """Return the cells that decoding `core` (px) reads: its own and one more on each inner side."""
+def cells_around(core: Window, scene: Window, margin: int = 1) -> Window:
+    """Return the cells that decoding `core` (px) reads: its own and `margin` on each inner side."""
     across, down = -(-scene.width // CELL), -(-scene.height // CELL)
-    left, top = max(core.col_off // CELL - 1, 0), max(core.row_off // CELL - 1, 0)
-    right = min(-(-core.col_end // CELL) + 1, across)
-    bottom = min(-(-core.row_end // CELL) + 1, down)
+    left, top = max(core.col_off // CELL - margin, 0), max(core.row_off // CELL - margin, 0)
+    right = min(-(-core.col_end // CELL) + margin, across)
+    bottom = min(-(-core.row_end // CELL) + margin, down)
     return Window(left, top, right - left, bottom - top)
 
 
@@ -70,21 +71,32 @@ def decode(
     *,
     step: tuple[float, float] = (1.0, 1.0),
     confidence: Literal["none", "objects", "all"] = "objects",
+    splitting: Splitting = WHOLE,
 ) -> Decoded:
-    """Decode the pixels of `core` from the logits (h,w,C) of `cells`.
+    """Decode the pixels of `core` from the logits (h,w,C) of `cells`, `cells_around` it.
 
     Args:
         step: pixels of `core`'s grid per pixel of the model's grid, in x and y.
         confidence: pixels that get one: ``none``, ``objects`` (all but class 0), or ``all``.
+        splitting: of touching objects; `cells` has its margin.
     """
-    rows = Axis.between(core.row_off, core.row_end, cells.row_off, cells.height, step[1])
-    columns = Axis.between(core.col_off, core.col_end, cells.col_off, cells.width, step[0])
+    more = int(splitting.reach > 0)  # the next pixel, which may belong to another object
+    rows = Axis.between(core.row_off, core.row_end + more, cells.row_off, cells.height, step[1])
+    columns = Axis.between(core.col_off, core.col_end + more, cells.col_off, cells.width, step[0])
     corners = logits.argmax(axis=2).astype(np.uint8)  # (h,w)
     agreed = agreement(corners)  # (h-1,w-1)
     class_ids = agreed.take(rows.index, axis=0).take(columns.index, axis=1)  # (H,W)
     scores = None if confidence == "none" else np.zeros(class_ids.shape, np.float32)
     min_class = 0 if confidence == "all" else 1
     interpolate_classes(class_ids, scores, np.ascontiguousarray(logits), rows, columns, min_class)
+    if more:
+        positions = ((axis.index, axis.weight) for axis in (rows, columns))
+        lines = splitting.lines(class_ids, logits, *positions)
+        class_ids[lines] = 0
+        if scores is not None:  # what is not the object's is the background's
+            scores[lines] = 1 - scores[lines] if confidence == "all" else 0
+        class_ids = np.ascontiguousarray(class_ids[:-1, :-1])
+        scores = None if scores is None else np.ascontiguousarray(scores[:-1, :-1])
     return Decoded(class_ids, scores)
 
 

@@ -32,13 +32,16 @@ def jobs(
     grid: Grid,
     output_window: Callable[[Block], Window | None],
     is_kept: Callable[[int], bool] = lambda number: False,
+    cells: Callable[[Block], Window] | None = None,
 ) -> Iterator[Job]:
     """Yield all blocks with output, row by row. It holds a few rows, not the scene.
 
     Args:
         output_window: the pixels that a block decides, None if none of them is wanted.
         is_kept: whether the store has a finished block.
+        cells: those that decoding a block reads; None = `cells_around` its core.
     """
+    cells = cells or (lambda block: cells_around(block.core, grid.extent))
     near: deque[dict[int, tuple[int, Block, Window]]] = deque(maxlen=2 * _REACH + 1)
     """Rows of blocks by column: number, block, and the cells that its tiles cover."""
     waiting: deque[list[tuple[int, Block, dict[int, Block]]]] = deque()
@@ -66,7 +69,7 @@ def jobs(
         for number, block, _ in near[-1 - _REACH].values():
             if output_window(block) is None:
                 continue
-            sources = {} if is_kept(number) else _sources(grid, block, near)
+            sources = {} if is_kept(number) else _sources(block, cells(block), near)
             users.update(dict.fromkeys(sources, number))
             waiting[-1].append((number, block, sources))
         if len(waiting) > 2 * _REACH:
@@ -76,14 +79,14 @@ def jobs(
 
 
 def _sources(
-    grid: Grid, block: Block, near: deque[dict[int, tuple[int, Block, Window]]]
+    block: Block, needed: Window, near: deque[dict[int, tuple[int, Block, Window]]]
 ) -> dict[int, Block]:
-    """Return the nearby blocks whose tiles cover cells that a block decodes."""
-    needed, found = cells_around(block.core, grid.extent), {}
+    """Return the nearby blocks whose tiles cover cells that a block needs."""
+    found = {}
     for row in near:
         for column in range(block.col - _REACH, block.col + _REACH + 1):
             if column in row:
-                number, other, cells = row[column]
-                if cells.intersection(needed):
+                number, other, covered = row[column]
+                if covered.intersection(needed):
                     found[number] = other
     return found

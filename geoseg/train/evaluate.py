@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geoseg.classes import IGNORE, LabelClass
+from geoseg.classes import IGNORE, LabelClass, ids_of
 from geoseg.errors import DataError
 from geoseg.model.tile_model import TileModel
 from geoseg.tiling.blocks import ImageLogits, image_logits
@@ -54,10 +54,11 @@ def evaluate(
     boxes = read_box_table(data.root, data.classes)
     boxed = {group for group, _ in boxes}
     objects = BoxCounts(classes, model.metadata.min_confidence)
+    split = ids_of(model.metadata.split, classes)
     for done, item in enumerate(items, start=1):
         image, mask, valid = item.load()
         logits = predict_logits(model, image, valid, tile_size=tile_size, overlap=overlap)
-        decoded = logits.decode("objects" if item.group in boxed else "none")
+        decoded = logits.decode("objects" if item.group in boxed else "none", split)
         left_out = torch.ones(len(classes), dtype=torch.bool)
         left_out[listed] = (hidden or {}).get(item.group, torch.tensor(False))
         confusion = by_group.setdefault(item.group, Confusion(len(classes)))

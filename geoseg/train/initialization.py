@@ -89,6 +89,7 @@ def run_metadata(recipe: Recipe, known: Metadata, classes: tuple[LabelClass, ...
         license=recipe.license,
         metrics={},
         min_confidence={},
+        split=(),
     )
 
 

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--gsd", type=float, nargs=2)
     parser.add_argument("--images", type=int, default=12, help="of a group, at most")
     parser.add_argument("--limits", type=json.loads, help="min_confidence, as JSON")
+    parser.add_argument("--split", nargs="*", help="classes whose touching objects are split")
     parser.add_argument("--provenance")
     parser.add_argument("--license")
     parser.add_argument("--as-is", action="store_true", help="leave the last layer as it is")
@@ -52,6 +53,7 @@ def main() -> None:
         scale=args.scale or model.metadata.scale,
         gsd_range=tuple(args.gsd) if args.gsd else model.metadata.gsd_range,
         min_confidence=args.limits or model.metadata.min_confidence,
+        split=model.metadata.split if args.split is None else tuple(args.split),
         provenance=args.provenance or model.metadata.provenance,
         license=args.license or model.metadata.license,
     )

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from geoseg.pipeline.execution.tasks import Plan
 from geoseg.pipeline.execution.worker import run
-from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.schedule import Job
 from geoseg.version import build
 
@@ -111,7 +110,7 @@ class Flight:
             future.release()
 
     def _decode(self, graph: dict[str, tuple[Any, ...]], job: Job) -> None:
-        cells = cells_around(job.block.core, self.plan.grid.extent)
+        cells = self.plan.cells(job.block)
         pieces = []
         for source in job.sources:
             if source != job.number:

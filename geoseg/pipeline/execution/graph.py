@@ -29,7 +29,6 @@ from geoseg.pipeline.execution.tasks import (
     halo,
     infer_block,
 )
-from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import Block
 from geoseg.tiling.schedule import Job, jobs
 from geoseg.timing import StageTimer
@@ -71,7 +70,7 @@ def run_blocks(
         done += result.class_ids.size
         progress(done, total)
 
-    todo = jobs(plan.grid, plan.output_window, store.has_result)
+    todo = jobs(plan.grid, plan.output_window, store.has_result, plan.cells)
     if cluster is not None:
         for result in cluster.results(todo, store):
             write(result)
@@ -193,7 +192,7 @@ def build_graph(
     for k, job in enumerate(strip):
         i, previous = job.number, [("done", strip[k - 1].number)] if k else []
         if job.sources:
-            cells, pieces = cells_around(job.block.core, plan.grid.extent), []
+            cells, pieces = plan.cells(job.block), []
             for source in job.sources:
                 if source != i:
                     pieces.append(("halo", source, i))

@@ -20,6 +20,7 @@ from geoseg.tiling.blending import WeightedLogits, blend
 from geoseg.tiling.blocks import infer, readable_window
 from geoseg.tiling.decoding import cells_around, decode
 from geoseg.tiling.grid import Block, Grid, Window
+from geoseg.tiling.splitting import Splitting
 from geoseg.timing import StageTimer
 
 
@@ -34,6 +35,8 @@ class Plan:
     """None = the whole scene."""
     cleanup: Cleanup
     """How polygons are cleaned."""
+    splitting: Splitting
+    """Of touching objects."""
     confidence: bool
     """Whether to keep the confidence of every pixel."""
     logits: bool
@@ -45,6 +48,10 @@ class Plan:
         scene = self.view.scene.geobox
         extent = scene.extent if self.aoi is None else self.aoi.window
         return DecodeGrid(scene, extent, self.view.resampler, self.grid)
+
+    def cells(self, block: Block) -> Window:
+        """Return the cells that decoding a block reads."""
+        return cells_around(block.core, self.grid.extent, self.splitting.margin)
 
     def output_window(self, block: Block) -> Window | None:
         """Return the scene's pixels that the block decides, or None if none of them is wanted."""
@@ -133,12 +140,14 @@ def decode_block(
     """Blend, decode and polygonize the pixels that a block decides, and clean its polygons."""
     timer, window = StageTimer(inferred.timer.seconds.copy()), plan.output_window(block)
     assert window is not None, "a block without output is not decoded"
-    cells = cells_around(block.core, plan.grid.extent)
+    cells = plan.cells(block)
     with timer.stage("stitch"):
         logits, kept = blend(cells, [inferred.logits, *(piece.logits for piece in pieces)]), None
         if plan.logits:  # the map is that of the logits as they are kept
-            kept = logits.astype(np.float16)
-            logits = kept.astype(np.float32)
+            halves = logits.astype(np.float16)
+            logits = halves.astype(np.float32)
+            own = cells_around(block.core, plan.grid.extent).relative_to(cells)
+            kept = halves[own.slices]
     bits = np.unpackbits(inferred.valid, count=window.width * window.height)
     valid = bits.reshape(window.height, window.width).astype(bool)
     if plan.aoi is not None:
@@ -151,6 +160,7 @@ def decode_block(
         step=plan.view.step,
         confidence=plan.confidence,
         cleanup=plan.cleanup,
+        splitting=plan.splitting,
         timer=timer,
     )
     return BlockResult(
@@ -187,6 +197,7 @@ def decode_pixels(
     step: tuple[float, float],
     confidence: bool,
     cleanup: Cleanup,
+    splitting: Splitting,
     timer: StageTimer,
 ) -> DecodedPixels:
     """Decode and polygonize a window of the scene from the logits (h,w,C) of `cells`.
@@ -196,10 +207,11 @@ def decode_pixels(
         step: pixels of the scene per pixel of the model.
         confidence: whether to return the confidence of every pixel.
         cleanup: of the polygons.
+        splitting: of touching objects.
     """
     with timer.stage("decode"):
         wanted: Literal["all", "objects"] = "all" if confidence else "objects"
-        decoded = decode(logits, cells, window, step=step, confidence=wanted)
+        decoded = decode(logits, cells, window, step=step, confidence=wanted, splitting=splitting)
         class_ids, probability = decoded.class_ids, decoded.confidence
         assert probability is not None
         class_ids[~valid] = IGNORE
