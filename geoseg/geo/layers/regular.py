@@ -46,6 +46,11 @@ def parse_forms(forms: Forms, flag: str = "--regularize") -> dict[str, Choice]:
     return found
 
 
+def forms_text(forms: Mapping[str, str]) -> str:
+    """Return parsed forms as users give them."""
+    return ",".join(key if form == "built" else f"{key}={form}" for key, form in forms.items())
+
+
 def regular_outlines(
     polygons: Polygons, geobox: GeoBox, classes: Sequence[LabelClass], forms: Forms
 ) -> Regularized:
