@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from geoseg.progress import json_progress
+from geoseg.progress import json_progress, line_progress
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
 LINE_EVERY = 60.0
@@ -143,7 +143,8 @@ _SELECTION = (
         metavar="all|CLASS|CLASS=FORM,…",
         help="Give outlines the form in which objects of their class are built, where it fits: "
         "angles (right ones), box, circle or oval. all: courts, fields, pools, buildings, tanks, "
-        "roundabouts, tracks. The field regular tells which have it.",
+        "roundabouts, tracks; vehicles, ships and the rest keep their outlines unless named, as in "
+        "all,small_vehicle=box. The field regular tells which have it.",
     ),
     click.option(
         "--only",
@@ -326,15 +327,21 @@ def pixel_bar(
 
 @contextmanager
 def count_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a `progress(done, total)` callback for things counted one by one."""
+    """Yield a `progress(done, total)` callback for things counted one by one: a bar, or a line now
+    and then if not on a terminal, or JSON if the environment asks for it.
+    """
     from tqdm import tqdm
 
     if by_json := json_progress(label, unit):
         yield by_json
         return
+    by_line = line_progress(label, unit)
     with tqdm(desc=label, unit=unit, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
+            if bar.disable:
+                by_line(done, total, "")
+                return
             bar.total = total
             bar.update(done - bar.n)
 

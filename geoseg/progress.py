@@ -1,4 +1,4 @@
-"""Progress for programs that run the commands: lines of JSON on stderr."""
+"""Progress on stderr where there is no terminal: JSON for programs, or plain lines now and then."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from geoseg.errors import OptionError
 
 VARIABLE = "GEOSEG_PROGRESS"
 EVERY = 0.5
-"""Seconds between lines."""
+"""Seconds between lines of JSON."""
+LINE_AFTER, LINE_EVERY = 5.0, 20.0
+"""Seconds before the first plain line, and between the following ones."""
 
 
 def json_progress(label: str, unit: str) -> Callable[[int, int], None] | None:
@@ -38,5 +41,29 @@ def json_progress(label: str, unit: str) -> Callable[[int, int], None] | None:
             reported = now
             line = {"progress": label, "done": int(done), "total": int(total), "unit": unit}
             print(json.dumps(line), file=sys.stderr, flush=True)
+
+    return progress
+
+
+def line_progress(label: str, unit: str) -> Callable[[int, int, str], None]:
+    """Return a `progress(done, total, note)` callback that prints a line now and then.
+
+    For example "train: 40 of 1500 steps, loss 0.831, 0:43:10 left".
+    """
+    due = time.monotonic() + LINE_AFTER
+    first: tuple[float, int] | None = None
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        nonlocal due, first
+        now = time.monotonic()
+        first = first or (now, done)
+        if now < due:
+            return
+        due = now + LINE_EVERY
+        line = f"{label}: {done} of {total} {unit}s{note}"
+        if done > first[1]:
+            seconds = (now - first[0]) / (done - first[1]) * (total - done)
+            line += f", {timedelta(seconds=round(seconds))} left"
+        print(line, file=sys.stderr, flush=True)
 
     return progress

@@ -13,7 +13,7 @@ from typing import Any
 
 from geoseg.errors import SceneError
 from geoseg.geo.layers.formats import FORMATS, check_installed
-from geoseg.geo.layers.regular import parse_forms
+from geoseg.geo.layers.regular import forms_text, parse_forms
 from geoseg.geo.raster.aoi import read_aoi
 from geoseg.geo.raster.damage import unreadable_files
 from geoseg.geo.raster.files import vector_files
@@ -170,14 +170,15 @@ def results_fingerprint(run: dict[str, Any], output: OutputOptions) -> dict[str,
         for key, value in run.items()
         if key not in ("geoseg", "device", "tiles_per_block")
     }
-    added: dict[str, Any] = {"min_confidence": output.min_confidence}
-    added |= {name: True for name in ("report", "preview") if getattr(output, name)}
+    chosen = output.selection.settings
     if output.regularize is not None:
-        added["regularize"] = parse_forms(output.regularize)
-    if not output.selection.is_everything:
-        added["selection"] = asdict(output.selection)
-        if output.mask_out is not None:
-            added["mask"] = digest(vector_files(Path(output.mask_out)))
+        chosen["regularize"] = forms_text(parse_forms(output.regularize))
+    if output.mask_out is not None:
+        chosen["mask"] = digest(vector_files(Path(output.mask_out)))
+    names = ("regularize", "only", "min_length", "max_area", "mask_out", "mask")
+    added: dict[str, Any] = {"min_confidence": output.min_confidence}
+    added |= {name: chosen.get(name) for name in names}
+    added |= {name: True for name in ("report", "preview") if getattr(output, name)}
     return kept | added | {"formats": sorted(set(output.formats))}
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from geoseg.geo.layers.features import empty_features, tables
 from geoseg.geo.layers.filters import Filters, Selection, choose
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import GeoPackageWriter
-from geoseg.geo.layers.regular import Forms, parse_forms
+from geoseg.geo.layers.regular import Forms, forms_text, parse_forms
 from geoseg.geo.paths import printable
 from geoseg.geo.raster.class_raster import ClassRaster
 from geoseg.geo.raster.files import vector_files
@@ -185,5 +185,4 @@ def _metadata(path: str | Path, cleanup: Cleanup) -> dict[str, str]:
 
 def _chosen(forms: Mapping[str, str], selection: Selection) -> dict[str, str]:
     """Return what the layers record of forms and filters; nothing without any."""
-    chosen = {key: value for key, value in asdict(selection).items() if value}
-    return {key: str(value) for key, value in ({"regularize": forms} | chosen).items() if value}
+    return ({"regularize": forms_text(forms)} if forms else {}) | selection.settings

@@ -125,6 +125,7 @@ def fit(
     recipe = resolve_precision(recipe, accelerator)
     check_folder(folder, recipe, resume)
     data = LabeledFolder.open(recipe.data.root)
+    report(f"reading the images in {data.root}, to train in {folder}")
     check_classes_file(data, recipe, report)
     (items, counts), (val_items, val_counts) = (
         read_split(data, name, skip_bad, report, progress) for name in ("train", "val")

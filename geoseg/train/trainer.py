@@ -26,7 +26,7 @@ from tqdm import tqdm
 from geoseg.errors import OptionError
 from geoseg.model.checkpoint import read_metadata, save_checkpoint
 from geoseg.model.devices import choose_device, computes_bfloat16
-from geoseg.progress import json_progress
+from geoseg.progress import json_progress, line_progress
 from geoseg.train.figures import Sample, sample_sheet, write_picture
 from geoseg.train.metrics import Scores
 from geoseg.train.module import Labeled, SegmentationModule
@@ -299,7 +299,9 @@ class MovingAverage(WeightAveraging):
 
 
 class ProgressBar(Callback):
-    """A bar over all steps of the run on terminals, or JSON if the environment asks for it."""
+    """A bar over all steps of the run; a line now and then if not on a terminal, or JSON if the
+    environment asks for it.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.by_json = json_progress("train", "step") if trainer.is_global_zero else None
@@ -310,6 +312,8 @@ class ProgressBar(Callback):
             initial=trainer.global_step,
             disable=None if trainer.is_global_zero and not self.by_json else True,
         )
+        silent = self.by_json or not self.bar.disable or not trainer.is_global_zero
+        self.by_line = None if silent else line_progress("train", "step")
 
     def on_train_batch_end(
         self,
@@ -321,11 +325,32 @@ class ProgressBar(Callback):
     ) -> None:
         if self.by_json:
             self.by_json(trainer.global_step, trainer.max_steps)
+        if self.by_line:
+            loss = f", loss {outputs['loss'].item():.3f}"
+            self.by_line(trainer.global_step, trainer.max_steps, loss)
         if self.bar.disable:
             return
         self.bar.update(trainer.global_step - self.bar.n)
         if trainer.global_step % 10 == 0:
             self.bar.set_postfix(loss=f"{outputs['loss'].item():.3f}", refresh=False)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validated = line_progress("validate", "image") if self.by_line else None
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        done, total = batch_idx + 1, int(trainer.num_val_batches[0])
+        if self.validated:
+            self.validated(done, total, "")
+        elif not self.bar.disable:
+            self.bar.set_postfix_str(f"validating {done}/{total}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.close()

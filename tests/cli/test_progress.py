@@ -51,6 +51,34 @@ def test_train_reports_steps(capsys):
     }
 
 
+def test_train_says_how_far_it_is_without_a_terminal(capsys, monkeypatch):
+    from geoseg.train.trainer import ProgressBar
+
+    now = 0.0
+    monkeypatch.delenv("GEOSEG_PROGRESS")
+    monkeypatch.setattr("geoseg.progress.time.monotonic", lambda: now)
+    bar = ProgressBar()
+    trainer = SimpleNamespace(
+        is_global_zero=True, global_step=0, max_steps=60, num_val_batches=[30]
+    )
+    bar.on_train_start(trainer, None)
+    for step in range(1, 31):  # 2 s each
+        now, trainer.global_step = now + 2, step
+        bar.on_train_batch_end(trainer, None, {"loss": SimpleNamespace(item=lambda: 0.5)}, None, 0)
+    bar.on_validation_start(trainer, None)
+    for image in range(30):
+        now += 1
+        bar.on_validation_batch_end(trainer, None, None, None, image)
+    bar.on_train_end(trainer, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 3 of 60 steps, loss 0.500, 0:01:54 left",
+        "train: 13 of 60 steps, loss 0.500, 0:01:34 left",
+        "train: 23 of 60 steps, loss 0.500, 0:01:14 left",
+        "validate: 5 of 30 images, 0:00:25 left",
+        "validate: 25 of 30 images, 0:00:05 left",
+    ]
+
+
 def test_lines_are_few_and_the_last_is_printed(capsys):
     from geoseg.progress import json_progress
 

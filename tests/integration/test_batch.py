@@ -142,10 +142,10 @@ def test_what_has_changed_is_named(tmp_path):
     run(town, tmp_path / "out", scene_options=scene_options)
     before = contents(tmp_path / "out")
     for said, change in (
-        ("simplify was None and is 2.0", {"simplify": 2.0}),
-        ("formats was", {"formats": ("gpkg", "csv")}),
-        ("confidence was False and is True", {"confidence": True}),
-        ("aoi was area.geojson and is None", {"scene_options": None}),
+        ("--simplify was not given and is 2.0", {"simplify": 2.0}),
+        ("--format was gpkg and is csv,gpkg", {"formats": ("gpkg", "csv")}),
+        ("--confidence was off and is on", {"confidence": True}),
+        ("--aoi was area.geojson and is not given", {"scene_options": None}),
     ):
         with pytest.raises(OutputError, match=said):
             run(town, tmp_path / "out", **{"scene_options": scene_options, **change})

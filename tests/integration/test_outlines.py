@@ -12,7 +12,7 @@ import shapely
 from fakes import TRANSFORM, Colors
 from results import layers_of
 
-from geoseg.errors import DataError, OptionError
+from geoseg.errors import DataError, OptionError, OutputError
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import ComputeOptions, OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -83,6 +83,8 @@ def test_outlines_are_regular_where_the_form_fits(scene, plain, tmp_path):
     assert other.classes == one.classes
     assert sum(total.objects for total in one.classes.values()) == len(shapes)
     assert run(scene, tmp_path / "one", regularize="all=circle").state == "skipped"
+    with pytest.raises(OutputError, match="--regularize was all=circle and is not given; give"):
+        run(scene, tmp_path / "one")
 
 
 def test_filters_leave_objects_out_of_all_formats(scene, plain, tmp_path):
@@ -113,6 +115,10 @@ def test_filters_leave_objects_out_of_all_formats(scene, plain, tmp_path):
     assert ids == [*range(1, len(ids) + 1)]
     features = json.loads((tmp_path / "some/town.geojson").read_text())["features"]
     assert len(features) == len(ids) == done.objects
+    assert run(scene, tmp_path / "some", formats=("gpkg", "geojson"), **chosen).state == "skipped"
+    chosen["only"] = ("plane",)
+    with pytest.raises(OutputError, match="--only was plane,1 and is plane; give"):
+        run(scene, tmp_path / "some", formats=("gpkg", "geojson"), **chosen)
     nothing = run(scene, tmp_path / "none", formats=("gpkg", "geojson"), min_length=1e6)
     assert nothing.objects == 0
     assert json.loads((tmp_path / "none/town.geojson").read_text())["features"] == []

@@ -122,11 +122,11 @@ def test_a_flipped_bit_is_noticed(scene, reference, tmp_path):
                     "compute": ComputeOptions(tiles_per_block=1),
                 }
             },
-            "overlap was 32 and is",
+            "--overlap was 32 and is",
         ),
-        ({"confidence": False}, "confidence was True and is False"),
-        ({"min_area": 4.0}, "min_area was None and is 4.0"),
-        ({"simplify": 1.0}, "simplify was None and is 1.0"),
+        ({"confidence": False}, "--confidence was on and is off"),
+        ({"min_area": 4.0}, "--min-area was not given and is 4.0"),
+        ({"simplify": 1.0}, "--simplify was not given and is 1.0"),
     ],
 )
 def test_other_options_start_afresh_and_say_so(scene, reference, tmp_path, caplog, change, said):

@@ -369,12 +369,23 @@ def test_there_is_a_shapefile_per_class_with_its_sidecars(layers, tmp_path):
 
 
 def test_shortened_names_of_shapefiles_are_logged(layers, tmp_path, caplog):
-    frame = read_layers(layers).assign(photographer="A", photographers_camera="B", größenordnung=1)
+    frame = read_layers(layers).assign(
+        photographer="A",
+        photographers_camera="B",
+        größenordnung=1,
+        ship_count=2,
+        large_vehicle_count=3,
+        large_vehicle_area_m2=4.0,
+        large_vehicles_count=5,
+    )
     names = short_names(frame.columns.drop("geometry"))
     assert {name: short for name, short in names.items() if name != short} == {
         "photographer": "photograph",
         "photographers_camera": "photog_2",
         "größenordnung": "größenor",
+        "large_vehicle_count": "n_large_ve",
+        "large_vehicle_area_m2": "m2_large_v",
+        "large_vehicles_count": "n_larg_2",
     }
     (path, *_) = write_format(frame, tmp_path / "out", "scene", "shapefile")
     assert "photographers_camera → photog_2" in caplog.text

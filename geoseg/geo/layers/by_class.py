@@ -27,6 +27,13 @@ def by_id(
     return found
 
 
+def as_given(value: object) -> str:
+    """Return the value of an option as users give it: A,B or KEY=VALUE,…"""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={item}" for key, item in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def check_known(
     keys: Iterable[str], flag: str, classes: Sequence[LabelClass], ids: Iterable[int] = ()
 ) -> None:

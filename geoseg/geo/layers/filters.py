@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers.by_class import EVERY, by_id, check_known
+from geoseg.geo.layers.by_class import EVERY, as_given, by_id, check_known
 from geoseg.geo.layers.features import features
 from geoseg.geo.layers.regular import regular_outlines
 from geoseg.geo.overlay import overlay
@@ -56,6 +56,15 @@ class Selection:
     @property
     def is_everything(self) -> bool:
         return self == Selection()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The options that are set, as users give them."""
+        return {
+            name: as_given(value)
+            for name in ("only", "min_length", "max_area", "mask_out")
+            if (value := getattr(self, name)) not in ((), None)
+        }
 
     def open(
         self, geobox: GeoBox, classes: Sequence[LabelClass], ids: Collection[int] = ()

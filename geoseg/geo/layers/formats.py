@@ -21,6 +21,10 @@ from geoseg.geo.layers.names import truncate
 _SHAPEFILE_LIMIT = 2 * 1024**3
 _DBF_TEXT = 254
 """Maximum bytes of a text in a shapefile."""
+_DBF_NAME = 10
+"""Maximum bytes of a field's name in a shapefile."""
+_COUNTED = {"_count": "n_", "_area_m2": "m2_"}
+"""Endings of the fields of `geoseg count`, and what stands for them in front of the class."""
 _LOG = logging.getLogger("geoseg")
 
 
@@ -79,13 +83,19 @@ def _shapefile_losses(frame: GeoDataFrame) -> list[str]:
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return the names of fields in a shapefile, of ten bytes at most.
 
-    All fields of geoseg keep their names. Longer names are cut to ten bytes; if another field has
-    that name, to six and _2, _3 and so on.
+    The fields of objects keep their names. Of longer names, CLASS_count and CLASS_area_m2 become
+    n_CLASS and m2_CLASS, and all are cut to ten bytes; if another field has that name, to six and
+    _2, _3 and so on.
     """
     short: dict[str, str] = {}
     for name in names:
-        tries = [truncate(name, 10)]
-        tries += [f"{truncate(name, 6)}_{number}" for number in range(2, 1000)]
+        brief = name
+        if len(name.encode()) > _DBF_NAME:
+            for ending, prefix in _COUNTED.items():
+                if name.endswith(ending):
+                    brief = prefix + name.removesuffix(ending)
+        tries = [truncate(brief, _DBF_NAME)]
+        tries += [f"{truncate(brief, 6)}_{number}" for number in range(2, 1000)]
         taken = {each.lower() for each in short.values()}
         short[name] = next(each for each in tries if each.lower() not in taken)
     return short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -15,6 +16,8 @@ from geoseg.geo.layers.measure import ground_axes
 from geoseg.geo.vector.forms import BUILT_AS, MIN_IOU, Form
 from geoseg.geo.vector.polygons import Polygons
 from geoseg.geo.vector.regularize import Regularized, regularize
+
+_LOG = logging.getLogger("geoseg")
 
 Choice = Form | Literal["built", "none"]
 """A form; built = the one that `BUILT_AS` has for the class; none = the outline as it is."""
@@ -46,6 +49,11 @@ def parse_forms(forms: Forms, flag: str = "--regularize") -> dict[str, Choice]:
     return found
 
 
+def forms_text(forms: Mapping[str, str]) -> str:
+    """Return parsed forms as users give them."""
+    return ",".join(key if form == "built" else f"{key}={form}" for key, form in forms.items())
+
+
 def regular_outlines(
     polygons: Polygons, geobox: GeoBox, classes: Sequence[LabelClass], forms: Forms
 ) -> Regularized:
@@ -62,6 +70,16 @@ def regular_outlines(
             form_of[class_id] = BUILT_AS.get(_spelled(names.get(class_id, "")))
         elif choice != "none":
             form_of[class_id] = choice
+    if unchanged := [
+        names.get(class_id, f"class_{class_id}")
+        for class_id, choice in choices.items()
+        if choice == "built" and form_of[class_id] is None
+    ]:
+        _LOG.warning(
+            "--regularize: no form is known for %s, whose outlines stay; give one, such as %s=box",
+            ", ".join(unchanged),
+            unchanged[0],
+        )
     wanted = [form_of.get(class_id) for class_id in polygons.class_id.tolist()]
     chosen = np.array([form is not None for form in wanted], bool)
     a, b, c, d, e, f = tuple(geobox.transform)[:6]

@@ -31,6 +31,7 @@ import numpy as np
 
 from geoseg.atomic import RUN, sync
 from geoseg.errors import OutputError
+from geoseg.geo.layers.by_class import as_given
 from geoseg.pipeline.execution.serialization import (
     Arrays,
     logits_from_arrays,
@@ -43,6 +44,20 @@ from geoseg.tiling.grid import Block
 
 _NAME = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")
+_NO_OPTIONS = {
+    "geoseg": "the version of geoseg",
+    "scene": "the scene's name",
+    "grid": "the scene's grid",
+    "files": "the scene",
+    "weights": "the weights",
+    "mask": "the file of --mask-out",
+    "stretch": "the stretch of the pixels",
+    "collars": "the collar",
+    "tiles_per_block": "the size of blocks",
+}
+"""Parts of a fingerprint that no option sets by itself, in plain words."""
+_FLAGS = {"smooth": "smoothing", "formats": "--format"}
+"""Options whose names differ from those in a fingerprint."""
 _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """Errors of reading a torn archive."""
 
@@ -197,11 +212,27 @@ def _checksum(run: Any) -> str:
 
 
 def difference(before: Any, now: Mapping[str, Any]) -> str:
-    """Say how the fingerprint of earlier results differs from that of this run."""
+    """Say in the words of the options how the fingerprint of earlier results differs from `now`."""
     if not isinstance(before, dict):
         return "does not say what it was made with"
     changed = [key for key in now if before.get(key) != now[key]]
     if not changed:
         return "was made by another version"
-    shown = (f"{key} was {before.get(key)} and is {now[key]}" for key in changed[:2])
-    return "; ".join(shown)
+    return "; ".join(_change(key, before.get(key), now[key]) for key in changed[:2])
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    if key in _NO_OPTIONS:
+        return f"{_NO_OPTIONS[key]} changed"
+    flag = _FLAGS.get(key, "--" + key.replace("_", "-"))
+    if isinstance(before, dict) and isinstance(now, dict):
+        same = before.items() & now.items()
+        before, now = (dict(sorted(each.items() - same)) or None for each in (before, now))
+    return f"{flag} was {_shown(before)} and is {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as users give it."""
+    if isinstance(value, bool) or value is None:
+        return {None: "not given", False: "off", True: "on"}[value]
+    return as_given(value)

@@ -62,8 +62,10 @@ def logits(model: torch.nn.Module) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("spelling", ["original.pth", "mmseg.pth", "jittor.pkl"])
-@pytest.mark.parametrize("variant", ["S", "B"])
+@pytest.mark.parametrize(
+    ("variant", "spelling"),
+    [("S", "original.pth"), ("S", "mmseg.pth"), ("S", "jittor.pkl"), ("B", "jittor.pkl")],
+)
 def test_larger_variants_in_every_spelling(variant: str, spelling: str, tmp_path: Path) -> None:
     model = network(variant)
     SPELLINGS[spelling](tmp_path / spelling, model.state_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from geoseg.model.tile_model import TileModel
 from geoseg.model.variants import VARIANTS
 
 
+@cache
 def lively(variant: str, *, head_bias: bool = False) -> SegNeXt:
-    """Random weights in which no norm, scale or bias is close to doing nothing."""
+    """Random weights in which no norm, scale or bias is close to doing nothing. Change copies."""
     torch.manual_seed(len(variant) + ord(variant))
     model = SegNeXt(variant, 16, head_bias=head_bias).eval()
     for module in model.modules():
@@ -78,7 +80,7 @@ def test_bands_of_the_mlp_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("rows", [1, 3, 8, 32])
 def test_bands_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geoseg.model.fused.STEM_ROWS", rows)
-    model = TileModel(lively("T"), device="cpu")
+    model = TileModel(copy.deepcopy(lively("T")), device="cpu")
     tiles = torch.randint(0, 256, (2, 3, 128, 96), dtype=torch.uint8)
     mask = torch.rand(2, 128, 96) > 0.1
     with torch.inference_mode():
@@ -115,11 +117,11 @@ def test_recorded_logits_of_the_official_code(parity) -> None:
 
 def test_a_model_that_is_consumed_gives_the_same() -> None:
     x = pixels(1, 3, 64, 64)
-    assert torch.equal(fuse(lively("T"))(x), fuse(lively("T"), consume=True)(x))
+    assert torch.equal(fuse(lively("T"))(x), fuse(copy.deepcopy(lively("T")), consume=True)(x))
 
 
 def test_fusing_leaves_the_model_and_the_random_numbers_alone() -> None:
-    model = lively("T").train()
+    model = copy.deepcopy(lively("T")).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
     x = pixels(1, 3, 64, 64)

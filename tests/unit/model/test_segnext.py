@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,10 @@ def model(official: dict[str, Tensor]) -> SegNeXt:
     return model.eval()
 
 
-def assert_logits(model: nn.Module, recorded: dict[str, np.ndarray]) -> None:
-    for size in SIZES:
+def assert_logits(
+    model: nn.Module, recorded: dict[str, np.ndarray], sizes: Sequence[str] = SIZES
+) -> None:
+    for size in sizes:
         x = torch.from_numpy(recorded[f"input_{size}"])
         with torch.inference_mode():
             logits = model(x)
@@ -62,7 +65,7 @@ def test_logits_through_every_spelling(
 ) -> None:
     SPELLINGS[spelling](tmp_path / spelling, official)
     import_checkpoint(tmp_path / spelling, tmp_path / "t.safetensors", ISAID)
-    assert_logits(load_model(tmp_path / "t.safetensors"), recorded)
+    assert_logits(load_model(tmp_path / "t.safetensors"), recorded, SIZES[:1])
 
 
 @pytest.mark.parametrize("name", ["segnext_t_official.pth", "jseg_segnext_t_isaid.pkl"])

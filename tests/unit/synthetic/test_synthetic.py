@@ -69,10 +69,12 @@ def test_a_seed_determines_the_scene() -> None:
 
 
 def test_every_class_but_two_occurs() -> None:
-    found: set[int] = set()
+    expected, found = {c.id for c in ISAID} - {0, 10, 12}, set()
     for seed in range(5):
         found |= {thing.class_id for thing in render_scene(640, 640, gsd=0.9, seed=seed).objects}
-    assert found == {c.id for c in ISAID} - {0, 10, 12}
+        if found >= expected:
+            break
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def recipe_of(path: Path, root: Path, **more: object) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_student_learns_its_teachers_opinion_without_labels(teacher, unlabeled, tmp_path):
     path = recipe_of(tmp_path / "r.yaml", unlabeled, teacher={"weights": str(teacher)})
     best = fit(load_recipe(path), tmp_path / "run", device="cpu")

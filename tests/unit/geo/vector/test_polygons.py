@@ -143,7 +143,7 @@ def burn(class_id: NDArray, geometry: NDArray, shape: tuple[int, int]) -> ClassM
     return rasterio.features.rasterize(items, shape, fill=IGNORE, dtype="uint8")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(class_maps(), sides, skips)
 def test_polygons_of_blocks_are_those_of_gdal(class_ids, block, skip):
     found = polygons_of(class_ids, block, skip)
@@ -191,7 +191,7 @@ def test_confidence_is_the_same_with_and_without_c_code(monkeypatch):
     assert found[-1, -1] == np.rint(confidence * np.float32(PROBABILITY_UNIT)).sum(dtype=np.int64)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(class_maps(), sides, skips, st.sampled_from([0.3, 0.5, 1, 1.5, 3, 30]), st.booleans())
 def test_simplified_coverages_have_neither_overlaps_nor_gaps(
     class_ids, block, skip, tolerance, smooth
@@ -210,7 +210,7 @@ def test_simplified_coverages_have_neither_overlaps_nor_gaps(
         assert shapely.area(covered) == pytest.approx(shapely.area(geometry).sum())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(class_maps(), skips, st.sampled_from([0.5, 1, 2, 8]))
 def test_outlines_stay_within_the_tolerance(class_ids, skip, tolerance):
     exact = whole(class_ids, skip)
@@ -271,7 +271,7 @@ def test_smooth_outlines_are_closer_to_the_truth_than_those_of_pixels():
     assert len(smooth.corners) < 0.6 * shapely.get_num_coordinates(geos).sum()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 12), st.booleans())
 def test_sieve_does_not_depend_on_blocks(class_ids, block, skip, min_pixels, fill):
     expected = sieve(whole(class_ids, skip), min_pixels, fill=fill)
@@ -319,7 +319,7 @@ def test_specks_that_border_on_no_polygon_are_removed():
     np.testing.assert_array_equal(sieved.pixels, [16])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 2]))
 def test_cleaned_in_blocks_is_cleaned_as_a_whole(
     class_ids, block, skip, min_pixels, fill, tolerance

@@ -297,7 +297,7 @@ def test_forms_are_parsed_and_refused():
             parse_forms(text)
 
 
-def test_classes_keep_their_outlines_unless_asked():
+def test_classes_keep_their_outlines_unless_asked(caplog):
     class_ids = burn(shapely.Point(40, 40).buffer(15), shapely.Point(110, 110).buffer(15))
     labels = (LabelClass(1, "storage_tank", (1, 2, 3)), LabelClass(2, "ship", (1, 2, 3)))
     polygons = trace(class_ids)
@@ -308,7 +308,9 @@ def test_classes_keep_their_outlines_unless_asked():
         ("all=circle", [True, True]),
         ("all,storage_tank=none,2=circle", [False, True]),
     ):
+        caplog.clear()
         found = regular_outlines(polygons, geobox, labels, forms)
+        assert ("no form is known for ship, whose" in caplog.text) == (forms == "all")
         assert found.regular.tolist() == expected, forms
         assert (~shapely.is_missing(found.shapes)).tolist() == expected
 
