@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from qgis.PyQt.QtCore import QStandardPaths
 from qgis.PyQt.QtGui import QIcon
 
 from . import child, install, layers
-from .commands import Command, arguments, parse_progress, shell_line
+from .commands import Clock, Command, Progress, arguments, parse_progress, shell_line
 from .parameters import Values, define, define_output
 from .text import tr
 
@@ -185,7 +186,7 @@ class Runner:
         self.start, self.end = 0.0, 100.0
         self.fetched, self.packages = 0, install.packages(install.LOCK.read_text())
         self.errors: list[str] = []
-        self.label = ""
+        self.clock = Clock()
 
     def run(self, words: list[str]) -> child.Ended | None:
         """Run a command; None if it was stopped.
@@ -223,9 +224,7 @@ class Runner:
         """Report a line."""
         if progress := parse_progress(line):
             share = progress.percent
-            if progress.label != self.label:  # each text becomes a line of the log
-                self.label = progress.label
-                self.feedback.setProgressText(f"{self.label} …")
+            self.tell_time(progress)
         elif install.collected(line):
             self.fetched += 1
             share = min(100.0, 100.0 * self.fetched / self.packages)
@@ -239,3 +238,14 @@ class Runner:
                 self.feedback.pushConsoleInfo(line)
             return
         self.feedback.setProgress(self.start + (self.end - self.start) * share / 100)
+
+    def tell_time(self, progress: Progress) -> None:
+        """Report that a stage begins, or how long it still takes; each is a line of the log."""
+        now = time.monotonic()
+        if self.clock.is_new(progress, now):
+            self.feedback.setProgressText(f"{progress.label} …")
+        elif (seconds := self.clock.left(progress, now)) is not None:
+            text = tr("{}: {:.0f} %, about {:.0f} min left")
+            self.feedback.setProgressText(
+                text.format(progress.label, progress.percent, max(1.0, seconds / 60))
+            )

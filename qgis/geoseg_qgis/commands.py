@@ -22,6 +22,7 @@ class Parameter:
     flag: str = ""
     """Option of the command; without one, the value is an argument."""
     default: Any = None
+    """Value at first; of an argument, which cannot be left out, also what an empty field means."""
     optional: bool = False
     advanced: bool = False
     choices: tuple[str, ...] = ()
@@ -29,8 +30,8 @@ class Parameter:
     """Suffix of a file without its dot, or QGIS's filter of files to write."""
     least: int = 1
     """Smallest value of an integer."""
-    form: str = "{}"
-    """What the option gets, with {} for the value."""
+    settings: Callable[[int], Sequence[str]] | None = None
+    """What the option is given with, once for each, where that is not the value itself."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def arguments(command: Command, values: Mapping[str, Any]) -> list[str]:
         elif value is True:
             options.append(parameter.flag)
         else:
-            options += [parameter.flag, parameter.form.format(_text(value))]
+            for text in parameter.settings(value) if parameter.settings else [_text(value)]:
+                options += [parameter.flag, text]
     return [*command.words, *options, "--", *positional]
 
 
@@ -115,6 +117,31 @@ class Progress:
     def percent(self) -> float:
         """Share that is done, 0 to 100."""
         return min(100.0, 100.0 * self.done / self.total) if self.total > 0 else 0.0
+
+
+@dataclass
+class Clock:
+    """The time that a stage of a command has taken, by what it reports."""
+
+    every: float = 60.0
+    """Seconds between two answers; the first comes after a third of them."""
+    label: str = ""
+
+    def is_new(self, progress: Progress, now: float) -> bool:
+        """Whether a stage begins, at this time in seconds."""
+        if progress.label == self.label:
+            return False
+        self.label, self.start, self.first = progress.label, now, progress.done
+        self.told = now - self.every * 2 / 3
+        return True
+
+    def left(self, progress: Progress, now: float) -> float | None:
+        """Return the seconds that are left of the stage, now and then; else None."""
+        done = progress.done - self.first
+        if now - self.told < self.every or done <= 0:
+            return None
+        self.told = now
+        return (now - self.start) / done * (progress.total - progress.done)
 
 
 def parse_progress(line: str) -> Progress | None:

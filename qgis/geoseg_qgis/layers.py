@@ -27,7 +27,10 @@ def load(project: QgsProject, title: str, scene: str, objects: str, rasters: lis
     new = [each for each in (*reversed(vectors), *pictures) if file_of(each) not in present]
     if not new:
         return
-    group = project.layerTreeRoot().insertGroup(0, title)
+    root = project.layerTreeRoot()
+    if root.findGroup(title) is not None:  # of another folder
+        title = f"{title} ({Path(objects or rasters[0]).absolute().parent.name})"
+    group = root.insertGroup(0, title)
     for layer in (*new, *(each for each in background if file_of(each) not in present)):
         project.addMapLayer(layer, False)
         node = group.addLayer(layer)
@@ -35,13 +38,13 @@ def load(project: QgsProject, title: str, scene: str, objects: str, rasters: lis
         node.setItemVisibilityChecked(layer not in pictures)
 
 
-def file_of(layer: QgsMapLayer) -> tuple[str, str]:
-    """Return the file of a layer, and its name in there."""
+def file_of(layer: QgsMapLayer) -> tuple[Path, str]:
+    """Return the file of a layer, and its name in there. Paths of Windows compare without case."""
     path, _, inside = layer.source().partition("|layername=")
-    return str(Path(path.partition("|")[0]).absolute()), inside.partition("|")[0]
+    return Path(path.partition("|")[0]).absolute(), inside.partition("|")[0]
 
 
 def in_use(project: QgsProject, path: str) -> list[str]:
     """Return the names of layers in the project that show this file."""
-    wanted = str(Path(path).absolute())
+    wanted = Path(path).absolute()
     return [layer.name() for layer in project.mapLayers().values() if file_of(layer)[0] == wanted]
