@@ -144,7 +144,7 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
         """Load the results; Processing calls this in the main thread."""
         objects = self.results.get("OBJECTS")
         if self.values.get("LOAD") and objects and context.project() is not None:
-            scene = self.values.get("SCENE") or self.values["CLASSES"]
+            scene = self.values.get("SCENE") or self.values.get("CLASSES") or ""
             rasters = [self.results.get(name) for name in ("CLASSES", "CONFIDENCE_RASTER")]
             layers.load(
                 context.project(), Path(objects).stem, scene, objects, [r for r in rasters if r]

@@ -30,7 +30,7 @@ class Parameter:
     """Suffix of a file without its dot, or QGIS's filter of files to write."""
     least: int = 1
     """Smallest value of an integer."""
-    settings: Callable[[int], Sequence[str]] | None = None
+    settings: Callable[[Any], Sequence[str]] | None = None
     """What the option is given with, once for each, where that is not the value itself."""
 
 
@@ -87,11 +87,14 @@ def arguments(command: Command, values: Mapping[str, Any]) -> list[str]:
         elif parameter.flag in options:
             others = [each.label for each in command.parameters if each.flag == parameter.flag]
             raise ValueError(f"choose one of these only: {', '.join(others)}")
+        elif parameter.settings:
+            options += [
+                word for text in parameter.settings(value) for word in (parameter.flag, text)
+            ]
         elif value is True:
             options.append(parameter.flag)
         else:
-            for text in parameter.settings(value) if parameter.settings else [_text(value)]:
-                options += [parameter.flag, text]
+            options += [parameter.flag, _text(value)]
     return [*command.words, *options, "--", *positional]
 
 

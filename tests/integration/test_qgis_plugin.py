@@ -201,6 +201,24 @@ def test_the_other_commands_return_their_results(session, folder, words):
     assert {"--format", "geojson", "--t-srs", "EPSG:4326"} <= set(by_name["export"])
 
 
+def test_what_follows_a_prediction_runs_and_is_loaded(session, folder, words):
+    by_name = {each[0]: each for each in words}
+    objects = str(folder / "scene.gpkg")
+    for name in ("count", "derive", "change", "sample", "suggest"):
+        output = str(folder / f"new {name}.gpkg")
+        assert session[name]["results"] == {"OUTPUT": output, "OBJECTS": output}
+    assert session["report"]["results"] == {"OUTPUT": str(folder / "new report.html")}
+    assert session["tree of results"][:5] == ["sample"] * 5  # each wrote a copy of the sample
+    assert by_name["count"][-2] == objects  # and the units, which are polygons of a layer
+    assert by_name["count"][-1].endswith("polygons.gpkg")
+    assert by_name["change"][-2:] == [objects, objects]
+    assert session["accuracy"]["results"] == {"OVERALL": 0.75}
+    assert session["accuracy"]["lines"][-2:] == [
+        "overall accuracy 0.750 ± 0.125",
+        "ship: user's 0.750 ± 0.125, producer's -, area 1,200 ± - m²",
+    ]
+
+
 def test_the_form_of_a_sample_offers_all_classes_and_hides_the_map(session):
     form, names = session["sample form"], [label.name for label in ISAID]
     assert form["widgets"]["reference"] == "ValueMap"

@@ -76,7 +76,7 @@ def test_the_command_takes_every_parameter(command):
     words = arguments(command, values_of(command))
     assert parsed(words)
     flags = {each.flag for each in command.parameters if each.flag}
-    assert flags <= set(words)
+    assert flags <= set(words), flags - set(words)
 
 
 @pytest.mark.parametrize("command", RUNNING, ids=lambda command: command.name)
