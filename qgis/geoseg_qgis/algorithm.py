@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from qgis.PyQt.QtCore import QStandardPaths
 from qgis.PyQt.QtGui import QIcon
 
 from . import child, install, layers
-from .commands import Clock, Command, Progress, arguments, parse_progress, shell_line
+from .commands import (
+    Clock,
+    Command,
+    Progress,
+    arguments,
+    in_words_of_the_dialog,
+    parse_progress,
+    shell_line,
+)
 from .parameters import Values, define, define_output
 from .text import tr
 
@@ -126,7 +135,8 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
     ) -> dict[str, Any]:
         if output := self.values.get("OUTPUT"):
             Path(output).parent.mkdir(parents=True, exist_ok=True)
-        ended = Runner(feedback).run(self.words)
+        labels = {each.flag: tr(each.label) for each in self.command.parameters if each.flag}
+        ended = Runner(feedback, labels).run(self.words)
         if ended is None:
             if self.command.continues:
                 feedback.pushInfo(tr(self.command.continues))
@@ -179,10 +189,16 @@ class SetUpAlgorithm(CommandAlgorithm):
 
 
 class Runner:
-    """Runs commands, and reports their lines and their progress."""
+    """Runs commands, and reports their lines and their progress.
 
-    def __init__(self, feedback: QgsProcessingFeedback) -> None:
-        self.feedback = feedback
+    Args:
+        labels: what options are called in the dialog.
+    """
+
+    def __init__(
+        self, feedback: QgsProcessingFeedback, labels: Mapping[str, str] | None = None
+    ) -> None:
+        self.feedback, self.labels = feedback, labels or {}
         self.start, self.end = 0.0, 100.0
         self.fetched, self.packages = 0, install.packages(install.LOCK.read_text())
         self.errors: list[str] = []
@@ -204,7 +220,7 @@ class Runner:
         if ended.code not in (0, DAMAGED):
             found = [line for line in self.errors if line.startswith(("Error:", "ERROR:"))]
             lines = found or self.errors[-5:] or [tr("exit code {}").format(ended.code)]
-            raise QgsProcessingException("\n".join(lines))
+            raise QgsProcessingException(in_words_of_the_dialog("\n".join(lines), self.labels))
         return ended
 
     def step(self, words: list[str], title: str, start: float, end: float) -> None:
@@ -233,7 +249,8 @@ class Runner:
             self.errors += [line] if is_error and line else []
             kind, _, rest = line.partition(": ")
             if kind.lower() in ("warning", "note"):
-                self.feedback.pushWarning(rest)
+                push = self.feedback.pushWarning if kind == "Warning" else self.feedback.pushInfo
+                push(in_words_of_the_dialog(rest, self.labels))
             elif kind.lower() != "error" and not line.startswith("{"):
                 self.feedback.pushConsoleInfo(line)
             return

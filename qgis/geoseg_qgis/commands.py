@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,22 @@ def arguments(command: Command, values: Mapping[str, Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def in_words_of_the_dialog(text: str, labels: Mapping[str, str]) -> str:
+    """Return a message of the command with the labels of the dialog instead of options.
+
+    Args:
+        labels: by option. Options without one stay, as they go into the additional ones.
+    """
+    found = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
+    short = {"-o": "--output"}
+    return found.sub(
+        lambda option: (
+            f"“{labels[key]}”" if (key := short.get(option[0], option[0])) in labels else option[0]
+        ),
+        text,
+    )
 
 
 def shell_line(words: Sequence[str]) -> str:

@@ -203,5 +203,13 @@ def difference(before: Any, now: Mapping[str, Any]) -> str:
     changed = [key for key in now if before.get(key) != now[key]]
     if not changed:
         return "was made by another version"
-    shown = (f"{key} was {before.get(key)} and is {now[key]}" for key in changed[:2])
+    shown = (
+        f"{key} was {_short(before.get(key))} and is {_short(now[key])}" for key in changed[:2]
+    )
     return "; ".join(shown)
+
+
+def _short(value: Any) -> str:
+    """Return a value as text, and of a hash its beginning."""
+    text = str(value)
+    return f"{text[:8]}…" if re.fullmatch(r"[0-9a-f]{64}", text) else text

@@ -160,6 +160,17 @@ def test_results_are_read_from_what_the_commands_print():
     assert BY_NAME["evaluateobjects"].results({}, row) == {"PRECISION": 0.25, "RECALL": 0.5}
 
 
+def test_messages_name_what_the_dialog_has():
+    labels = {each.flag: each.label for each in BY_NAME["predict"].parameters if each.flag}
+    said = commands.in_words_of_the_dialog(
+        "a-b.tif exists; give --overwrite or another folder (-o), --gsd 0.1 or --mask-out x", labels
+    )
+    assert said == (
+        "a-b.tif exists; give “Replace earlier results” or another folder (“Folder of the "
+        "results”), “Pixel size for the model, m” 0.1 or --mask-out x"
+    )
+
+
 # -- Progress ---------------------------------------------------------------------------------
 
 
