@@ -20,6 +20,7 @@ from geoseg.analysis.style import Category, layer_qml
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.crs import Ground, axis_unit
 from geoseg.geo.layers.edited import read_edited
+from geoseg.geo.layers.filters import check_confidence
 from geoseg.geo.paths import printable
 from geoseg.geo.planes import Planes
 from geoseg.geo.reproject import reproject
@@ -58,6 +59,7 @@ def find_changes(
     min_iou: float = 0.5,
     max_shift: float = 10.0,
     tolerance: float | None = None,
+    min_confidence: float = 0.0,
     unchanged: bool = False,
     overwrite: bool = False,
 ) -> Changes:
@@ -72,6 +74,9 @@ def find_changes(
         min_iou: least intersection over union of an object that is the same, 0-1.
         max_shift: greatest shift between the two to look for, m; 0 = they fit.
         tolerance: meters that an object may be off; None = as the pairs show.
+        min_confidence: objects count that have it at one of the dates, or were drawn. At the other
+            date they may be less sure, so one near the limit is neither new nor gone (hysteresis,
+            as in Canny 1986, "A Computational Approach to Edge Detection").
         unchanged: also write objects that are the same.
 
     Raises:
@@ -79,6 +84,7 @@ def find_changes(
         OptionError: an option is impossible.
     """
     _check_options(min_iou, max_shift, tolerance)
+    check_confidence(min_confidence)
     check_layer_file(output, [old_path, new_path], overwrite=overwrite)
     old, new = (read_edited(path).features for path in (old_path, new_path))
     if (old.crs is None) != (new.crs is None):
@@ -97,7 +103,7 @@ def find_changes(
     pairs = match(old, new, allowed)
     frame = _table(old, new, pairs, allowed, min_iou)
     lost = _outside(frame, _extent(new_path, scale), _extent(old_path, scale), shift)
-    frame = frame[~lost]
+    frame = frame[~lost & is_sure(frame, min_confidence)]
     counts = frame["change"].value_counts()
     written = frame if unchanged else frame[frame["change"] != "same"]
     result = Changes(
@@ -114,6 +120,7 @@ def find_changes(
         "shift_m": [*result.shift],
         "tolerance_m": allowed,
         "min_iou": min_iou,
+        "min_confidence": min_confidence,
         "objects": result.counts,
     }
     columns = written.drop(columns="meters").reset_index(drop=True)
@@ -227,6 +234,15 @@ def _rows(
     columns["iou"] = iou
     columns["meters"] = where["meters"]
     return GeoDataFrame(columns, geometry=where.geometry.to_numpy(), crs=where.crs)
+
+
+def is_sure(frame: GeoDataFrame, limit: float) -> NDArray[np.bool_]:
+    """Return which rows have an object of at least this confidence, or a drawn one, at one date."""
+    sure = np.zeros(len(frame), bool)
+    for date in ("old", "new"):
+        there = frame[f"object_id_{date}"].notna().to_numpy()
+        sure |= there & ~(frame[f"confidence_{date}"].to_numpy(float) < limit)
+    return sure
 
 
 def _extent(path: Path, scale: tuple[float, float]) -> shapely.Polygon | None:

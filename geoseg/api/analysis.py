@@ -264,6 +264,7 @@ def change(
     max_shift: float = 10.0,
     tolerance: float | None = None,
     min_iou: float = 0.5,
+    min_confidence: float = 0.0,
     unchanged: bool = False,
     overwrite: bool = False,
 ) -> Changes:
@@ -276,6 +277,7 @@ def change(
         max_shift: greatest shift between the two flights to look for, m.
         tolerance: meters that an object may be off after that; None = as the pairs show.
         min_iou: least intersection over union of an object that is the same.
+        min_confidence: objects of a lower confidence at both dates are left out.
         unchanged: also write objects that are the same.
 
     Raises:
@@ -288,6 +290,7 @@ def change(
         min_iou=min_iou,
         max_shift=max_shift,
         tolerance=tolerance,
+        min_confidence=min_confidence,
         unchanged=unchanged,
         overwrite=overwrite,
     )

@@ -181,8 +181,8 @@ def wanted_features(
     shortest = by_row("--min-length", _limits(selection.min_length), 0.0)
     largest = by_row("--max-area", _limits(selection.max_area), np.inf)
     surest = by_row("--min-confidence", _limits(min_confidence), 0.0)
-    kept &= frame["length_m"].to_numpy(float) >= shortest
-    kept &= frame["area_m2"].to_numpy(float) <= largest
+    kept &= ~(frame["length_m"].to_numpy(float) < shortest)
+    kept &= ~(frame["area_m2"].to_numpy(float) > largest)
     kept &= ~(frame["confidence"].to_numpy(float) < surest)
     if selection.mask_out is not None and kept.any():
         grid = _grid_over(frame[kept])

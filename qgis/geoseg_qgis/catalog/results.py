@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..commands import Command, Output, Parameter, last_json
-from .shared import EXTRA, LOAD, ONLY, OVERWRITE, Values
+from .shared import EXTRA, LOAD, MIN_CONFIDENCE, ONLY, OVERWRITE, Values
 
 GROUP = "Results"
 OBJECTS = Parameter("OBJECTS", "file", "Objects", "GeoPackage of Predict.", filter="gpkg")
@@ -118,7 +119,10 @@ COMMANDS = (
         "Change",
         GROUP,
         "Compares the objects of two dates: which are new, gone or changed. The shift between the "
-        "flights is estimated from the objects and taken back.",
+        "flights is estimated from the objects and taken back.\n"
+        "Objects near the limit of confidence come and go. Predict both dates with a least "
+        "confidence of 0.4, say, and give the real limit here: then what is unsure at one date is "
+        "neither new nor gone.",
         (
             Parameter("OLD", "file", "Objects of the first date", filter="gpkg"),
             Parameter("NEW", "file", "Objects of the second date", filter="gpkg"),
@@ -129,6 +133,9 @@ COMMANDS = (
                 "0: the two fit.",
                 "--max-shift",
                 10.0,
+            ),
+            replace(
+                MIN_CONFIDENCE, help="Objects of a lower confidence at both dates are left out."
             ),
             Parameter(
                 "UNCHANGED", "flag", "Also those that are the same", "", "--unchanged", False
