@@ -28,6 +28,13 @@ from . import options
 )
 @click.option("--t-srs", metavar="CRS", help="Reproject, for instance to EPSG:25832.")
 @click.option("--layer", "wanted", multiple=True, help="Only this layer or class; may be repeated.")
+@options.filters
+@click.option(
+    "--min-confidence",
+    type=options.ClassNumbers(),
+    metavar="NUMBER|CLASS=NUMBER,…",
+    help="Leave out objects of a lower confidence. Drawn ones have none, and stay.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @options.verbosity
 def command(
@@ -36,6 +43,11 @@ def command(
     output: Path,
     t_srs: str | None,
     wanted: tuple[str, ...],
+    only: tuple[str, ...],
+    min_length: float | dict[str, float] | None,
+    max_area: float | dict[str, float] | None,
+    mask_out: str | None,
+    min_confidence: float | dict[str, float] | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
@@ -50,9 +62,19 @@ def command(
     angle_deg of all are measured again.
     """
     from geoseg.geo.layers.export import export
+    from geoseg.geo.layers.filters import Selection
     from geoseg.geo.paths import printable
 
-    paths = export(layers, output, kind, target_crs=t_srs, layers=wanted, overwrite=overwrite)
+    paths = export(
+        layers,
+        output,
+        kind,
+        target_crs=t_srs,
+        layers=wanted,
+        selection=Selection(only, min_length, max_area, mask_out),
+        min_confidence=min_confidence,
+        overwrite=overwrite,
+    )
     if not quiet:
         for path in paths:
             click.echo(printable(path))

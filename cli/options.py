@@ -130,22 +130,24 @@ split = click.option(
 )
 
 
-def selection(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --regularize and the filters of objects."""
-    for option in reversed(_SELECTION):
+regularize = click.option(
+    "--regularize",
+    metavar="all|CLASS|CLASS=FORM,…",
+    help="Give outlines the form in which objects of their class are built, where it fits: "
+    "angles (right ones), box, circle or oval. all: courts, fields, pools, buildings, tanks, "
+    "roundabouts, tracks; vehicles, ships and the rest keep their outlines unless named, as in "
+    "all,small_vehicle=box. The field regular tells which have it.",
+)
+
+
+def filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the filters of objects: --only, --min-length, --max-area and --mask-out."""
+    for option in reversed(_FILTERS):
         command = option(command)
     return command
 
 
-_SELECTION = (
-    click.option(
-        "--regularize",
-        metavar="all|CLASS|CLASS=FORM,…",
-        help="Give outlines the form in which objects of their class are built, where it fits: "
-        "angles (right ones), box, circle or oval. all: courts, fields, pools, buildings, tanks, "
-        "roundabouts, tracks; vehicles, ships and the rest keep their outlines unless named, as in "
-        "all,small_vehicle=box. The field regular tells which have it.",
-    ),
+_FILTERS = (
     click.option(
         "--only",
         type=ClassNames(),

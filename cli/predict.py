@@ -84,7 +84,8 @@ POLL = 1.0
 @options.min_area
 @options.min_confidence
 @options.split
-@options.selection
+@options.regularize
+@options.filters
 @options.confidence
 @click.option("--logits", is_flag=True, help="Also write the logits, at 1/8, as a Zarr store.")
 @click.option(

@@ -46,7 +46,8 @@ from . import options
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV or JSON with id, name and color (#rrggbb).  [default: as the raster says]",
 )
-@options.selection
+@options.regularize
+@options.filters
 @options.workers
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @options.as_json

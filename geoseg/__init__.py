@@ -32,7 +32,16 @@ from geoseg.errors import (
 from geoseg.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
-    from geoseg.api.analysis import accuracy, change, decode, report, sample, suggest
+    from geoseg.api.analysis import (
+        accuracy,
+        change,
+        count,
+        decode,
+        derive,
+        report,
+        sample,
+        suggest,
+    )
     from geoseg.api.arrays import ArrayPrediction, predict_array
     from geoseg.api.prediction import Prediction, RasterBand
     from geoseg.api.scenes import export, predict, score_objects, vectorize
@@ -75,7 +84,9 @@ __all__ = [
     "__version__",
     "accuracy",
     "change",
+    "count",
     "decode",
+    "derive",
     "evaluate",
     "export",
     "load_model",
@@ -94,7 +105,10 @@ __all__ = [
 ]
 
 _LAZY = {
-    "geoseg.api.analysis": ("accuracy", "change", "decode", "report", "sample", "suggest"),
+    "geoseg.api.analysis": (
+        *("accuracy", "change", "count", "decode"),
+        *("derive", "report", "sample", "suggest"),
+    ),
     "geoseg.api.arrays": ("ArrayPrediction", "predict_array"),
     "geoseg.api.prediction": ("Prediction", "RasterBand"),
     "geoseg.api.scenes": ("export", "predict", "score_objects", "vectorize"),

@@ -43,6 +43,13 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Least intersection over union of an object that is the same.",
 )
+@click.option(
+    "--min-confidence",
+    default=0.0,
+    metavar="NUMBER",
+    help="Leave out what has a lower confidence at both dates. With layers of a lower "
+    "--min-confidence of predict, objects near the limit are neither new nor gone.  [default: 0]",
+)
 @click.option("--unchanged", is_flag=True, help="Also write objects that are the same.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @options.as_json
@@ -54,6 +61,7 @@ def command(
     max_shift: float,
     tolerance: float | None,
     min_iou: float,
+    min_confidence: float,
     unchanged: bool,
     overwrite: bool,
     as_json: bool,
@@ -73,6 +81,7 @@ def command(
         min_iou=min_iou,
         max_shift=max_shift,
         tolerance=tolerance,
+        min_confidence=min_confidence,
         unchanged=unchanged,
         overwrite=overwrite,
     )

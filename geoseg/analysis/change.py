@@ -20,6 +20,7 @@ from geoseg.analysis.style import Category, layer_qml
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.crs import Ground, axis_unit
 from geoseg.geo.layers.edited import read_edited
+from geoseg.geo.layers.filters import check_confidence
 from geoseg.geo.paths import printable
 from geoseg.geo.planes import Planes
 from geoseg.geo.reproject import reproject
@@ -58,6 +59,7 @@ def find_changes(
     min_iou: float = 0.5,
     max_shift: float = 10.0,
     tolerance: float | None = None,
+    min_confidence: float = 0.0,
     unchanged: bool = False,
     overwrite: bool = False,
 ) -> Changes:
@@ -72,13 +74,15 @@ def find_changes(
         min_iou: least intersection over union of an object that is the same, 0-1.
         max_shift: greatest shift between the two to look for, m; 0 = they fit.
         tolerance: meters that an object may be off; None = as the pairs show.
+        min_confidence: objects count that have it at one of the dates, or were drawn; at the other
+            date they may be less sure (hysteresis).
         unchanged: also write objects that are the same.
 
     Raises:
         DataError, OutputError: a file cannot be read, or the output cannot be written.
         OptionError: an option is impossible.
     """
-    _check_options(min_iou, max_shift, tolerance)
+    _check_options(min_iou, max_shift, tolerance, min_confidence)
     check_layer_file(output, [old_path, new_path], overwrite=overwrite)
     old, new = (read_edited(path).features for path in (old_path, new_path))
     if (old.crs is None) != (new.crs is None):
@@ -87,17 +91,13 @@ def find_changes(
         new = reproject(new, old.crs, str(new_path))
     scale = meters_per_unit(old if len(old) else new)
     old, new = (_in_meters(frame, scale) for frame in (old, new))
-    shift = NONE
-    kinds = pd.factorize(pd.concat([old["class"], new["class"]]))[0]
-    if max_shift > 0:
-        shapes = old["meters"].to_numpy(), new["meters"].to_numpy()
-        shift = estimate_shift(*shapes, kinds[: len(old)], kinds[len(old) :], max_shift)
+    shift = _shift(old, new, max_shift) if max_shift > 0 else NONE
     new["meters"] = shapely.transform(new["meters"].to_numpy(), lambda xy: xy - (shift.x, shift.y))
     allowed = shift.residual if tolerance is None else tolerance
     pairs = match(old, new, allowed)
     frame = _table(old, new, pairs, allowed, min_iou)
     lost = _outside(frame, _extent(new_path, scale), _extent(old_path, scale), shift)
-    frame = frame[~lost]
+    frame = frame[~lost & is_sure(frame, min_confidence)]
     counts = frame["change"].value_counts()
     written = frame if unchanged else frame[frame["change"] != "same"]
     result = Changes(
@@ -114,6 +114,7 @@ def find_changes(
         "shift_m": [*result.shift],
         "tolerance_m": allowed,
         "min_iou": min_iou,
+        "min_confidence": min_confidence,
         "objects": result.counts,
     }
     columns = written.drop(columns="meters").reset_index(drop=True)
@@ -121,7 +122,10 @@ def find_changes(
     return result
 
 
-def _check_options(min_iou: float, max_shift: float, tolerance: float | None) -> None:
+def _check_options(
+    min_iou: float, max_shift: float, tolerance: float | None, min_confidence: float
+) -> None:
+    check_confidence(min_confidence)
     for flag, size in (("--max-shift", max_shift), ("--tolerance", tolerance)):
         if size is not None and not 0 <= size < 1e6:
             raise OptionError(f"{flag} is {size}; give meters, 0 or more")
@@ -156,6 +160,13 @@ def meters_per_unit(frame: GeoDataFrame) -> tuple[float, float]:
 def _in_meters(frame: GeoDataFrame, scale: tuple[float, float]) -> GeoDataFrame:
     shapes = shapely.transform(frame.geometry.to_numpy(), lambda xy: xy * scale)
     return frame.assign(meters=shapes)
+
+
+def _shift(old: GeoDataFrame, new: GeoDataFrame, most: float) -> Shift:
+    """Return the shift of the new objects, at most so many meters."""
+    kinds = pd.factorize(pd.concat([old["class"], new["class"]]))[0]
+    shapes = old["meters"].to_numpy(), new["meters"].to_numpy()
+    return estimate_shift(*shapes, kinds[: len(old)], kinds[len(old) :], most)
 
 
 def match(old: GeoDataFrame, new: GeoDataFrame, tolerance: float) -> NDArray[np.float64]:
@@ -227,6 +238,15 @@ def _rows(
     columns["iou"] = iou
     columns["meters"] = where["meters"]
     return GeoDataFrame(columns, geometry=where.geometry.to_numpy(), crs=where.crs)
+
+
+def is_sure(frame: GeoDataFrame, limit: float) -> NDArray[np.bool_]:
+    """Return which rows have an object of at least this confidence, or a drawn one, at one date."""
+    sure = np.zeros(len(frame), bool)
+    for date in ("old", "new"):
+        there = frame[f"object_id_{date}"].notna().to_numpy()
+        sure |= there & ~(frame[f"confidence_{date}"].to_numpy(float) < limit)
+    return sure
 
 
 def _extent(path: Path, scale: tuple[float, float]) -> shapely.Polygon | None:

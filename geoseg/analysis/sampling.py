@@ -210,6 +210,6 @@ def _style(classes: list[str]) -> str:
             Category("labeled", f"NOT ({empty})", (40, 160, 60)),
         ],
         choices={"reference": classes},
-        hidden=["stratum"],
+        hidden=["fid", "stratum"],
         aliases={"reference": "Class on the ground", "note": "Note", "point_id": "Point"},
     )

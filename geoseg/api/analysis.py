@@ -1,13 +1,16 @@
-"""Functions on results: report, sample, accuracy, decode, change, suggest."""
+"""Functions on results: report, count, derive, sample, accuracy, decode, change, suggest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geoseg.analysis.accuracy import Accuracy, estimate
 from geoseg.analysis.allocation import Allocation
 from geoseg.analysis.change import Changes, find_changes
+from geoseg.analysis.counts import count as count_objects
+from geoseg.analysis.derived import derive as derive_layers
 from geoseg.analysis.report.from_layers import write_report
 from geoseg.analysis.sample_points import read_points
 from geoseg.analysis.sampling import Drawn, draw_sample
@@ -17,6 +20,9 @@ from geoseg.api.progress import Progress, reporting
 from geoseg.errors import OptionError
 from geoseg.pipeline.decode import Redecoded, decode_logits
 from geoseg.pipeline.options import OutputOptions
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 AnyPath = str | Path
 
@@ -45,6 +51,79 @@ def report(
     given = None if scene is None else str(scene)
     write_report(Path(layers), path, scene_path=given, overwrite=overwrite)
     return path
+
+
+@python_messages
+def count(
+    layers: AnyPath,
+    units: AnyPath | None = None,
+    *,
+    out: AnyPath = "counts.gpkg",
+    grid: str | None = None,
+    layer: str | None = None,
+    only: str | Sequence[str] = (),
+    overwrite: bool = False,
+) -> GeoDataFrame:
+    """Count the objects in polygons or in a grid; return the table that is written.
+
+    >>> geoseg.count("results/scene.gpkg", "districts.gpkg")["small_vehicle_count"].sum()
+    >>> geoseg.count("results/scene.gpkg", grid="500m", out="squares.gpkg").plot("objects")
+
+    Args:
+        layers: GeoPackage of `predict` or `vectorize`, edited or not.
+        units: polygons of any vector file.
+        out: GeoPackage to write.
+        grid: instead of units, squares of a side such as 500m or 2km, or h3:N.
+        layer: layer of `units`; None = the only one.
+        only: layers or classes to count.
+
+    Returns:
+        The units with their fields, CLASS_count and CLASS_area_m2 of each class, objects and
+        area_m2.
+
+    Raises:
+        DataError, OptionError, OutputError: as `geoseg.analysis.counts.count` does.
+    """
+    return count_objects(
+        Path(layers),
+        Path(out),
+        units=None if units is None else Path(units),
+        grid=grid,
+        layer=layer,
+        classes=_names(only),
+        overwrite=overwrite,
+    )
+
+
+@python_messages
+def derive(
+    objects: AnyPath,
+    *,
+    out: AnyPath = "derived.gpkg",
+    layers: str | Sequence[str] = ("centroids", "boxes"),
+    only: str | Sequence[str] = (),
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """Write points, boxes or a heat map of the objects; return the features of each layer.
+
+    >>> geoseg.derive("results/scene.gpkg", layers=["centroids", "heatmap"])
+
+    Args:
+        objects: GeoPackage of `predict` or `vectorize`, edited or not.
+        out: GeoPackage to write.
+        layers: which to write of centroids, boxes and heatmap.
+        only: layers or classes of the objects.
+
+    Raises:
+        DataError, OptionError, OutputError: as `geoseg.analysis.derived.derive` does.
+    """
+    return derive_layers(
+        Path(objects), Path(out), layers=_names(layers), classes=_names(only), overwrite=overwrite
+    )
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 @python_messages
@@ -187,6 +266,7 @@ def change(
     max_shift: float = 10.0,
     tolerance: float | None = None,
     min_iou: float = 0.5,
+    min_confidence: float = 0.0,
     unchanged: bool = False,
     overwrite: bool = False,
 ) -> Changes:
@@ -199,6 +279,7 @@ def change(
         max_shift: greatest shift between the two flights to look for, m.
         tolerance: meters that an object may be off after that; None = as the pairs show.
         min_iou: least intersection over union of an object that is the same.
+        min_confidence: objects of a lower confidence at both dates are left out.
         unchanged: also write objects that are the same.
 
     Raises:
@@ -211,6 +292,7 @@ def change(
         min_iou=min_iou,
         max_shift=max_shift,
         tolerance=tolerance,
+        min_confidence=min_confidence,
         unchanged=unchanged,
         overwrite=overwrite,
     )

@@ -147,6 +147,17 @@ def _names(only: str | Sequence[str]) -> tuple[str, ...]:
     return (only,) if isinstance(only, str) else tuple(map(str, only))
 
 
+def _selection(
+    only: str | Sequence[str],
+    min_length: ByClass | None,
+    max_area: ByClass | None,
+    mask_out: AnyPath | None,
+) -> Selection:
+    return Selection(
+        _names(only), min_length, max_area, None if mask_out is None else str(mask_out)
+    )
+
+
 @python_messages
 def vectorize(
     raster: AnyPath,
@@ -196,9 +207,7 @@ def vectorize(
             skip=skip,
             classes=None if table is None else read_class_list(table, any_ids=True),
             regularize=regularize,
-            selection=Selection(
-                _names(only), min_length, max_area, None if mask_out is None else str(mask_out)
-            ),
+            selection=_selection(only, min_length, max_area, mask_out),
             inputs=[] if table is None else [table],
             workers=workers,
             overwrite=overwrite,
@@ -214,6 +223,11 @@ def export(
     format: str,  # the option's name
     t_srs: str | None = None,
     layer: str | Collection[str] = (),
+    only: str | Sequence[str] = (),
+    min_length: ByClass | None = None,
+    max_area: ByClass | None = None,
+    mask_out: AnyPath | None = None,
+    min_confidence: ByClass | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Write a GeoPackage of geoseg, edited or not, in another vector format; return the files.
@@ -225,6 +239,8 @@ def export(
         format: shapefile, flatgeobuf, geojson, geoparquet, kml or csv.
         t_srs: CRS to reproject to, for instance EPSG:25832.
         layer: only these layers or classes.
+        only, min_length, max_area, mask_out: as for `predict`.
+        min_confidence: a number, or numbers by class; objects of a lower confidence are left out.
 
     Raises:
         DataError, OptionError, OutputError: as `geoseg.geo.layers.export.export` does.
@@ -233,7 +249,14 @@ def export(
         raise OptionError(f"format is {format!r}; choose from {', '.join(FORMATS)}")
     wanted = (layer,) if isinstance(layer, str) else layer
     return export_layers(
-        Path(layers), Path(out), format, target_crs=t_srs, layers=wanted, overwrite=overwrite
+        Path(layers),
+        Path(out),
+        format,
+        target_crs=t_srs,
+        layers=wanted,
+        selection=_selection(only, min_length, max_area, mask_out),
+        min_confidence=min_confidence,
+        overwrite=overwrite,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from geoseg.classes import LabelClass, ids_of
 from geoseg.errors import OptionError
-from geoseg.geo.layers.filters import ByClass, Selection
+from geoseg.geo.layers.filters import ByClass, Selection, check_confidence
 from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.regular import Forms, parse_forms
 from geoseg.geo.raster.address import check_local_folder
@@ -155,10 +155,7 @@ class OutputOptions:
         for flag, value in (("--simplify", self.simplify), ("--min-area", self.min_area)):
             if value is not None and not value >= 0:
                 raise OptionError(f"{flag} is {value}; give 0 or more")
-        limit = self.min_confidence
-        for value in limit.values() if isinstance(limit, Mapping) else [limit or 0.0]:
-            if not 0 <= value <= 1:
-                raise OptionError(f"--min-confidence is {value}; give a probability, 0 to 1")
+        check_confidence(self.min_confidence)
         _ = self.selection  # checks its limits
         if self.regularize is not None:
             parse_forms(self.regularize)

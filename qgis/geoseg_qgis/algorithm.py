@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,15 @@ from qgis.PyQt.QtCore import QStandardPaths
 from qgis.PyQt.QtGui import QIcon
 
 from . import child, install, layers
-from .commands import Command, arguments, parse_progress, shell_line
+from .commands import (
+    Clock,
+    Command,
+    Progress,
+    arguments,
+    in_words_of_the_dialog,
+    parse_progress,
+    shell_line,
+)
 from .parameters import Values, define, define_output
 from .text import tr
 
@@ -125,7 +135,8 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
     ) -> dict[str, Any]:
         if output := self.values.get("OUTPUT"):
             Path(output).parent.mkdir(parents=True, exist_ok=True)
-        ended = Runner(feedback).run(self.words)
+        labels = {each.flag: tr(each.label) for each in self.command.parameters if each.flag}
+        ended = Runner(feedback, labels).run(self.words)
         if ended is None:
             if self.command.continues:
                 feedback.pushInfo(tr(self.command.continues))
@@ -143,7 +154,7 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
         """Load the results; Processing calls this in the main thread."""
         objects = self.results.get("OBJECTS")
         if self.values.get("LOAD") and objects and context.project() is not None:
-            scene = self.values.get("SCENE") or self.values["CLASSES"]
+            scene = self.values.get("SCENE") or self.values.get("CLASSES") or ""
             rasters = [self.results.get(name) for name in ("CLASSES", "CONFIDENCE_RASTER")]
             layers.load(
                 context.project(), Path(objects).stem, scene, objects, [r for r in rasters if r]
@@ -178,14 +189,20 @@ class SetUpAlgorithm(CommandAlgorithm):
 
 
 class Runner:
-    """Runs commands, and reports their lines and their progress."""
+    """Runs commands, and reports their lines and their progress.
 
-    def __init__(self, feedback: QgsProcessingFeedback) -> None:
-        self.feedback = feedback
+    Args:
+        labels: what options are called in the dialog.
+    """
+
+    def __init__(
+        self, feedback: QgsProcessingFeedback, labels: Mapping[str, str] | None = None
+    ) -> None:
+        self.feedback, self.labels = feedback, labels or {}
         self.start, self.end = 0.0, 100.0
         self.fetched, self.packages = 0, install.packages(install.LOCK.read_text())
         self.errors: list[str] = []
-        self.label = ""
+        self.clock = Clock()
 
     def run(self, words: list[str]) -> child.Ended | None:
         """Run a command; None if it was stopped.
@@ -203,7 +220,7 @@ class Runner:
         if ended.code not in (0, DAMAGED):
             found = [line for line in self.errors if line.startswith(("Error:", "ERROR:"))]
             lines = found or self.errors[-5:] or [tr("exit code {}").format(ended.code)]
-            raise QgsProcessingException("\n".join(lines))
+            raise QgsProcessingException(in_words_of_the_dialog("\n".join(lines), self.labels))
         return ended
 
     def step(self, words: list[str], title: str, start: float, end: float) -> None:
@@ -223,9 +240,7 @@ class Runner:
         """Report a line."""
         if progress := parse_progress(line):
             share = progress.percent
-            if progress.label != self.label:  # each text becomes a line of the log
-                self.label = progress.label
-                self.feedback.setProgressText(f"{self.label} …")
+            self.tell_time(progress)
         elif install.collected(line):
             self.fetched += 1
             share = min(100.0, 100.0 * self.fetched / self.packages)
@@ -234,8 +249,20 @@ class Runner:
             self.errors += [line] if is_error and line else []
             kind, _, rest = line.partition(": ")
             if kind.lower() in ("warning", "note"):
-                self.feedback.pushWarning(rest)
+                push = self.feedback.pushWarning if kind == "Warning" else self.feedback.pushInfo
+                push(in_words_of_the_dialog(rest, self.labels))
             elif kind.lower() != "error" and not line.startswith("{"):
                 self.feedback.pushConsoleInfo(line)
             return
         self.feedback.setProgress(self.start + (self.end - self.start) * share / 100)
+
+    def tell_time(self, progress: Progress) -> None:
+        """Report that a stage begins, or how long it still takes; each is a line of the log."""
+        now = time.monotonic()
+        if self.clock.is_new(progress, now):
+            self.feedback.setProgressText(f"{progress.label} …")
+        elif (seconds := self.clock.left(progress, now)) is not None:
+            text = tr("{}: {:.0f} %, about {:.0f} min left")
+            self.feedback.setProgressText(
+                text.format(progress.label, progress.percent, max(1.0, seconds / 60))
+            )

@@ -41,6 +41,11 @@ def environment() -> dict[str, str]:
     return {**kept, "GEOSEG_PROGRESS": "json", "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
+def no_window() -> int:
+    """Return the flags with which a command opens no console window on Windows."""
+    return subprocess.CREATE_NO_WINDOW if WINDOWS else 0
+
+
 def run(
     words: Sequence[str], on_line: Callable[[str, bool], None], is_canceled: Callable[[], bool]
 ) -> Ended:
@@ -61,9 +66,7 @@ def run(
         encoding="utf-8",
         errors="replace",
         start_new_session=not WINDOWS,
-        creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        if WINDOWS
-        else 0,
+        creationflags=no_window() | (subprocess.CREATE_NEW_PROCESS_GROUP if WINDOWS else 0),
     )
     lines: queue.Queue[tuple[str, bool]] = queue.Queue()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Parameter:
     flag: str = ""
     """Option of the command; without one, the value is an argument."""
     default: Any = None
+    """Value at first; of an argument, which cannot be left out, also what an empty field means."""
     optional: bool = False
     advanced: bool = False
     choices: tuple[str, ...] = ()
@@ -29,8 +31,8 @@ class Parameter:
     """Suffix of a file without its dot, or QGIS's filter of files to write."""
     least: int = 1
     """Smallest value of an integer."""
-    form: str = "{}"
-    """What the option gets, with {} for the value."""
+    settings: Callable[[Any], Sequence[str]] | None = None
+    """What the option is given with, once for each, where that is not the value itself."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,35 @@ def arguments(command: Command, values: Mapping[str, Any]) -> list[str]:
         elif parameter.flag in options:
             others = [each.label for each in command.parameters if each.flag == parameter.flag]
             raise ValueError(f"choose one of these only: {', '.join(others)}")
+        elif parameter.settings:
+            options += [
+                word for text in parameter.settings(value) for word in (parameter.flag, text)
+            ]
         elif value is True:
             options.append(parameter.flag)
         else:
-            options += [parameter.flag, parameter.form.format(_text(value))]
+            options += [parameter.flag, _text(value)]
     return [*command.words, *options, "--", *positional]
 
 
 def _text(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def in_words_of_the_dialog(text: str, labels: Mapping[str, str]) -> str:
+    """Return a message of the command with the labels of the dialog instead of options.
+
+    Args:
+        labels: by option. Options without one stay, as they go into the additional ones.
+    """
+    found = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
+    short = {"-o": "--output"}
+    return found.sub(
+        lambda option: (
+            f"“{labels[key]}”" if (key := short.get(option[0], option[0])) in labels else option[0]
+        ),
+        text,
+    )
 
 
 def shell_line(words: Sequence[str]) -> str:
@@ -115,6 +137,31 @@ class Progress:
     def percent(self) -> float:
         """Share that is done, 0 to 100."""
         return min(100.0, 100.0 * self.done / self.total) if self.total > 0 else 0.0
+
+
+@dataclass
+class Clock:
+    """The time that a stage of a command has taken, by what it reports."""
+
+    every: float = 60.0
+    """Seconds between two answers; the first comes after a third of them."""
+    label: str = ""
+
+    def is_new(self, progress: Progress, now: float) -> bool:
+        """Whether a stage begins, at this time in seconds."""
+        if progress.label == self.label:
+            return False
+        self.label, self.start, self.first = progress.label, now, progress.done
+        self.told = now - self.every * 2 / 3
+        return True
+
+    def left(self, progress: Progress, now: float) -> float | None:
+        """Return the seconds that are left of the stage, now and then; else None."""
+        done = progress.done - self.first
+        if now - self.told < self.every or done <= 0:
+            return None
+        self.told = now
+        return (now - self.start) / done * (progress.total - progress.done)
 
 
 def parse_progress(line: str) -> Progress | None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .child import WINDOWS, environment
+from .child import WINDOWS, environment, no_window
 
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.lock"
@@ -56,6 +56,7 @@ def pythons() -> Iterator[str]:
     """Yield Pythons that may be on this machine, the preferred ones first."""
     inside = Path(sys.base_prefix) / ("python.exe" if WINDOWS else "bin/python3")
     names = [f"python3.{minor}" for minor in (13, 12, 11, 14)] + ["python3", "python"]
+    names += ["py"] if WINDOWS else []  # the installer of python.org leaves the others off the PATH
     for candidate in (inside, *names):
         if found := shutil.which(str(candidate)):
             yield found
@@ -84,7 +85,12 @@ def usable(python: str) -> bool:
     code = f"import sys, venv, ensurepip; sys.exit(sys.version_info < {OLDEST})"
     try:
         done = subprocess.run(
-            [python, "-c", code], env=environment(), capture_output=True, timeout=60, check=False
+            [python, "-c", code],
+            env=environment(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+            creationflags=no_window(),
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from qgis.core import (
@@ -16,16 +16,19 @@ from qgis.core import (
 
 from .text import tr
 
+CLASS = "class"
+
 
 def write_polygons(
     layers: Sequence[QgsVectorLayer], field: str, context: QgsProcessingContext
 ) -> str:
-    """Write polygons of layers, with their class, into a temporary GeoPackage.
+    """Write polygons of layers, with their attributes, into a temporary GeoPackage.
 
     Unsaved edits count, filters hold, and layers need not be files.
 
     Args:
-        field: attribute that names the class. Where it is missing or empty, the layer names it.
+        field: attribute that names the class, which is written as `class`. Where it is missing or
+            empty, the layer names it. Empty: the layers are no labels, and keep their attributes.
 
     Raises:
         QgsProcessingException: a layer cannot be written.
@@ -33,9 +36,7 @@ def write_polygons(
     path = QgsProcessingUtils.generateTempFilename("polygons.gpkg")
     actions = QgsVectorFileWriter.ActionOnExistingFile
     for number, layer in enumerate(layers, 1):
-        copy = QgsVectorLayer("MultiPolygon?field=class:string", "polygons", "memory")
-        copy.setCrs(layer.crs())
-        copy.dataProvider().addFeatures(list(labeled(layer, field)))
+        copy = copy_of(layer, field)
         options = QgsVectorFileWriter.SaveVectorOptions()
         options.driverName = "GPKG"
         options.layerName = f"{number} {class_of(layer)}"
@@ -50,17 +51,33 @@ def write_polygons(
     return path
 
 
-def labeled(layer: QgsVectorLayer, field: str) -> Iterable[QgsFeature]:
-    """Yield the polygons of a layer with their class as the only attribute."""
-    index = layer.fields().lookupField(field) if field else -1
+def copy_of(layer: QgsVectorLayer, field: str) -> QgsVectorLayer:
+    """Return a layer in memory with the polygons of a layer, and their class if `field` is given.
+
+    Attributes are kept, for they tell a prediction from what was drawn; but not the primary key,
+    which new features lack.
+    """
+    source = layer.fields()
+    own = [CLASS] if field else []
+    index = source.lookupField(field) if field else -1
+    dropped = {"fid", *own}
+    kept = [i for i in range(source.count()) if source.at(i).name().lower() not in dropped]
+    uri = "&".join(["MultiPolygon?index=no", *(f"field={name}:string" for name in own)])
+    copy = QgsVectorLayer(uri, "polygons", "memory")
+    copy.setCrs(layer.crs())
+    copy.dataProvider().addAttributes([source.at(i) for i in kept])
+    copy.updateFields()
+    made = []
     for feature in layer.getFeatures():
         geometry = feature.geometry()
         geometry.convertToMultiType()
         named = feature.attribute(index) if index >= 0 else None
-        label = QgsFeature()
-        label.setGeometry(geometry)
-        label.setAttributes([str(named) if is_given(named) else class_of(layer)])
-        yield label
+        classes = [str(named) if is_given(named) else class_of(layer)] if field else []
+        made.append(QgsFeature(copy.fields()))
+        made[-1].setGeometry(geometry)
+        made[-1].setAttributes([*classes, *(feature.attribute(i) for i in kept)])
+    copy.dataProvider().addFeatures(made)
+    return copy
 
 
 def is_given(value: object) -> bool:

@@ -34,7 +34,7 @@ from .commands import Output, Parameter
 from .labels import write_polygons
 from .text import tr
 
-POLYGONS = QgsProcessing.TypeVectorPolygon
+POLYGONS = QgsProcessing.SourceType.TypeVectorPolygon
 OUTPUTS: dict[str, type[QgsProcessingOutputDefinition]] = {
     "file": QgsProcessingOutputFile,
     "number": QgsProcessingOutputNumber,
@@ -55,7 +55,7 @@ def define(parameter: Parameter) -> QgsProcessingParameterDefinition:
     if parameter.help:
         defined.setHelp(tr(parameter.help))
     if parameter.advanced:
-        defined.setFlags(defined.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
+        defined.setFlags(defined.flags() | QgsProcessingParameterDefinition.Flag.FlagAdvanced)
     return defined
 
 
@@ -71,7 +71,7 @@ class Values:
         self.algorithm, self.given, self.context = algorithm, given, context
 
     def read(self, parameters: tuple[Parameter, ...]) -> dict[str, Any]:
-        """Return text, numbers and bools by name; None where an optional one is not given.
+        """Return text, numbers and bools by name; None where an option is not given.
 
         Raises:
             QgsProcessingException: a value cannot be handed to a command.
@@ -82,7 +82,7 @@ class Values:
         """Return the value of one parameter."""
         given = self.given.get(parameter.name, parameter.default)
         if given is None or (isinstance(given, str) and not given):
-            return None
+            return None if parameter.flag else parameter.default
         return KINDS[parameter.kind][1](self, parameter.name)
 
     def of(self, kind: str, name: str) -> Any:
@@ -143,26 +143,32 @@ def reader(kind: str) -> Read:
 
 
 def file(p: Parameter, name: tuple[str, str], common: dict[str, Any]) -> Any:
-    """Define a file to read; without a suffix, a name may stand for a file."""
-    return QgsProcessingParameterFile(*name, extension=p.filter, **common)
+    """Define a file to read; without a suffix, a name such as `default` may stand for a file.
+
+    QGIS's own filter of all files, *.*, refuses names without a dot.
+    """
+    accepted = {"extension": p.filter} if p.filter else {"fileFilter": tr("All files (*)")}
+    return QgsProcessingParameterFile(*name, **accepted, **common)
 
 
 def folder(p: Parameter, name: tuple[str, str], common: dict[str, Any]) -> Any:
     """Define a folder to read."""
-    return QgsProcessingParameterFile(*name, behavior=QgsProcessingParameterFile.Folder, **common)
+    return QgsProcessingParameterFile(
+        *name, behavior=QgsProcessingParameterFile.Behavior.Folder, **common
+    )
 
 
 def integer(p: Parameter, name: tuple[str, str], common: dict[str, Any]) -> Any:
     """Define a whole number."""
     return QgsProcessingParameterNumber(
-        *name, type=QgsProcessingParameterNumber.Integer, minValue=p.least, **common
+        *name, type=QgsProcessingParameterNumber.Type.Integer, minValue=p.least, **common
     )
 
 
 def number(p: Parameter, name: tuple[str, str], common: dict[str, Any]) -> Any:
     """Define a number that is not negative."""
     return QgsProcessingParameterNumber(
-        *name, type=QgsProcessingParameterNumber.Double, minValue=0.0, **common
+        *name, type=QgsProcessingParameterNumber.Type.Double, minValue=0.0, **common
     )
 
 

@@ -310,6 +310,8 @@ DIFFERENT = {
     ),
     "accuracy": ({"map_raster", "as_json"}, {"map"}),
     "change": ({"output", "as_json", "quiet"}, {"out"}),
+    "count": ({"output", "as_json", "quiet"}, {"out"}),
+    "derive": ({"output", "wanted", "quiet"}, {"out", "objects"}),
     "decode": ({"output", "only", "as_json", "quiet"}, {"out", "classes"}),
     "suggest": ({"output", "quiet"}, {"out"}),
     "train": ({"output", "settings"}, {"out", "changes", "report"}),

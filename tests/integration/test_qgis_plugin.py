@@ -19,6 +19,8 @@ import pyogrio
 import pytest
 from fakes import Colors, write_discs
 
+from geoseg.analysis.sampling import draw_sample
+from geoseg.classes import ISAID
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -50,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene = write_discs(folder / "scene.tif", 300, 300)
     model = TileModel(Colors(), device="cpu")
     predict(scene, model, OutputOptions(folder), TilingOptions(128, 32))
+    draw_sample(folder / "scene.classes.tif", folder / "sample.gpkg", size=20, minimum=2)
     return folder
 
 
@@ -131,8 +134,6 @@ def test_results_are_loaded_styled_in_one_group_over_the_scene(session, folder):
     assert title == "scene"
     assert [layer[0] for layer in layers] == [*reversed(classes), "scene.classes", "scene"]
     by_name = {layer[0]: layer for layer in layers}
-    from geoseg.classes import ISAID
-
     colors = {label.name: label.color for label in ISAID}
     for name in classes:
         assert by_name[name][3] == "#{:02x}{:02x}{:02x}".format(*colors[name])
@@ -180,6 +181,8 @@ def test_labels_are_written_with_unsaved_edits_and_the_names_of_layers(session, 
     assert given[given.index("--field") + 1] == "class"
     kept = pyogrio.read_dataframe(folder / "patches" / "labels.gpkg")
     assert sorted(kept["class"]) == ["plane", "ship"]
+    assert "--update" in given
+    assert kept.set_index("class")["confidence"].dropna().to_dict() == {"ship": 0.5}
     assert kept.crs == "EPSG:32633"
     assert kept.area.tolist() == [100, 100]
 
@@ -196,6 +199,34 @@ def test_the_other_commands_return_their_results(session, folder, words):
     by_name = {each[0]: each for each in words}
     assert {"--set", "stages.0.steps=300", "--pretrained", "default"} <= set(by_name["train"])
     assert {"--format", "geojson", "--t-srs", "EPSG:4326"} <= set(by_name["export"])
+
+
+def test_what_follows_a_prediction_runs_and_is_loaded(session, folder, words):
+    by_name = {each[0]: each for each in words}
+    objects = str(folder / "scene.gpkg")
+    for name in ("count", "derive", "change", "sample", "suggest"):
+        output = str(folder / f"new {name}.gpkg")
+        assert session[name]["results"] == {"OUTPUT": output, "OBJECTS": output}
+    assert session["report"]["results"] == {"OUTPUT": str(folder / "new report.html")}
+    assert session["tree of results"][:5] == ["sample"] * 5  # each wrote a copy of the sample
+    assert by_name["count"][-2] == objects  # and the units, which are polygons of a layer
+    assert by_name["count"][-1].endswith("polygons.gpkg")
+    assert by_name["change"][-2:] == [objects, objects]
+    assert session["accuracy"]["results"] == {"OVERALL": 0.75}
+    assert session["accuracy"]["lines"][-2:] == [
+        "overall accuracy 0.750 ± 0.125",
+        "ship: user's 0.750 ± 0.125, producer's -, area 1,200 ± - m²",
+    ]
+
+
+def test_the_form_of_a_sample_offers_all_classes_and_hides_the_map(session):
+    form, names = session["sample form"], [label.name for label in ISAID]
+    assert form["widgets"]["reference"] == "ValueMap"
+    assert form["widgets"]["stratum"] == "Hidden"
+    assert form["map"] == [{name: name} for name in names]
+    assert any(set(names) <= set(box) for box in form["boxes"])
+    assert form["label"] == "Class on the ground"
+    assert form["rules"] == ["to be labeled", "labeled"]
 
 
 def test_setting_up_needs_a_plugin_that_was_built(session):

@@ -43,6 +43,10 @@ def check_known(
         names |= {str(class_id), f"class_{class_id}"}
     if unknown := [key for key in keys if key != EVERY and key not in names]:
         known = [label.name for label in classes if label.id != 0]
-        known = known or [str(class_id) for class_id in sorted(ids)]
-        shown = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
-        raise OptionError(f"{flag}: there is no class {unknown[0]!r}; give one of {shown}")
+        raise unknown_class(flag, unknown[0], known or [str(class_id) for class_id in sorted(ids)])
+
+
+def unknown_class(flag: str, key: str, known: Sequence[str]) -> OptionError:
+    """Return the error for a class that is none of the known ones."""
+    shown = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
+    return OptionError(f"{flag}: there is no class {key!r}; give one of {shown}")

@@ -20,6 +20,7 @@ from geoseg.errors import DataError, OutputError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.gdal_settings import READING, vector_settings
 from geoseg.geo.layers.edited import FIELDS, layer_names, read_edited
+from geoseg.geo.layers.filters import ByClass, Selection, check_confidence, wanted_features
 from geoseg.geo.layers.formats import FORMATS, Format, check_installed
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.measure import measure
@@ -62,6 +63,8 @@ def export(
     *,
     target_crs: str | None = None,
     layers: Collection[str] = (),
+    selection: Selection | None = None,
+    min_confidence: ByClass | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Write the features of a GeoPackage, or of some of its `layers`, in another format.
@@ -71,31 +74,42 @@ def export(
     export are removed for layers that no longer exist. Returns the files, without sidecars; see
     `write_format`.
 
+    Args:
+        selection, min_confidence: the features that are written, by their sizes as measured; see
+            `wanted_features`.
+
     Raises:
         DataError: the file has no such layer, or none with polygons.
-        OptionError: the format does not allow the CRS, a result would replace the file itself, or
-            a package is not installed.
+        OptionError: the format does not allow the CRS, a result would replace the file itself, a
+            class does not exist, or a package is not installed.
         OutputError: the file cannot be read, or a result exists or cannot be written.
     """
     check_installed(kind)
     check_target_crs(kind, target_crs, wgs84=FORMATS[kind].wgs84)
+    check_confidence(min_confidence)
+    selection = selection or Selection()
     names = layer_names(path)
     if not names:
         raise DataError(f"{path} has no layer of polygons")
     files = dict(zip(names, distinct_names(names), strict=True))
     chosen = [files[name] for name in names if not layers or name in layers]
     planned = planned_files(folder, path.stem, kind, chosen)
-    earlier = [] if layers else earlier_files(folder, path.stem, kind, chosen)
-    inputs = [each for file in vector_files(path) for each in (file, *companions(file))]
+    partial = bool(layers or selection.only)
+    earlier = [] if partial else earlier_files(folder, path.stem, kind, chosen)
+    masks = vector_files(Path(selection.mask_out)) if selection.mask_out else []
+    inputs = [each for file in (*vector_files(path), *masks) for each in (file, *companions(file))]
     check_outputs(planned, inputs, overwrite=overwrite, obsolete=earlier)
     edited = read_edited(path, layers)
     for note in edited.notes:
         _LOG.warning("%s", note)
     frame = measured(edited.features, str(path))
-    if frame.empty:
-        _LOG.warning("%s has no polygons%s", path, " in these layers" if layers else "")
+    wanted = wanted_features(frame, selection, min_confidence)
+    if not wanted.any():
+        where = "" if frame.empty and not layers else " of this choice"
+        _LOG.warning("%s has no polygons%s", path, where)
+    frame = frame[wanted].reset_index(drop=True)
     grouping = Grouping(
-        np.array([files[name] for name in edited.layers], dtype=object),
+        np.array([files[name] for name in edited.layers[wanted]], dtype=object),
         {files[name]: color for name, color in edited.colors.items()},
         {files[name]: style for name, style in edited.styles.items()},
     )
@@ -103,7 +117,7 @@ def export(
     if fmt.per_class:  # `layers` may have named classes, not layers
         planned = planned_files(folder, path.stem, kind, [*dict.fromkeys(grouping.layers)])
         check_outputs(planned, inputs, overwrite=overwrite)
-    obsolete = [*earlier, *planned_files(folder, path.stem, kind, [] if layers else chosen)]
+    obsolete = [*earlier, *planned_files(folder, path.stem, kind, [] if partial else chosen)]
     with Staging(folder, f"{path.stem}{fmt.suffix}", obsolete=obsolete) as staging:
         with vector_errors(f"{path} cannot go to {target_crs or _WGS84}", DataError):
             frame = to_output_crs(frame, kind, target_crs, wgs84=fmt.wgs84, prj=fmt.prj)

@@ -1,4 +1,5 @@
-"""Choose the polygons that become features: by class, length, area, and outside of a mask."""
+"""Choose objects by class, length, area, confidence, and outside of a mask: polygons that become
+features, or features."""
 
 from __future__ import annotations
 
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from affine import Affine
+from geopandas import GeoDataFrame
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from geoseg.classes import LabelClass
 from geoseg.errors import DataError, OptionError
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.layers.by_class import EVERY, as_given, by_id, check_known
+from geoseg.geo.layers.by_class import EVERY, as_given, by_id, check_known, unknown_class
 from geoseg.geo.layers.features import features
 from geoseg.geo.layers.regular import regular_outlines
 from geoseg.geo.overlay import overlay
@@ -31,6 +35,8 @@ MASKED = 0.5
 """Share of its area from which an object lies inside a mask."""
 _BATCH = 500_000
 """Corners that are measured at a time."""
+_SIDE = 2**20
+"""Columns and rows of a grid over features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,68 @@ def choose(spool: PolygonSpool, filters: Filters, forms: Mapping[str, str]) -> R
     polygons, outlines = filters(polygons, outlines)
     spool.replace(polygons)
     return outlines
+
+
+def check_confidence(limit: ByClass | None) -> None:
+    """Raise OptionError for a limit that is no probability."""
+    for value in _limits(limit).values():
+        if not 0 <= value <= 1:
+            raise OptionError(f"--min-confidence is {value}; give a probability, 0 to 1")
+
+
+def wanted_features(
+    frame: GeoDataFrame, selection: Selection, min_confidence: ByClass | None = None
+) -> Bools:
+    """Return which features (N,) of a table are wanted.
+
+    Args:
+        frame: with class, class_id, confidence, area_m2 and length_m, which are up to date.
+        min_confidence: objects of a lower confidence are not wanted; those without one, such as
+            drawn ones, are.
+
+    Raises:
+        OptionError: there is no such class.
+        DataError: the mask cannot be read, or not be placed on the features.
+    """
+    table = frame[["class_id", "class"]]
+    kinds = [(str(i), str(name)) for i, name in table.drop_duplicates().to_numpy(object)]
+    kind = table.groupby(["class_id", "class"], dropna=False, sort=False).ngroup().to_numpy()
+
+    def by_row(flag: str, values: Mapping[str, float], default: float) -> NDArray[np.float64]:
+        known = {EVERY, *(key for keys in kinds for key in keys)}
+        if unknown := [key for key in values if key not in known]:
+            raise unknown_class(flag, unknown[0], [name for _, name in kinds])
+        found = [
+            next((values[key] for key in (*keys, EVERY) if key in values), default)
+            for keys in kinds
+        ]
+        return np.array(found, float)[kind]
+
+    kept = by_row("--only", dict.fromkeys(selection.only or [EVERY], 1.0), 0.0) > 0
+    shortest = by_row("--min-length", _limits(selection.min_length), 0.0)
+    largest = by_row("--max-area", _limits(selection.max_area), np.inf)
+    surest = by_row("--min-confidence", _limits(min_confidence), 0.0)
+    kept &= ~(frame["length_m"].to_numpy(float) < shortest)
+    kept &= ~(frame["area_m2"].to_numpy(float) > largest)
+    kept &= ~(frame["confidence"].to_numpy(float) < surest)
+    if selection.mask_out is not None and kept.any():
+        grid = _grid_over(frame[kept])
+        mask = _read_mask(selection.mask_out, grid)
+        shapes = shapely.transform(
+            frame.geometry.to_numpy()[kept],
+            lambda xy: np.column_stack(~grid.transform @ (xy[:, 0], xy[:, 1])),
+        )
+        kept[kept] = _shares(shapes, mask) < MASKED
+    return kept
+
+
+def _grid_over(frame: GeoDataFrame) -> GeoBox:
+    """Return a fine grid that covers all features, on which a mask can be placed."""
+    left, bottom, right, top = frame.total_bounds
+    across, down = (right - left) / _SIDE, (top - bottom) / _SIDE
+    transform = Affine(across, 0, left, 0, -down, top)
+    crs = None if frame.crs is None else CRS.from_wkt(frame.crs.to_wkt())
+    return GeoBox(_SIDE, _SIDE, transform, crs)
 
 
 def _limits(limit: ByClass | None) -> dict[str, float]:

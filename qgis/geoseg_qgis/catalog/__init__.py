@@ -1,5 +1,8 @@
 """The algorithms: every parameter, option and text, as tables. Needs no QGIS."""
 
-from . import installation, objects, training
+from . import installation, objects, results, training
 
-COMMANDS = (*objects.COMMANDS, *training.COMMANDS, *installation.COMMANDS)
+COMMANDS = (
+    *(*objects.COMMANDS, *results.COMMANDS),
+    *(*training.COMMANDS, *installation.COMMANDS),
+)

@@ -41,7 +41,6 @@ COMMANDS = (
                 "Python 3.11 or newer",
                 "Empty: the newest that is found.",
                 optional=True,
-                filter="*",
             ),
             Parameter(
                 "AGAIN",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..commands import Command, Output, Parameter, last_json
-from .shared import DEVICE, EXTRA, HOME, LOAD, OVERWRITE, WEIGHTS, Values
+from .shared import DEVICE, EXTRA, HOME, LOAD, MIN_CONFIDENCE, ONLY, OVERWRITE, WEIGHTS, Values
 
 GROUP = "Objects"
 FORMATS = ("shapefile", "flatgeobuf", "geojson", "geoparquet", "kml", "csv")
@@ -41,6 +41,17 @@ def outlines(pixels: str) -> tuple[Parameter, ...]:
             False,
             advanced=True,
         ),
+        Parameter(
+            "REGULARIZE",
+            "flag",
+            "Right angles and circles",
+            "Courts, fields, pools and buildings get right angles, tanks become circles, where "
+            "that fits.",
+            "--regularize",
+            False,
+            settings=lambda on: ["all"],
+        ),
+        ONLY,
     )
 
 
@@ -91,6 +102,7 @@ COMMANDS = (
                 advanced=True,
             ),
             *outlines(", as the model saw them"),
+            MIN_CONFIDENCE,
             Parameter(
                 "GSD",
                 "number",
@@ -216,6 +228,8 @@ COMMANDS = (
         "measured again.",
         (
             Parameter("OBJECTS", "file", "GeoPackage", filter="gpkg"),
+            ONLY,
+            MIN_CONFIDENCE,
             Parameter(
                 "FORMAT",
                 "choice",

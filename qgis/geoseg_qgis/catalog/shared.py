@@ -32,6 +32,22 @@ EXTRA = Parameter(
     optional=True,
     advanced=True,
 )
+ONLY = Parameter(
+    "ONLY",
+    "text",
+    "Only these classes",
+    "Names, joined by commas. Empty: all.",
+    "--only",
+    optional=True,
+)
+MIN_CONFIDENCE = Parameter(
+    "MIN_CONFIDENCE",
+    "number",
+    "Least confidence, 0 to 1",
+    "Objects of a lower confidence are left out.",
+    "--min-confidence",
+    optional=True,
+)
 LOAD = Parameter("LOAD", "load", "Load the results into the project", default=True)
 OVERWRITE = Parameter(
     "OVERWRITE",

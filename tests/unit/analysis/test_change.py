@@ -34,7 +34,7 @@ def rectangles(count=60, seed=0):
     return np.column_stack([left, bottom, sizes, rng.integers(1, 3, count)])
 
 
-def write(path, boxes, shift=(0.0, 0.0), crs=32633, grid=GRID):
+def write(path, boxes, shift=(0.0, 0.0), crs=32633, grid=GRID, confidence=None):
     left, bottom, width, height, kind = boxes.T
     left, bottom = left + CORNER[0] + shift[0], bottom + CORNER[1] + shift[1]
     shapes = shapely.box(left, bottom, left + width, bottom + height)
@@ -45,7 +45,7 @@ def write(path, boxes, shift=(0.0, 0.0), crs=32633, grid=GRID):
             "class_id": kind.astype(np.int32),
             "class": np.array(["", "ship", "car"], object)[kind],
             "area_m2": width * height,
-            "confidence": np.linspace(0.3, 0.9, len(boxes)),
+            "confidence": np.linspace(0.3, 0.9, len(boxes)) if confidence is None else confidence,
             "length_m": width,
             "width_m": height,
             "angle_deg": 0.0,
@@ -187,3 +187,19 @@ def test_impossible_options_are_refused(dates, tmp_path, monkeypatch, options, s
     refused("change", *dates, *options, says=says)
     refused("change", *dates, "-o", dates[0], "--overwrite", says="is the input")
     assert contents(tmp_path) == before
+
+
+def test_what_is_unsure_at_one_date_is_neither_new_nor_gone(tmp_path):
+    boxes = rectangles(50)
+    sure, unsure, drawn = [0.7] * 10, [0.5] * 10, [np.nan] * 10
+    one = write(tmp_path / "a.gpkg", boxes, confidence=[*sure, *sure, *unsure, *unsure, *drawn])
+    other = write(tmp_path / "b.gpkg", boxes[10:30], confidence=[*unsure, *sure])
+    # Ten sure and ten drawn ones are gone; of the unsure ones nothing is known.
+    options = {"min_confidence": 0.6, "unchanged": True, "max_shift": 0.0}
+    gone = find_changes(one, other, tmp_path / "gone.gpkg", **options)
+    assert gone.counts == {"new": 0, "gone": 20, "changed": 0, "same": 20}
+    assert len(table(tmp_path / "gone.gpkg")) == 40
+    new = find_changes(other, one, tmp_path / "new.gpkg", **options)
+    assert new.counts == {"new": 20, "gone": 0, "changed": 0, "same": 20}
+    everything = find_changes(one, other, tmp_path / "all.gpkg", max_shift=0.0)
+    assert everything.counts == {"new": 0, "gone": 30, "changed": 0, "same": 20}

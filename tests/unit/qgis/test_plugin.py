@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import os
 import re
 import stat
@@ -18,13 +19,16 @@ from pathlib import Path
 import click
 import fake_geoseg
 import pytest
-from geoseg_qgis import child, install
-from geoseg_qgis.catalog import COMMANDS, installation, objects
-from geoseg_qgis.commands import arguments, last_json, parse_progress, shell_line
+from geoseg_qgis import child, commands, install
+from geoseg_qgis.catalog import COMMANDS, installation, objects, training
+from geoseg_qgis.commands import Progress, arguments, last_json, parse_progress, shell_line
 
 from geoseg.cli.main import main
 from geoseg.geo.layers.formats import FORMATS
+from geoseg.model.checkpoint import read_metadata
 from geoseg.model.hub import PUBLIC_WEIGHTS
+from geoseg.model.load import locate_weights
+from geoseg.train.recipe import load_recipe
 from geoseg.version import VERSION
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -72,7 +76,7 @@ def test_the_command_takes_every_parameter(command):
     words = arguments(command, values_of(command))
     assert parsed(words)
     flags = {each.flag for each in command.parameters if each.flag}
-    assert flags <= set(words)
+    assert flags <= set(words), flags - set(words)
 
 
 @pytest.mark.parametrize("command", RUNNING, ids=lambda command: command.name)
@@ -113,9 +117,28 @@ def test_zero_is_a_value():
     assert words[words.index("--min-area") + 1] == "0"
 
 
+def test_training_starts_from_weights_of_the_recipes_network():
+    defaults = {each.name: each.default for each in BY_NAME["train"].parameters}
+    assert defaults["RECIPE"] == "lite2_own"
+    known = read_metadata(locate_weights(defaults["PRETRAINED"]))
+    assert load_recipe(defaults["RECIPE"]).model.variant == known.variant
+
+
 def test_steps_become_a_setting_of_the_recipe():
-    words = arguments(BY_NAME["train"], {"RECIPE": "segnext_t_own", "STEPS": 100})
-    assert words == ["train", "--set", "stages.0.steps=100", "--", "segnext_t_own"]
+    words = arguments(BY_NAME["train"], {"RECIPE": "lite2_own", "STEPS": 90})
+    settings = ["stages.0.steps=90", "optimizer.warmup_steps=9", "val_every=15"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert words == ["train", *options, "--", "lite2_own"]
+
+
+@pytest.mark.parametrize("steps", [20, 50, 300, 1500])
+def test_a_run_of_any_length_warms_up_and_is_validated(steps):
+    changes = dict(each.split("=") for each in training.shortened(steps))
+    recipe = load_recipe("lite2_own", **{key: int(value) for key, value in changes.items()})
+    assert recipe.optimizer.warmup_steps < steps
+    assert 4 <= recipe.steps // recipe.val_every <= 6
+    if steps == 1500:
+        assert recipe == load_recipe("lite2_own")
 
 
 def test_a_rectangle_and_polygons_exclude_each_other():
@@ -137,6 +160,17 @@ def test_results_are_read_from_what_the_commands_print():
     assert BY_NAME["evaluateobjects"].results({}, row) == {"PRECISION": 0.25, "RECALL": 0.5}
 
 
+def test_messages_name_what_the_dialog_has():
+    labels = {each.flag: each.label for each in BY_NAME["predict"].parameters if each.flag}
+    said = commands.in_words_of_the_dialog(
+        "a-b.tif exists; give --overwrite or another folder (-o), --gsd 0.1 or --mask-out x", labels
+    )
+    assert said == (
+        "a-b.tif exists; give “Replace earlier results” or another folder (“Folder of the "
+        "results”), “Pixel size for the model, m” 0.1 or --mask-out x"
+    )
+
+
 # -- Progress ---------------------------------------------------------------------------------
 
 
@@ -145,6 +179,20 @@ def test_progress_is_parsed():
     assert parse_progress(line).percent == 75
     for other in ("Warning: x", '{"progress": 1}', '{"progress"', '{"state": "done"}'):
         assert parse_progress(other) is None
+
+
+def test_the_time_left_is_told_now_and_then():
+    clock, told = commands.Clock(), {}
+    at_start = Progress("train", 100, 300, "step")  # a run that was continued
+    assert clock.is_new(at_start, 1000)
+    for second in range(200):
+        progress = Progress("train", 100 + second // 2, 300, "step")
+        assert not clock.is_new(progress, 1000 + second)
+        if (left := clock.left(progress, 1000 + second)) is not None:
+            told[second] = left
+    assert told == {20: 380, 80: 320, 140: 260}
+    assert clock.is_new(Progress("predict", 0, 9, "px"), 1300)
+    assert clock.left(Progress("predict", 0, 9, "px"), 1400) is None  # nothing is done yet
 
 
 # -- The child --------------------------------------------------------------------------------
@@ -188,6 +236,43 @@ def test_a_command_that_does_not_stop_is_killed(monkeypatch):
     )
     assert ended.stopped
     assert time.monotonic() - start < 20
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """The plugin's modules as on Windows, where a process opens a console by default."""
+    monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    monkeypatch.setattr(child, "WINDOWS", True)
+    yield importlib.reload(install)
+    monkeypatch.undo()
+    importlib.reload(install)
+
+
+def test_commands_open_no_console_on_windows(windows, monkeypatch):
+    started = []
+
+    def start(words, **options):
+        started.append(options)
+        raise OSError("no such program")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(OSError, match="no such program"):
+        child.run(["geoseg"], lambda *line: None, lambda: False)
+    assert not windows.usable("python")
+    assert [each["creationflags"] for each in started] == [0x08000200, 0x08000000]
+    assert not started[0]["start_new_session"]
+
+
+def test_paths_of_windows(windows, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / windows.STAMP).write_text("")
+    found = Path(windows.find_command("", tmp_path / "environment"))
+    assert found == tmp_path / "environment" / "Scripts" / "geoseg.exe"
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "Python312"))
+    launcher, inside = program(tmp_path / "py"), program(tmp_path / "Python312" / "python.exe")
+    assert [*windows.pythons()] == [str(inside), str(launcher)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no sessions")
@@ -329,6 +414,30 @@ def test_sources_are_python_3_9_and_import_nothing_heavy(path):
     free = path.stem in FREE or path.parent.name == "catalog"
     assert others <= (set() if free else {"qgis", "processing"})
     assert text.count("\n") <= 380
+
+
+QGIS_CLASS = re.compile(r"Q[a-zA-Z0-9]+")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_enums_are_spelled_as_qt_6_wants_them(path):
+    """`QgsProcessing.SourceType.TypeVectorPolygon`: PyQt6 has no `QgsProcessing.TypeVectorPolygon`.
+
+    What is no enum begins with a small letter, or is called at once.
+    """
+    tree = ast.parse(path.read_text("utf-8"))
+    scopes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    bare = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and QGIS_CLASS.fullmatch(node.value.id)
+        and node.attr[0].isupper()
+        and id(node) not in scopes | called
+    ]
+    assert set(bare) <= {"QgsVectorFileWriter.ActionOnExistingFile"}  # the enum itself
 
 
 def test_tables_of_parameters_need_no_union_at_run_time():

@@ -64,6 +64,53 @@ def test_filters(raster, tmp_path, options, ships, planes):
     assert found == {name: bars for name, bars in {"ship": ships, "plane": planes}.items() if bars}
 
 
+FILTERS = [
+    ["--only", "ship"],
+    ["--only", "2, ship"],
+    ["--min-length", "ship=35"],
+    ["--max-area", "plane=100,1=130"],
+    ["--max-area", "130", "--min-length", "15", "--only", "plane"],
+    ["--mask-out", "mask.gpkg"],
+    ["--mask-out", "mask.gpkg", "--only", "ship"],
+]
+
+
+@pytest.mark.parametrize("options", FILTERS, ids=" ".join)
+@pytest.mark.parametrize("crs", [32633, 4326])
+def test_an_export_chooses_as_vectorize_does(raster, tmp_path, monkeypatch, options, crs):
+    monkeypatch.chdir(tmp_path)
+    boxes = [
+        shapely.box(LEFT, TOP - 30, LEFT + 190, TOP),
+        shapely.box(LEFT, TOP - 60, LEFT + 50, TOP),
+    ]
+    geopandas.GeoDataFrame(geometry=boxes, crs=32633).to_crs(crs).to_file("mask.gpkg")
+    for out, chosen in (("all.gpkg", []), ("some.gpkg", options)):
+        done = command("vectorize", raster, "-o", out, "-q", *chosen)
+        assert done.exit_code == 0, done.output
+    assert command("export", "all.gpkg", "--format", "flatgeobuf", *options).exit_code == 0
+    assert command("export", "some.gpkg", "--format", "flatgeobuf").exit_code == 0
+    exported, expected = (geopandas.read_file(f"{stem}.fgb") for stem in ("all", "some"))
+    assert exported.normalize().to_wkb().tolist() == expected.normalize().to_wkb().tolist()
+    columns = ["class", "area_m2", "length_m"]
+    assert exported[columns].equals(expected[columns])
+
+
+def test_an_export_leaves_out_what_is_unsure_but_not_what_was_drawn(raster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("vectorize", raster, "-o", "all.gpkg", "--only", "ship").exit_code == 0
+    frame = geopandas.read_file("all.gpkg", layer="ship")
+    frame["confidence"] = [0.9, 0.5, 0.49, np.nan, 0.7]
+    frame.to_file("all.gpkg", layer="ship")
+    for limit, kept in (("0.5", [1, 2, 4, 5]), ("ship=0.8", [1, 4]), ("0", [1, 2, 3, 4, 5])):
+        options = ("--format", "geojson", "--min-confidence", limit, "--overwrite")
+        assert command("export", "all.gpkg", *options).exit_code == 0
+        assert geopandas.read_file("all.geojson")["object_id"].tolist() == kept
+    export = ("export", "all.gpkg", "--format", "geojson", "--overwrite")
+    refused(*export, "--min-confidence", "2", says="--min-confidence is 2.0; give a probability")
+    refused(*export, "--min-length", "boat=3", says="there is no class 'boat'; give one of ship")
+    refused(*export, "--mask-out", "none.gpkg", says="none.gpkg")
+
+
 @pytest.mark.parametrize("crs", [32633, 4326])
 def test_objects_inside_a_mask_are_left_out_whole(raster, tmp_path, crs):
     # The upper half, up to the middle of the longest bar and a little more.

@@ -205,6 +205,15 @@ def test_what_does_not_fit_stays_as_it_is():
         assert shape.equals_exact(polygons.geometry[0], 0)
 
 
+@pytest.mark.parametrize("angle", [0, 20, 45, 70])
+def test_cars_that_are_drawn_as_ellipses_become_boxes(angle):
+    car = affinity.rotate(affinity.scale(shapely.Point(80, 80).buffer(1, 32), 12, 6), angle)
+    (shape,), (regular,) = fit(trace(burn(car)), "box")
+    assert regular
+    assert len(shape.exterior.coords) == 5
+    assert shape.area == pytest.approx(car.area, rel=0.2)
+
+
 def test_touching_containers_are_all_regular_and_do_not_overlap():
     row = [affinity.translate(shapely.box(0, 0, 12, 40), 20 + 12 * i, 40) for i in range(6)]
     row = [affinity.rotate(each, 31, origin=(60, 60)) for each in row]
@@ -250,7 +259,8 @@ def test_any_region_gives_valid_polygons(seed):
         shapes, regular = fit(polygons, form)
         assert shapely.is_valid(shapes).all()
         raw = polygons.geometry
-        assert all(iou(a, b) >= 0.8 for a, b in zip(raw[regular], shapes[regular], strict=True))
+        least = MIN_IOU[form] - 0.05  # some give way to others
+        assert all(iou(a, b) >= least for a, b in zip(raw[regular], shapes[regular], strict=True))
 
 
 def test_forms_are_true_on_the_ground():
