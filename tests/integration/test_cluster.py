@@ -323,6 +323,29 @@ def test_workers_that_die_of_a_block(scene, tmp_path):
         run(scene, tmp_path, "local:1", Deadly())
 
 
+def test_a_worker_that_dies_while_it_is_checked_is_no_error(scene, reference, tmp_path, address):
+    with Cluster(address) as cluster:
+        ask = cluster.client.run
+
+        def ask_and_lose(function, **options):
+            found = ask(function, **options)
+            cluster.client.run = ask  # then there is one
+            return {"tcp://127.0.0.1:1": OSError("Stream is closed")}
+
+        def ask_the_lost(function, **options):
+            cluster.client.run = ask_and_lose
+            return {"tcp://127.0.0.1:1": OSError("Stream is closed"), **ask(function, **options)}
+
+        for lost in (ask_and_lose, ask_the_lost):
+            cluster.client.run = lost
+            folder = OutputOptions(tmp_path / lost.__name__)
+            compute = ComputeOptions(scheduler=address)
+            again = predict(
+                scene, colors(), folder, TilingOptions(**TILING), compute=compute, cluster=cluster
+            )
+            assert_same_outputs(reference, again)
+
+
 def test_local_workers_have_a_gpu_each(monkeypatch):
     started: dict[str, Any] = {}
     monkeypatch.setattr(distributed, "SpecCluster", lambda **options: started.update(options))
