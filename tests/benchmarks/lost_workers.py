@@ -64,6 +64,8 @@ class Processes:
         self.names = map(str, itertools.count())
         for _ in range(workers):
             self.add_worker()
+        with Client(self.address) as client:
+            client.wait_for_workers(workers)
         self.killing = threading.Thread(target=self.kill)
 
     def add_worker(self) -> None:
@@ -83,7 +85,9 @@ class Processes:
                 if second % self.every == 0:
                     known = client.scheduler_info(n_workers=-1)["workers"].values()
                     joined = {each["name"] for each in known}  # others are still starting
-                    name = next(each for each in self.workers if each in joined)
+                    name = next((each for each in self.workers if each in joined), None)
+                    if name is None:
+                        continue
                     worker = self.workers.pop(name)
                     worker.kill()
                     worker.wait()
