@@ -84,7 +84,7 @@ class Processes:
                     self.memory.append(resident_bytes() / 2**20)
                 if second % self.every == 0:
                     known = client.scheduler_info(n_workers=-1)["workers"].values()
-                    joined = {each["name"] for each in known}  # others are still starting
+                    joined = {str(each["name"]) for each in known}  # others are still starting
                     name = next((each for each in self.workers if each in joined), None)
                     if name is None:
                         continue
