@@ -189,14 +189,14 @@ class Outputs:
         threads = min(4, cores())
         with ThreadPoolExecutor(threads + 1) as pool:
             rasters = pool.submit(self.rasters.close)
+            ahead = partial(map_ahead, pool, threads)
             with timer.stage("merge"):
-                for clean in self.merger.finish():
+                for clean in self.merger.finish(ahead):
                     self.spool.append(clean.select(clean.polygons.confident(self.min_confidence)))
                 self.spool.sort()
                 outlines = choose(self.spool, self.filters, self.forms)
             return_free_memory()  # before the tables of a large scene need theirs
             with timer.stage("write"):
-                ahead = partial(map_ahead, pool, threads)
                 return self._write_layers(outlines, metadata, rasters, ahead)
 
     def _write_layers(

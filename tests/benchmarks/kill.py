@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def start(*arguments: object) -> multiprocessing.process.BaseProcess:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Of every result; a GeoPackage, which holds the time of its making, by its rows."""
+    """Of every result, without times: a GeoPackage by its rows, and no record of the run."""
     found = {}
     for path in sorted((folder / "out").iterdir()):
         if path.suffix == ".gpkg":
@@ -68,6 +69,11 @@ def digest(folder: Path) -> dict[str, str]:
                 tables = [n for n in names if n != "layer_styles"]
                 content = repr([file.execute(f'SELECT * FROM "{n}"').fetchall() for n in tables])
                 found[path.name] = hashlib.sha256(content.encode()).hexdigest()
+        elif path.suffix == ".xml":
+            root = ElementTree.parse(path).getroot()
+            for record in root.findall("Metadata[@domain='GEOSEG']"):
+                root.remove(record)
+            found[path.name] = hashlib.sha256(ElementTree.tostring(root)).hexdigest()
         else:
             found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -323,6 +322,29 @@ def test_workers_that_die_of_a_block(scene, tmp_path):
         run(scene, tmp_path, "local:1", Deadly())
 
 
+def test_a_worker_that_dies_while_it_is_checked_is_no_error(scene, reference, tmp_path, address):
+    with Cluster(address) as cluster:
+        ask = cluster.client.run
+
+        def ask_and_lose(function, **options):
+            ask(function, **options)
+            cluster.client.run = ask  # then there is one
+            return {"tcp://127.0.0.1:1": OSError("Stream is closed")}
+
+        def ask_the_lost(function, **options):
+            cluster.client.run = ask_and_lose
+            return {"tcp://127.0.0.1:1": OSError("Stream is closed"), **ask(function, **options)}
+
+        for lost in (ask_and_lose, ask_the_lost):
+            cluster.client.run = lost
+            folder = OutputOptions(tmp_path / lost.__name__)
+            compute = ComputeOptions(scheduler=address)
+            again = predict(
+                scene, colors(), folder, TilingOptions(**TILING), compute=compute, cluster=cluster
+            )
+            assert_same_outputs(reference, again)
+
+
 def test_local_workers_have_a_gpu_each(monkeypatch):
     started: dict[str, Any] = {}
     monkeypatch.setattr(distributed, "SpecCluster", lambda **options: started.update(options))
@@ -343,48 +365,3 @@ def test_the_client_needs_no_device():
     model = TileModel(Colors(), device="cuda", precision="bfloat16", remote=True)
     assert model.device.type == "cpu"
     assert model.requested["device"] == "cuda"
-
-
-class Crowded(TileModel):
-    """Returns nothing before `CROWD` threads are in it at once."""
-
-    def __call__(self, images, valid, timer):
-        with INSIDE:
-            COUNTS.append(COUNTS[-1] + 1)
-            INSIDE.notify_all()
-            assert INSIDE.wait_for(lambda: max(COUNTS) >= CROWD, timeout=20), max(COUNTS)
-        found = super().__call__(images, valid, timer)
-        with INSIDE:
-            COUNTS.append(COUNTS[-1] - 1)
-        return found
-
-
-CROWD, COUNTS, INSIDE = 32, [0], threading.Condition()
-
-
-def test_all_threads_of_a_cluster_have_work_and_those_that_join(tmp_path):
-    """Blocks in flight follow the cluster, not the cores of the client."""
-    COUNTS[:] = [0]
-    options = {"threads_per_worker": 8, "dashboard_address": None, "processes": False}
-    big = write_discs(tmp_path / "city.tif", 700, 700)
-    with distributed.LocalCluster(n_workers=1, protocol="tcp", **options) as cluster:
-
-        def grow() -> None:
-            with INSIDE:
-                INSIDE.wait_for(lambda: max(COUNTS) >= 8, timeout=20)
-            cluster.scale(4)
-
-        growing = threading.Thread(target=grow)
-        growing.start()
-        summary = predict(
-            big,
-            Crowded(Colors(), device="cpu"),
-            OutputOptions(tmp_path / "out"),
-            TilingOptions(**TILING),
-            compute=ComputeOptions(scheduler=cluster.scheduler_address),
-        )
-        growing.join()
-    assert max(COUNTS) == CROWD
-    assert summary.objects
-    one = predict(big, colors(), OutputOptions(tmp_path / "one"), TilingOptions(**TILING))
-    assert_same_outputs(one, summary)

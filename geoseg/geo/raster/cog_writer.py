@@ -171,7 +171,7 @@ class CogWriter:
         GDAL does not report that the last blocks of a file did not fit on the disk, and crashes
         when it copies the rest.
         """
-        with rasterio.open(path) as raster:
+        with rasterio.open(path, num_threads="ALL_CPUS") as raster:
             rows = (
                 RasterioWindow(0, top, raster.width, min(_BLOCK, raster.height - top))
                 for top in range(0, raster.height, _BLOCK)

@@ -51,10 +51,18 @@ class RowMerger:
         self._blocks.append(block)
         return clean
 
-    def finish(self) -> list[CleanPolygons]:
-        """Return all other polygons, after the last block."""
+    def finish(
+        self, apply: Callable[..., Iterable[CleanPolygons]] | None = None
+    ) -> list[CleanPolygons]:
+        """Return all other polygons, after the last block.
+
+        Args:
+            apply: instead of that of the merger.
+        """
         blocks, self._blocks = self._blocks, []
-        return self._cleanup.merge_above(blocks, apply=self._apply)[1] if blocks else []
+        if not blocks:
+            return []
+        return self._cleanup.merge_above(blocks, apply=apply or self._apply)[1]
 
 
 def _corners(block: BlockPolygons) -> int:

@@ -109,7 +109,8 @@ class Cluster:
         with self.connected():
             model_name, model_future = self._ship_model(model)
             self.wait_for_workers()  # adaptive clusters start them on demand
-            found = self._inspect(parcel, model)
+            while not (found := self._inspect(parcel, model)):
+                self.wait_for_workers()
             columns = zip(*found, strict=True)
             devices, precisions, sides = (sorted(set(values)) for values in columns)
             side = tiles_per_block or sides[0]
@@ -137,7 +138,7 @@ class Cluster:
             return self.client.submit(bytes, parcel.content, key=parcel.name)
 
     def _inspect(self, demand: Parcel, model: TileModel) -> list[tuple[str, str, int]]:
-        """Return what `inspect` does, of each worker. Raises what it raises."""
+        """Return what `inspect` does, of each worker that is still there. Raises what it raises."""
         inspector, client, asked = pickle.dumps(inspect), build(), dict(model.requested)
         name, content = demand.name, demand.content
 
@@ -148,9 +149,11 @@ class Cluster:
 
             return await to_thread(call)
 
-        found = self.client.run(look, on_error="return")
-        for address, answer in found.items():
-            if isinstance(answer, BaseException):
+        found, left = self.client.run(look, on_error="return"), self.client.nthreads()
+        for address, answer in list(found.items()):
+            if isinstance(answer, OSError) and address not in left:
+                del found[address]
+            elif isinstance(answer, BaseException):
                 raise _readable(answer, f"worker {address}")
         return list(found.values())
 

@@ -183,9 +183,12 @@ def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
         assert mean == pytest.approx(confidence[inside].mean(), abs=2e-5)
 
 
-def test_confidence_is_the_same_with_and_without_c_code(monkeypatch):
-    confidence = np.random.default_rng(0).random((61, 47), np.float32)
+@pytest.mark.parametrize("height", [1, 63, 64, 65, 200])
+def test_confidence_is_the_same_with_and_without_c_code_and_in_bands(monkeypatch, height):
+    confidence = np.random.default_rng(0).random((height, 47), np.float32)
     found = polygonize_module._integrate(confidence)
+    y, x = (axis.ravel() for axis in np.indices(found.shape))
+    assert (polygonize_module._sums_above(confidence, y, x) == found.ravel()).all()
     monkeypatch.setattr(polygonize_module, "library", lambda: None)
     assert (found == polygonize_module._integrate(confidence)).all()
     assert found[-1, -1] == np.rint(confidence * np.float32(PROBABILITY_UNIT)).sum(dtype=np.int64)
