@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,13 +257,11 @@ def quantize(
     if isinstance(network, QuantizedNetwork):
         raise OptionError(f"{weights} is quantized already; give the weights that it was made from")
     shown = calibration_tiles(sources, network.metadata, tiles)
-    quantized = quantize(network, shown)
-    save_quantized(path, quantized)
+    with redirect_stdout(sys.stderr):  # for bars of progress
+        quantized = quantize(network, shown)
     share = agreement(network, quantized, shown)
-    click.echo(
-        f"{path}\n{len(shown)} tiles; the class is the same as before in {share:.2%} of the pixels "
-        "of some of them"
-    )
+    save_quantized(path, quantized)
+    click.echo(f"{path}\n{len(shown)} tiles; {share:.2%} of the pixels keep their class")
 
 
 def describe(metadata: Metadata) -> str:

@@ -104,8 +104,7 @@ def bench(
 
     Args:
         scene: a raster; None = a rendered one of `size` × `size` px in a temporary folder.
-        backend: backend of the complete prediction, as `precision`. The model alone is timed with
-            all of them.
+        backend, precision: of the complete prediction; the model alone is timed with all of them.
         progress: called with the finished and the total number of measurements.
     """
     network, tiling = load_model(weights), tiling or TilingOptions()
@@ -115,9 +114,8 @@ def bench(
     stand_in = TileModel(StandIn(), device=str(whole.device))
     if stand_in.streams == whole.streams:
         stand_in.pool = whole.pool  # share its threads, as if there were one model
-    others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device)}
-    if isinstance(network, QuantizedNetwork):  # which one engine runs
-        others = {}
+    plain = not isinstance(network, QuantizedNetwork)  # which only one engine runs
+    others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device) if plain}
     others.pop(chosen, None)
     count = repeat * (len(others) + 4)
     with TemporaryDirectory() as folder:

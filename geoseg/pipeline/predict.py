@@ -112,9 +112,7 @@ def predict(
         options = PredictOptions(output, scene, tiling, compute)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
         refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *options.drawn_files])
-        if compute.scheduler is None:
-            known = earlier.backend(working.path, overwrite=output.overwrite)
-            model.settle(seen_pixels(header, options, model.metadata), known)
+        settle_engine(model, header, options, earlier, working.path)
         run = run_fingerprint(header, model, options)
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:
@@ -128,6 +126,19 @@ def predict(
             except TileMemoryError as error:
                 options = with_smaller_tiles(options, error)
                 run = run_fingerprint(header, model, options)
+
+
+def settle_engine(
+    model: TileModel, header: Scene, options: PredictOptions, earlier: Earlier, working: Path
+) -> None:
+    """Let the model choose its engine for a scene; on a cluster it stays as it is.
+
+    Raises:
+        OptionError: the engine of earlier work on the scene is not installed any more.
+    """
+    if options.compute.scheduler is None:
+        known = earlier.backend(working, overwrite=options.output.overwrite)
+        model.settle(seen_pixels(header, options, model.metadata), known)
 
 
 def with_smaller_tiles(options: PredictOptions, error: TileMemoryError) -> PredictOptions:

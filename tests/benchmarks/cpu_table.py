@@ -7,10 +7,10 @@
 Every way has a process of its own, because settings of the allocator and of engines last; the
 passes take turns. geoseg's backends compute a tile with each thread, side by side: there, a pass
 is the time of all over their number. --quantized gives `geoseg weights quantize`'s file for each
-of --weights. Columns: median speed; its ratio to torch's eager mode in
-NCHW order and float32, with as many threads; seconds from the loaded weights to the first tile;
-peak memory; pixels of another class than there. Two speeds are given: by the clock, and by the
-processor time of the process, which other jobs on the machine hardly change.
+of --weights. Columns: median speed; its ratio to torch's eager mode in NCHW order and float32, with
+as many threads; seconds from the loaded weights to the first tile; peak memory; pixels of another
+class than there. Times are given by the clock, and as the processor time of the process, which
+other jobs on the machine hardly change.
 
 To imitate a processor with AVX2 on a newer one:
 
@@ -105,6 +105,8 @@ class Row:
     cpu_ratio: float
     first: float
     """Seconds from the loaded weights to the first result."""
+    cpu_first: float
+    """The same in processor time."""
     megabytes: float
     """Peak memory of the process."""
     other_class: float
@@ -145,7 +147,7 @@ def serve(way: Way, weights: str, side: int, threads: int, pipe: Connection) -> 
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     x = x.contiguous(memory_format=layout)
     beside = threads if way.side_by_side else 1
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     run = prepared(way, network, threads)
 
     @torch.inference_mode()
@@ -156,7 +158,7 @@ def serve(way: Way, weights: str, side: int, threads: int, pipe: Connection) -> 
 
     with ThreadPoolExecutor(beside) as pool:
         found = next(pool.map(once, range(1))).float().argmax(dim=1).numpy()
-        pipe.send((time.perf_counter() - start, found))
+        pipe.send((time.perf_counter() - start, time.process_time() - used, found))
         list(pool.map(once, range(beside)))
         while pipe.recv():
             start, used = time.perf_counter(), time.process_time()
@@ -187,7 +189,7 @@ def measure(
         arguments = (way, loaded, side, threads, theirs)
         context.Process(target=serve, args=arguments, daemon=True).start()
         pipes.append(ours)
-        seconds, found = ours.recv()  # one after the other: a warm-up is work as well
+        *seconds, found = ours.recv()  # one after the other: a warm-up is work as well
         first.append(seconds)
         classes.append(found)
     times: list[list[tuple[float, float]]] = [[] for _ in ways]
@@ -204,14 +206,14 @@ def measure(
         ratios = [eager / own for eager, own in zip(medians[0], medians[i], strict=True)]
         other = float((classes[i] != classes[0]).mean())
         given = (weights, way.engine, way.precision, threads)
-        rows.append(Row(*given, *medians[i], *ratios, first[i], pipe.recv(), other))
+        rows.append(Row(*given, *medians[i], *ratios, *first[i], pipe.recv(), other))
     return rows
 
 
 def show(rows: list[Row], side: int) -> None:
     columns = (
         *("weights", "engine", "precision", "threads", "Mpx/s", "ratio", "Mpx/CPU s", "ratio"),
-        *("first tile, s", "MB", "other class"),
+        *("first tile, s", "CPU s", "MB", "other class"),
     )
     print(f"| {' | '.join(columns)} |")
     print("|" + "---|" * len(columns))
@@ -220,7 +222,8 @@ def show(rows: list[Row], side: int) -> None:
         print(
             f"| {Path(row.weights).stem} | {row.engine} | {row.precision} | {row.threads} "
             f"| {speeds[0]:.2f} | {row.ratio:.2f} | {speeds[1]:.2f} | {row.cpu_ratio:.2f} "
-            f"| {row.first:.1f} | {row.megabytes:.0f} | {row.other_class:.3%} |"
+            f"| {row.first:.1f} | {row.cpu_first:.1f} | {row.megabytes:.0f} "
+            f"| {row.other_class:.3%} |"
         )
 
 

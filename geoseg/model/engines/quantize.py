@@ -8,6 +8,7 @@ layer, measured on calibration tiles.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -65,7 +66,9 @@ def quantize(
     with single_threaded():
         graph = converted(fuse(network) if isinstance(network, SegNeXt) else fold_norms(network))
     preset = nncf.QuantizationPreset.MIXED
-    found = nncf.quantize(graph, data, preset=preset, subset_size=len(tiles))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what NNCF imports
+        found = nncf.quantize(graph, data, preset=preset, subset_size=len(tiles))
     note = f"Quantized to 8 bits by NNCF {version('nncf')} on {len(tiles)} tiles."
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
