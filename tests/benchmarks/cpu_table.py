@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cpu_table.py [--weights NAME|PATH …] [--quantized PATH …] [--side 1024]
                                          [--repeat 5] [--threads 1 2] [--only ENGINE …]
-                                         [--json FILE]
+                                         [--precision NAME …] [--json FILE]
 
 Every way has a process of its own, because settings of the allocator and of engines last; the
 passes take turns. geoseg's backends compute a tile with each thread, side by side: there, a pass
@@ -15,6 +15,8 @@ other jobs on the machine hardly change.
 To imitate a processor with AVX2 on a newer one:
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python …
+
+There, bfloat16 is emulated and takes very long: give --precision float32 int8.
 """
 
 from __future__ import annotations
@@ -235,12 +237,15 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--only", nargs="+", metavar="ENGINE", help="besides the first")
+    parser.add_argument("--precision", nargs="+", help="float32, bfloat16, int8  [default: all]")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     known = [*WAYS, *QUANTIZED] if options.quantized else WAYS
     ways = [way for way in known if not missing_packages(way.backend)]
     if options.only:
         ways = [EAGER, *(way for way in ways[1:] if way.engine in options.only)]
+    if options.precision:
+        ways = [EAGER, *(way for way in ways[1:] if way.precision in options.precision)]
     with tempfile.TemporaryDirectory() as cache:  # so that the first tile is a first one
         os.environ["GEOSEG_CACHE"] = cache
         rows = [

@@ -54,6 +54,8 @@ PACKAGES: dict[Backend, tuple[str, ...]] = {
 }
 EXTRAS: dict[Backend, str] = {"openvino": "openvino", "onnxruntime": "export"}
 """Extras of geoseg that install these packages."""
+PROGRAMS = 4
+"""Tile shapes whose programs of quantized weights are kept."""
 _COMPILING = threading.Lock()
 """Held while a program is compiled, which threads need at the same time."""
 
@@ -108,7 +110,10 @@ def by_tile(run: Callable[[Tensor], NDArray[np.float32]], x: Tensor) -> Tensor:
 
 
 class OpenVINO:
-    """A model that OpenVINO compiles with its first tile. Pickling drops the compiled program.
+    """A model that OpenVINO compiles with its first tile. Pickling drops the compiled programs.
+
+    A quantized one is compiled for each tile shape: with free sides, OpenVINO 2026.4 crashes on some
+    of them, as 608 px.
 
     Args:
         precision: OpenVINO's name of the data type.
@@ -119,29 +124,38 @@ class OpenVINO:
     def __init__(self, model: nn.Module, precision: str, streams: int, threads: int) -> None:
         self.model, self.precision = model, precision
         self.streams, self.threads = streams, threads
-        self.compiled: Any = None
+        self.compiled: dict[tuple[int, int] | None, Any] = {}
+        """By height and width; None = all."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "compiled": None}
+        return {**self.__dict__, "compiled": {}}
 
     def __call__(self, x: Tensor) -> Tensor:
+        size = (x.shape[2], x.shape[3]) if isinstance(self.model, QuantizedNetwork) else None
         with _COMPILING:
-            self.compiled = self.compiled or self.compile()
-        request = self.compiled.create_infer_request()
+            if size not in self.compiled:
+                if len(self.compiled) == PROGRAMS:
+                    self.compiled.pop(next(iter(self.compiled)))  # the oldest
+                self.compiled[size] = self.compile(size)
+            program = self.compiled[size]
+        request = program.create_infer_request()
         return by_tile(lambda tile: request.infer([tile.contiguous().numpy()])[0].copy(), x)
 
-    def compile(self) -> Any:
+    def compile(self, size: tuple[int, int] | None) -> Any:
         import openvino
 
-        graph = cached_graph(self.model)
+        path, core = cached_graph(self.model), openvino.Core()
+        graph = core.read_model(path)
+        if size is not None:
+            graph.reshape([1, 3, *size])
         options = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "INFERENCE_NUM_THREADS": self.streams * self.threads,
             "NUM_STREAMS": self.streams,
             "ENABLE_CPU_PINNING": False,  # the pipeline's threads share the cores
-            "CACHE_DIR": str(graph.parent),
+            "CACHE_DIR": str(path.parent),
         }
-        return openvino.Core().compile_model(graph, "CPU", options)
+        return core.compile_model(graph, "CPU", options)
 
 
 def graph_path(model: nn.Module) -> Path:
