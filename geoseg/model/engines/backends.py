@@ -112,8 +112,8 @@ def by_tile(run: Callable[[Tensor], NDArray[np.float32]], x: Tensor) -> Tensor:
 class OpenVINO:
     """A model that OpenVINO compiles with its first tile. Pickling drops the compiled programs.
 
-    A quantized one is compiled for each tile shape: with free sides, OpenVINO 2026.4 crashes on some
-    of them, as 608 px.
+    A quantized one is compiled for each tile shape: with free sides, OpenVINO 2026.4 crashes on
+    some of them, as 608 px.
 
     Args:
         precision: OpenVINO's name of the data type.
