@@ -74,10 +74,10 @@ def quantize(
         path = Path(folder) / "model.xml"
         openvino.save_model(found, path, compress_to_fp16=False)
         files = [path.read_bytes(), path.with_suffix(".bin").read_bytes()]
-    tensors = (torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in files)
+    text, values = (torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in files)
     provenance = "\n".join(filter(None, (metadata.provenance, note)))
     # The metrics are of the weights before.
-    return QuantizedNetwork(*tensors, metadata=replace(metadata, provenance=provenance, metrics={}))
+    return QuantizedNetwork(text, values, replace(metadata, provenance=provenance, metrics={}))
 
 
 def agreement(
