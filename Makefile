@@ -30,7 +30,7 @@ qgis-plugin: .venv/dev.stamp
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt $(C_CODE)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,export]'
 	touch $@
 
 clean:

@@ -64,7 +64,8 @@ def command(
 
     Classes are matched by name; DATA may list only some of those of the weights. If DATA has a
     boxes.csv (`geoseg prepare boxes`), objects are scored by bounding boxes as well. --json has
-    the scores of each group, too.
+    the scores of each group, too. --backend auto is torch, so that scores do not depend on what is
+    installed; quantized weights always run on OpenVINO.
 
     Or, with --scene and --truth, score the objects of a finished prediction: an object matches a
     true one if their intersection is at least half of their union.

@@ -34,10 +34,11 @@ precision = click.option(
 )
 backend = click.option(
     "--backend",
-    type=click.Choice(["torch", "openvino", "onnxruntime"]),
-    default="torch",
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    default="auto",
     show_default=True,
-    help="Engine of the model; the others are faster on many CPUs, see `geoseg bench`.",
+    help="Engine of the model. auto: OpenVINO on a CPU where it is installed, faster for these "
+    "weights, and the scene large enough to pay for their conversion; else torch.",
 )
 formats = click.option(
     "--format",

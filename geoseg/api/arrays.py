@@ -15,7 +15,7 @@ from geoseg.errors import DataError, OptionError
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.stretch import Rescale
 from geoseg.model.devices import Precision
-from geoseg.model.engines.backends import Backend
+from geoseg.model.engines.backends import BackendOption
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import TilingOptions
 from geoseg.tiling.blending import blend
@@ -50,7 +50,7 @@ def predict_array(
     model: TileModel | nn.Module | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-    backend: Backend = "torch",
+    backend: BackendOption = "auto",
     batch_size: int | None = None,
     tta: bool = False,
     tile_size: int = TILE_SIZE,
@@ -101,6 +101,7 @@ def _predict(
     shown, shown_valid = resampler.read(
         Window(0, 0, columns, rows), lambda part: (pixels[:, *part.slices], valid[part.slices])
     )
+    model.settle(columns * rows)
     grid = Grid(columns, rows, tiling.tile_size, tiling.overlap, max(columns, rows))
     (block,) = grid.blocks()
     cells = cells_around(grid.extent, grid.extent)

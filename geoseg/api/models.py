@@ -9,16 +9,16 @@ from torch import nn
 
 from geoseg.errors import OptionError
 from geoseg.model.devices import Precision
-from geoseg.model.engines.backends import Backend
+from geoseg.model.engines.backends import BACKENDS
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
 
-_CHOICES = {"precision": get_args(Precision), "backend": get_args(Backend)}
+_CHOICES = {"precision": get_args(Precision), "backend": ("auto", *BACKENDS)}
 _DEFAULTS = {
     "device": "auto",
     "precision": "auto",
-    "backend": "torch",
+    "backend": "auto",
     "batch_size": None,
     "tta": False,
 }

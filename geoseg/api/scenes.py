@@ -20,7 +20,7 @@ from geoseg.geo.layers.object_scores import score_objects as score_layers
 from geoseg.geo.layers.regular import Forms
 from geoseg.geo.raster.address import scene_stem
 from geoseg.model.devices import Precision
-from geoseg.model.engines.backends import Backend
+from geoseg.model.engines.backends import BackendOption
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.options import (
     ComputeOptions,
@@ -46,7 +46,7 @@ Bounds = tuple[float, float, float, float]
 def predict(
     scene: AnyPath | Sequence[AnyPath], *, out: AnyPath | None = None,
     weights: AnyPath | None = None, model: TileModel | nn.Module | None = None,
-    device: str = "auto", precision: Precision = "auto", backend: Backend = "torch",
+    device: str = "auto", precision: Precision = "auto", backend: BackendOption = "auto",
     batch_size: int | None = None, tta: bool = False,
     tile_size: int = TILE_SIZE, overlap: int = OVERLAP,
     gsd: float | None = None, aoi: AnyPath | Bounds | None = None,

@@ -14,7 +14,7 @@ from geoseg.classes import read_class_list
 from geoseg.datasets.layout import Patching, Prepared
 from geoseg.guard import refuse_inputs
 from geoseg.model.devices import Precision
-from geoseg.model.engines.backends import Backend
+from geoseg.model.engines.backends import BackendOption
 from geoseg.model.load import load_model, locate_weights
 from geoseg.tiling.grid import OVERLAP, TILE_SIZE
 
@@ -230,7 +230,7 @@ def evaluate(
     recipe: AnyPath | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-    backend: Backend = "torch",
+    backend: BackendOption = "auto",
     tile_size: int = TILE_SIZE,
     overlap: int = OVERLAP,
     tta: bool = False,

@@ -21,6 +21,9 @@ from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import NMF, SegNeXt
 from geoseg.model.variants import PYRAMIDS, network_name
 
+GRAPH, WEIGHTS = "openvino.xml", "openvino.bin"
+"""Tensors of a quantized checkpoint: the bytes of the two files of OpenVINO's format."""
+
 
 def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 of the names and values of all tensors, in hexadecimal."""
@@ -50,6 +53,11 @@ def save_checkpoint(
     """
     tensors = stored_state(model, dtype)
     build_model(tensors, metadata)  # never write a file that cannot be loaded
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> None:
+    """Write a safetensors file that appears complete or not at all. Raises OutputError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # safetensors would make the file readable by its owner only, ignoring the umask.
@@ -95,9 +103,19 @@ def read_metadata(path: Path) -> Metadata:
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read the state dict (float32) and metadata of a checkpoint."""
     with open_checkpoint(path) as (file, metadata):
+        if is_quantized(file):
+            raise CheckpointError(
+                "these weights are quantized, which is for prediction only; give those that they "
+                "were made from"
+            )
         state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         check_finite(state)
         return state, metadata
+
+
+def is_quantized(file: safe_open) -> bool:
+    """Return whether a checkpoint holds files of OpenVINO's instead of weights."""
+    return set(file.keys()) == {GRAPH, WEIGHTS}
 
 
 @contextmanager

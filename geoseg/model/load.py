@@ -8,18 +8,21 @@ from pathlib import Path
 from geoseg.errors import CheckpointError
 from geoseg.model.checkpoint import build_model, read_checkpoint
 from geoseg.model.cpu.parallel import single_threaded
+from geoseg.model.engines.quantized import QuantizedNetwork, read_quantized
 from geoseg.model.hub import fetch, find_public
 from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.variants import BUILT_IN, DEFAULT_WEIGHTS
 
+Network = SegNeXt | EfficientNetPyramid | QuantizedNetwork
 FOREIGN_SUFFIXES = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
-def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyramid:
+def load_model(weights: str | Path | None = None) -> Network:
     """Return a trained network on the CPU, in float32 and evaluation mode.
 
-    Its `metadata` tells how to normalize the pixels for its `forward`.
+    Its `metadata` tells how to normalize the pixels for its `forward`, which quantized weights
+    leave to a `TileModel`.
 
     Args:
         weights: path of a geoseg checkpoint, or a name of `geoseg weights list`; public weights
@@ -29,8 +32,10 @@ def load_model(weights: str | Path | None = None) -> SegNeXt | EfficientNetPyram
         CheckpointError: there are no such weights, or they cannot be read.
     """
     with single_threaded():
-        state, metadata = read_checkpoint(locate_weights(weights))
-        return build_model(state, metadata)
+        path = locate_weights(weights)
+        if (quantized := read_quantized(path)) is not None:
+            return quantized
+        return build_model(*read_checkpoint(path))
 
 
 def locate_weights(weights: str | Path | None = None) -> Path:

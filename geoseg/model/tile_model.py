@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoseg.errors import OptionError
 from geoseg.model.checkpoint import weights_hash
 from geoseg.model.cpu.convolutions import can_fuse, fuse_activations
 from geoseg.model.cpu.parallel import WorkerPool, single_threaded
@@ -29,7 +30,9 @@ from geoseg.model.devices import (
     is_out_of_memory,
     release_cache,
 )
-from geoseg.model.engines.backends import Backend, open_backend, supports
+from geoseg.model.engines.backends import Backend, BackendOption, open_backend, supports
+from geoseg.model.engines.choice import choose_backend, same_again
+from geoseg.model.engines.quantized import QuantizedNetwork
 from geoseg.model.fused import fuse
 from geoseg.model.inference.batches import BatchQueue, BatchSize, Tile
 from geoseg.model.inference.forward import Forward
@@ -71,7 +74,8 @@ class TileModel:
             whenever one runs out of memory. A CPU computes tiles one by one: a batch is no faster
             and changes the last bits.
         tta: average the probabilities over the 8 flips and right-angle rotations.
-        backend: the engine; others than ``torch`` compute on a CPU.
+        backend: the engine; others than ``torch`` compute on a CPU. ``auto`` is torch until
+            `settle` finds a faster one.
         consume: take `model` apart instead of a copy; the caller no longer uses it.
         compile_mode: mode of `torch.compile` for the network on accelerators; None = eager.
         remote: the workers of a cluster compute, each on its own device. Here the model only waits
@@ -89,12 +93,14 @@ class TileModel:
         precision: Precision = "auto",
         batch_size: int | None = None,
         tta: bool = False,
-        backend: Backend = "torch",
+        backend: BackendOption = "auto",
         consume: bool = False,
         compile_mode: str | None = None,
         remote: bool = False,
     ) -> None:
-        if backend != "torch" and device == "auto":
+        if isinstance(model, QuantizedNetwork):
+            backend = backend_of_quantized(backend)
+        if backend not in ("auto", "torch") and device == "auto":
             device = "cpu"
         self.requested: DeviceOptions = {
             "device": device,
@@ -102,7 +108,12 @@ class TileModel:
             "batch_size": batch_size,
         }
         """The arguments; what they resolve to depends on the machine."""
-        self.tta, self.backend, self.compile_mode = tta, backend, compile_mode
+        self.tta, self.compile_mode = tta, compile_mode
+        self.settled = backend != "auto" or remote  # the machines of a cluster compute alike
+        """Whether the engine is not to be chosen by `settle`."""
+        self.backend: Backend = "torch" if backend == "auto" else backend
+        self.pixels = 0
+        """That `settle` was told of."""
         self._resolve_options("cpu" if remote else device)
         metadata = model.metadata
         assert isinstance(metadata, Metadata), "load_model attaches it"
@@ -133,7 +144,29 @@ class TileModel:
         if self.staged:
             self.streams = len(self.devices)
         else:
-            self.streams = 1 if self.backend != "torch" else streams_on_cpu(self.cores)
+            self.streams = streams_on_cpu(self.cores)
+
+    def settle(self, pixels: int, earlier: Backend | None = None) -> None:
+        """Choose the engine for this many pixels more, where it was left to ``auto``.
+
+        Args:
+            earlier: the engine of earlier results, or of blocks of a run that was stopped.
+
+        Raises:
+            OptionError: that one is not installed any more.
+        """
+        if self.settled:
+            return
+        self.pixels += pixels
+        if earlier is not None and not self.staged:
+            choice = same_again(earlier)
+        else:
+            how = {"pixels": self.pixels, "threads": self.cores}
+            choice = choose_backend(self.module, self.device, self.dtype, **how)
+        LOG.info("engine: %s, %s", *choice)
+        if choice.backend != self.backend:
+            self.backend = choice.backend
+            self._place(self.module)
 
     def _place(self, module: nn.Module) -> None:
         """Put the network on the devices and start the threads that feed them."""
@@ -153,7 +186,9 @@ class TileModel:
     def _on_cpu(self, module: nn.Module) -> Forward:
         network: Callable[[Tensor], Tensor]
         if self.backend != "torch":
-            network = open_backend(self.backend, module, self.device, self.dtype, self.pool.share)
+            network = open_backend(
+                self.backend, module, self.device, self.dtype, self.streams, self.pool.share
+            )
         elif isinstance(module, EfficientNetPyramid) and can_fuse(self.dtype):
             network = fuse_activations(module, self.dtype)
         else:
@@ -163,7 +198,7 @@ class TileModel:
     def _open_lanes(self, module: nn.Module) -> None:
         """Copy the network to each accelerator, and open a lane to it."""
         if self.backend != "torch":  # says which options exclude each other
-            open_backend(self.backend, module, self.device, self.dtype, 1)
+            open_backend(self.backend, module, self.device, self.dtype)
         on_cuda = self.device.type == "cuda"
         # For batches on the way, and one that waits, for each device.
         count = (SLOTS + 1) * self.batch_size * len(self.devices)
@@ -179,7 +214,10 @@ class TileModel:
 
     def __getstate__(self) -> dict[str, object]:
         """Return what does not depend on the machine."""
-        parts = ("requested", "tta", "backend", "compile_mode", "metadata", "weights_hash")
+        parts = (
+            *("requested", "tta", "backend", "settled", "pixels", "compile_mode"),
+            *("metadata", "weights_hash"),
+        )
         return {"module": self.module, **{part: getattr(self, part) for part in parts}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -197,9 +235,12 @@ class TileModel:
     @property
     def options(self) -> dict[str, object]:
         """How the model computes, for a summary."""
+        precision = str(self.dtype).removeprefix("torch.")
+        if isinstance(self.module, QuantizedNetwork):
+            precision = f"int8, {precision}"
         return {
             "device": ", ".join(map(str, self.devices)),
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": precision,
             "backend": self.backend,
             "batch_size": self.batch_size,
             "tta": self.tta,
@@ -292,6 +333,16 @@ class TileModel:
     def release_memory(self) -> None:
         """Free the memory of tiles; the next one allocates it again."""
         self.pool.arenas.clear()
+
+
+def backend_of_quantized(backend: BackendOption) -> Backend:
+    """Return the engine of quantized weights. Raises OptionError if another was chosen."""
+    if backend not in ("auto", "openvino"):
+        raise OptionError(
+            f"these weights are quantized for OpenVINO, not for --backend {backend}; leave it out, "
+            "or give the weights that they were made from"
+        )
+    return "openvino"
 
 
 def is_accelerator(device: torch.device) -> bool:

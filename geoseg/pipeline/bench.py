@@ -27,7 +27,8 @@ from geoseg.geo.raster.resampled import ResampledScene, suitable_gsd
 from geoseg.geo.raster.scene import Scene
 from geoseg.model.cpu.parallel import single_threaded
 from geoseg.model.devices import DTYPES, Precision, computes_bfloat16
-from geoseg.model.engines.backends import PRECISIONS, Backend, missing_packages
+from geoseg.model.engines.backends import PRECISIONS, Backend, BackendOption, missing_packages
+from geoseg.model.engines.quantized import QuantizedNetwork
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
@@ -38,6 +39,8 @@ from geoseg.tiling.grid import Grid
 
 AT_ONCE = 8
 """Tiles on which the model alone is timed."""
+MANY = 10**12
+"""Pixels, for which every conversion pays."""
 MOTIF = 1024
 """Side of the rendered picture that is repeated to fill the default scene, px."""
 
@@ -90,7 +93,7 @@ def bench(
     *,
     weights: str | None = None,
     device: str = "auto",
-    backend: Backend = "torch",
+    backend: BackendOption = "auto",
     precision: Precision = "auto",
     size: int = 4096,
     repeat: int = 3,
@@ -101,17 +104,18 @@ def bench(
 
     Args:
         scene: a raster; None = a rendered one of `size` × `size` px in a temporary folder.
-        backend: backend of the complete prediction, as `precision`. The model alone is timed with
-            all of them.
+        backend, precision: of the complete prediction; the model alone is timed with all of them.
         progress: called with the finished and the total number of measurements.
     """
     network, tiling = load_model(weights), tiling or TilingOptions()
     whole = TileModel(network, device=device, backend=backend, precision=precision)
+    whole.settle(MANY)
     chosen, tiles = name(whole), [(tiling.tile_size, tiling.tile_size)] * AT_ONCE
     stand_in = TileModel(StandIn(), device=str(whole.device))
     if stand_in.streams == whole.streams:
         stand_in.pool = whole.pool  # share its threads, as if there were one model
-    others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device)}
+    plain = not isinstance(network, QuantizedNetwork)  # which only one engine runs
+    others = {f"{kind} {form}": (kind, form) for kind, form in ways(whole.device) if plain}
     others.pop(chosen, None)
     count = repeat * (len(others) + 4)
     with TemporaryDirectory() as folder:

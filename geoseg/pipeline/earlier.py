@@ -18,7 +18,8 @@ from geoseg.geo.layers.formats import FORMATS
 from geoseg.geo.layers.geopackage import NO_OBJECTS
 from geoseg.geo.layers.names import distinct_names
 from geoseg.geo.raster.cog_writer import aux_xml_path
-from geoseg.pipeline.execution.block_store import difference
+from geoseg.model.engines.backends import BACKENDS, Backend
+from geoseg.pipeline.execution.block_store import difference, kept_run
 from geoseg.pipeline.options import OutputOptions
 from geoseg.pipeline.outputs import planned_names
 from geoseg.pipeline.summary import ClassTotal, Summary
@@ -144,6 +145,16 @@ class Earlier:
         """Existing files that the run may replace, with their companions."""
         every = (each for path in self.possible for each in (path, *companions(path)))
         return tuple(path for path in every if os.path.lexists(path))
+
+    def backend(self, working: Path, *, overwrite: bool) -> Backend | None:
+        """Return the engine of results that stay, else of finished blocks; None if there are none.
+
+        Args:
+            working: the folder of the blocks.
+        """
+        runs = [None if overwrite or self.record is None else self.record.run, kept_run(working)]
+        found = (run.get("backend") for run in runs if isinstance(run, dict))
+        return next((name for name in found if name in BACKENDS), None)
 
     def summary(self, scene: str, output: OutputOptions, now: Mapping[str, Any]) -> Summary | None:
         """Return the summary of the earlier run if it did the same; None if there is nothing, or

@@ -70,6 +70,20 @@ def make_plan(scene: Scene, metadata: Metadata, options: PredictOptions) -> Plan
     )
 
 
+def seen_pixels(scene: Scene, options: PredictOptions, metadata: Metadata) -> int:
+    """Return about how many pixels the model will see, without the overlap of tiles.
+
+    Raises SceneError and OptionError for impossible combinations.
+    """
+    geobox = scene.geobox
+    seen = ResampledScene.of(scene, gsd=options.scene.gsd, scale=metadata.scale).geobox
+    if options.scene.aoi is None:
+        return seen.width * seen.height
+    part = read_aoi(options.scene.aoi, geobox).window
+    share = part.width * part.height / (geobox.width * geobox.height)
+    return round(share * seen.width * seen.height)
+
+
 def damage_error(path: str, scene: Scene, damaged: Sequence[Window]) -> SceneError:
     """Return the error of a scene with unreadable parts; it names the files of a mosaic."""
     files = unreadable_files(scene.source, damaged)

@@ -43,6 +43,7 @@ from geoseg.pipeline.plan import (
     open_scene,
     results_fingerprint,
     run_fingerprint,
+    seen_pixels,
 )
 from geoseg.pipeline.summary import Summary, summarize
 from geoseg.tiling.grid import ALIGN, round_up
@@ -74,7 +75,8 @@ def predict(
     on workers or the scheduler. If they exist already, from the same scene, weights and options,
     nothing is computed (see `Record`). A killed run leaves its finished blocks (see `BlockStore`),
     from which the next run with the same arguments resumes. Where a device has no memory for one
-    tile, the scene is predicted with smaller ones, and the summary has their size.
+    tile, the scene is predicted with smaller ones, and the summary has their size. A model that may
+    choose its engine takes that of earlier results or blocks of the scene.
 
     Args:
         parts: files of a mosaic, which is named `path`.
@@ -111,6 +113,7 @@ def predict(
         options = PredictOptions(output, scene, tiling, compute)
         earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
         refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *options.drawn_files])
+        settle_engine(model, header, options, earlier, working.path)
         run = run_fingerprint(header, model, options)
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:
@@ -124,6 +127,19 @@ def predict(
             except TileMemoryError as error:
                 options = with_smaller_tiles(options, error)
                 run = run_fingerprint(header, model, options)
+
+
+def settle_engine(
+    model: TileModel, header: Scene, options: PredictOptions, earlier: Earlier, working: Path
+) -> None:
+    """Let the model choose its engine for a scene; on a cluster it stays as it is.
+
+    Raises:
+        OptionError: the engine of earlier work on the scene is not installed any more.
+    """
+    if options.compute.scheduler is None:
+        known = earlier.backend(working, overwrite=options.output.overwrite)
+        model.settle(seen_pixels(header, options, model.metadata), known)
 
 
 def with_smaller_tiles(options: PredictOptions, error: TileMemoryError) -> PredictOptions:

@@ -1,18 +1,22 @@
 """One forward pass on a CPU: every engine, precision and number of threads, as a table and JSON.
 
-    python tests/benchmarks/cpu_table.py [--weights NAME|PATH …] [--side 1024] [--repeat 5]
-                                         [--threads 1 2] [--only ENGINE …] [--json FILE]
+    python tests/benchmarks/cpu_table.py [--weights NAME|PATH …] [--quantized PATH …] [--side 1024]
+                                         [--repeat 5] [--threads 1 2] [--only ENGINE …]
+                                         [--precision NAME …] [--json FILE]
 
 Every way has a process of its own, because settings of the allocator and of engines last; the
-passes take turns. geoseg's own engine computes a tile with each thread, side by side: there, a pass
-is the time of all over their number. Columns: median speed; its ratio to torch's eager mode in
-NCHW order and float32, with as many threads; seconds from the loaded weights to the first tile;
-peak memory; pixels of another class than there. Two speeds are given: by the clock, and by the
-processor time of the process, which other jobs on the machine hardly change.
+passes take turns. geoseg's backends compute a tile with each thread, side by side: there, a pass
+is the time of all over their number. --quantized gives `geoseg weights quantize`'s file for each
+of --weights. Columns: median speed; its ratio to torch's eager mode in NCHW order and float32, with
+as many threads; seconds from the loaded weights to the first tile; peak memory; pixels of another
+class than there. Times are given by the clock, and as the processor time of the process, which
+other jobs on the machine hardly change.
 
 To imitate a processor with AVX2 on a newer one:
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python …
+
+There, bfloat16 is emulated and takes very long: give --precision float32 int8.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -38,7 +43,9 @@ from torch import Tensor, nn
 from geoseg import load_model
 from geoseg.model.cpu import kernels
 from geoseg.model.engines.backends import Backend, missing_packages, open_backend
+from geoseg.model.engines.quantized import QuantizedNetwork
 from geoseg.model.fused import fuse
+from geoseg.model.pyramid import fold_norms
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import keep_free_memory
 from geoseg.pipeline.bench import machine
@@ -54,9 +61,14 @@ class Way:
     fused: bool = True
     channels_last: bool = True
     own: bool = False
-    """geoseg's engine: the C code, freed memory kept, a pass for each thread side by side."""
+    """geoseg's engine: the C code, and freed memory kept."""
     backend: Backend = "torch"
     compiled: bool = False
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether each thread makes a pass of its own."""
+        return self.own or self.backend != "torch"
 
 
 EAGER = Way("eager NCHW", fused=False, channels_last=False)
@@ -71,6 +83,10 @@ WAYS = [
     Way("onnxruntime", backend="onnxruntime"),
     Way("openvino", backend="openvino"),
     Way("openvino", "bfloat16", backend="openvino"),
+]
+QUANTIZED = [
+    Way("openvino", "int8", backend="openvino"),
+    Way("openvino", "int8, bfloat16", backend="openvino"),
 ]
 
 
@@ -91,6 +107,8 @@ class Row:
     cpu_ratio: float
     first: float
     """Seconds from the loaded weights to the first result."""
+    cpu_first: float
+    """The same in processor time."""
     megabytes: float
     """Peak memory of the process."""
     other_class: float
@@ -102,13 +120,15 @@ def prepared(way: Way, network: nn.Module, threads: int) -> Callable[[Tensor], T
         keep_free_memory()
     else:
         kernels.library = lambda: None
-    if way.fused and isinstance(network, SegNeXt):
-        network = fuse(network)
+    dtype = getattr(torch, way.precision.rpartition(" ")[2].replace("int8", "float32"))
+    if way.backend != "torch":
+        if not isinstance(network, QuantizedNetwork):
+            network = fuse(network) if isinstance(network, SegNeXt) else fold_norms(network)
+        return open_backend(way.backend, network, torch.device("cpu"), dtype, threads)
+    if way.fused:
+        network = fuse(network) if isinstance(network, SegNeXt) else fold_norms(network)
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
-    dtype = getattr(torch, way.precision)
-    if way.backend != "torch":
-        return open_backend(way.backend, network, torch.device("cpu"), dtype, threads)
     runnable = torch.compile(network) if way.compiled else network
 
     def run(x: Tensor) -> Tensor:
@@ -128,19 +148,19 @@ def serve(way: Way, weights: str, side: int, threads: int, pipe: Connection) -> 
     x = torch.from_numpy((pixels - mean) / std).float()[None]
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     x = x.contiguous(memory_format=layout)
-    beside = threads if way.own else 1
-    start = time.perf_counter()
+    beside = threads if way.side_by_side else 1
+    start, used = time.perf_counter(), time.process_time()
     run = prepared(way, network, threads)
 
     @torch.inference_mode()
     def once(_: int) -> Tensor:
-        if way.own:
+        if way.side_by_side:
             torch.set_num_threads(1)
         return run(x)
 
     with ThreadPoolExecutor(beside) as pool:
         found = next(pool.map(once, range(1))).float().argmax(dim=1).numpy()
-        pipe.send((time.perf_counter() - start, found))
+        pipe.send((time.perf_counter() - start, time.process_time() - used, found))
         list(pool.map(once, range(beside)))
         while pipe.recv():
             start, used = time.perf_counter(), time.process_time()
@@ -155,15 +175,23 @@ def network_scale(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, .
     return network.metadata.mean, network.metadata.std
 
 
-def measure(ways: list[Way], weights: str, side: int, threads: int, repeat: int) -> list[Row]:
+def measure(
+    ways: list[Way], weights: str, quantized: str | None, side: int, threads: int, repeat: int
+) -> list[Row]:
+    """Return a row for each way.
+
+    Args:
+        quantized: the file that those of `QUANTIZED` load.
+    """
     context = multiprocessing.get_context("spawn")
     pipes, first, classes = [], [], []
     for way in ways:
         ours, theirs = context.Pipe()
-        arguments = (way, weights, side, threads, theirs)
+        loaded = quantized if way in QUANTIZED and quantized else weights
+        arguments = (way, loaded, side, threads, theirs)
         context.Process(target=serve, args=arguments, daemon=True).start()
         pipes.append(ours)
-        seconds, found = ours.recv()  # one after the other: a warm-up is work as well
+        *seconds, found = ours.recv()  # one after the other: a warm-up is work as well
         first.append(seconds)
         classes.append(found)
     times: list[list[tuple[float, float]]] = [[] for _ in ways]
@@ -180,14 +208,14 @@ def measure(ways: list[Way], weights: str, side: int, threads: int, repeat: int)
         ratios = [eager / own for eager, own in zip(medians[0], medians[i], strict=True)]
         other = float((classes[i] != classes[0]).mean())
         given = (weights, way.engine, way.precision, threads)
-        rows.append(Row(*given, *medians[i], *ratios, first[i], pipe.recv(), other))
+        rows.append(Row(*given, *medians[i], *ratios, *first[i], pipe.recv(), other))
     return rows
 
 
 def show(rows: list[Row], side: int) -> None:
     columns = (
         *("weights", "engine", "precision", "threads", "Mpx/s", "ratio", "Mpx/CPU s", "ratio"),
-        *("first tile, s", "MB", "other class"),
+        *("first tile, s", "CPU s", "MB", "other class"),
     )
     print(f"| {' | '.join(columns)} |")
     print("|" + "---|" * len(columns))
@@ -196,29 +224,35 @@ def show(rows: list[Row], side: int) -> None:
         print(
             f"| {Path(row.weights).stem} | {row.engine} | {row.precision} | {row.threads} "
             f"| {speeds[0]:.2f} | {row.ratio:.2f} | {speeds[1]:.2f} | {row.cpu_ratio:.2f} "
-            f"| {row.first:.1f} | {row.megabytes:.0f} | {row.other_class:.3%} |"
+            f"| {row.first:.1f} | {row.cpu_first:.1f} | {row.megabytes:.0f} "
+            f"| {row.other_class:.3%} |"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--weights", nargs="+", default=["default"])
+    parser.add_argument("--quantized", nargs="+", default=[])
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--only", nargs="+", metavar="ENGINE", help="besides the first")
+    parser.add_argument("--precision", nargs="+", help="float32, bfloat16, int8  [default: all]")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    ways = [way for way in WAYS if not missing_packages(way.backend)]
+    known = [*WAYS, *QUANTIZED] if options.quantized else WAYS
+    ways = [way for way in known if not missing_packages(way.backend)]
     if options.only:
         ways = [EAGER, *(way for way in ways[1:] if way.engine in options.only)]
+    if options.precision:
+        ways = [EAGER, *(way for way in ways[1:] if way.precision in options.precision)]
     with tempfile.TemporaryDirectory() as cache:  # so that the first tile is a first one
         os.environ["GEOSEG_CACHE"] = cache
         rows = [
             row
-            for weights in options.weights
+            for weights, quantized in zip_longest(options.weights, options.quantized)
             for threads in options.threads
-            for row in measure(ways, weights, options.side, threads, options.repeat)
+            for row in measure(ways, weights, quantized, options.side, threads, options.repeat)
         ]
     show(rows, options.side)
     if options.json:

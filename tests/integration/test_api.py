@@ -260,7 +260,7 @@ def test_images_that_cannot_be_used_are_refused(image, options, says, model):
         ({"rescale": (5.0, 1.0, 2.0)}, "rescale has 3 values"),
         ({"collar": "none"}, "collar is none; choose auto or off"),
         ({"precision": "half"}, "precision is 'half'; choose from auto, float32"),
-        ({"backend": "jax"}, "backend is 'jax'; choose from torch"),
+        ({"backend": "jax"}, "backend is 'jax'; choose from auto, torch"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"out": "s3://bucket/results"}, r"give a folder \(out\)"),
     ],

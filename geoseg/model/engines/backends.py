@@ -7,13 +7,15 @@ program are constants. The default, torch's eager mode, compiles nothing.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,12 +27,17 @@ from geoseg.atomic import Staging
 from geoseg.errors import OptionError, OutputError
 from geoseg.model.checkpoint import weights_hash
 from geoseg.model.engines.export import onnx_program
-from geoseg.model.engines.graph import trace
+from geoseg.model.engines.graph import STRIDE, trace, with_fixed_padding
+from geoseg.model.engines.quantized import QuantizedNetwork
 from geoseg.model.hub import cache_folder
+from geoseg.model.pyramid import EfficientNetPyramid
 from geoseg.version import VERSION
 
 LOG = logging.getLogger("geoseg")
 Backend = Literal["torch", "openvino", "onnxruntime"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+BackendOption = Literal["auto", Backend]
+"""``auto`` is for `geoseg.model.engines.choice`."""
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Tiles (1,3,H,W) to logits (1,C,H/8,W/8)."""
@@ -47,12 +54,25 @@ PACKAGES: dict[Backend, tuple[str, ...]] = {
 }
 EXTRAS: dict[Backend, str] = {"openvino": "openvino", "onnxruntime": "export"}
 """Extras of geoseg that install these packages."""
+PROGRAMS = 4
+"""Tile shapes whose programs of quantized weights are kept."""
+_COMPILING = threading.Lock()
+"""Held while a program is compiled, which threads need at the same time."""
 
 
 def open_backend(
-    backend: Backend, model: nn.Module, device: torch.device, dtype: torch.dtype, threads: int
+    backend: Backend,
+    model: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    streams: int = 1,
+    threads: int = 1,
 ) -> Callable[[Tensor], Tensor]:
     """Return `model` as a function of float32 tensors on the CPU, computed by another engine.
+
+    Args:
+        streams: threads that call the function at once.
+        threads: of the cores, for each of these.
 
     Raises:
         OptionError: the backend cannot do it or is not installed; the message names the flag.
@@ -67,11 +87,10 @@ def open_backend(
         raise OptionError(f"--backend {backend} computes in {known}, not in --precision {name}")
     if missing := missing_packages(backend):
         raise OptionError(
-            f"--backend {backend} needs {', '.join(missing)}; "
-            f"install it: pip install 'geoseg[{EXTRAS[backend]}]'"
+            f"--backend {backend} needs {', '.join(missing)}; {install_hint(backend)}"
         )
     if backend == "openvino":
-        return OpenVINO(model, PRECISIONS[backend][dtype], threads)
+        return OpenVINO(model, PRECISIONS[backend][dtype], streams, threads)
     return OnnxRuntime(model, threads)
 
 
@@ -85,44 +104,70 @@ def missing_packages(backend: Backend) -> list[str]:
     return [name for name in PACKAGES[backend] if find_spec(name) is None]
 
 
+def install_hint(backend: Backend) -> str:
+    """Say how to install a backend's packages."""
+    return f"install it: pip install 'geoseg[{EXTRAS[backend]}]'"
+
+
 def by_tile(run: Callable[[Tensor], NDArray[np.float32]], x: Tensor) -> Tensor:
     """Compute a batch tile by tile: a CPU gains nothing from more at once."""
     return torch.cat([torch.from_numpy(run(tile)) for tile in x.split(1)])
 
 
 class OpenVINO:
-    """A model that OpenVINO compiles with its first tile. Pickling drops the compiled program.
+    """A model that OpenVINO compiles with its first tile. Pickling drops the compiled programs.
+
+    A quantized one is compiled for each tile shape: with free sides, OpenVINO 2026.4 crashes on
+    some of them, as 608 px.
 
     Args:
         precision: OpenVINO's name of the data type.
-        threads: of the cores.
+        streams: tiles that are computed side by side, each for a calling thread.
+        threads: of the cores, for each of these.
     """
 
-    def __init__(self, model: nn.Module, precision: str, threads: int) -> None:
-        self.model, self.precision, self.threads = model, precision, threads
-        self.compiled: Any = None
+    def __init__(self, model: nn.Module, precision: str, streams: int, threads: int) -> None:
+        self.model, self.precision = model, precision
+        self.streams, self.threads = streams, threads
+        self.compiled: dict[tuple[int, int] | None, Any] = {}
+        """By height and width; None = all."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "compiled": None}
+        return {**self.__dict__, "compiled": {}}
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.compiled is None:
-            self.compiled = self.compile()
-        request = self.compiled.create_infer_request()
+        size = (x.shape[2], x.shape[3]) if isinstance(self.model, QuantizedNetwork) else None
+        with _COMPILING:
+            if size not in self.compiled:
+                if len(self.compiled) == PROGRAMS:
+                    self.compiled.pop(next(iter(self.compiled)))  # the oldest
+                self.compiled[size] = self.compile(size)
+            program = self.compiled[size]
+        request = program.create_infer_request()
         return by_tile(lambda tile: request.infer([tile.contiguous().numpy()])[0].copy(), x)
 
-    def compile(self) -> Any:
+    def compile(self, size: tuple[int, int] | None) -> Any:
         import openvino
 
-        graph = cached_graph(self.model)
+        path, core = cached_graph(self.model), openvino.Core()
+        graph = core.read_model(path)
+        if size is not None:
+            graph.reshape([1, 3, *size])
         options = {
             "INFERENCE_PRECISION_HINT": self.precision,
-            "INFERENCE_NUM_THREADS": self.threads,
-            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.streams * self.threads,
+            "NUM_STREAMS": self.streams,
             "ENABLE_CPU_PINNING": False,  # the pipeline's threads share the cores
-            "CACHE_DIR": str(graph.parent),
+            "CACHE_DIR": str(path.parent),
         }
-        return openvino.Core().compile_model(graph, "CPU", options)
+        return core.compile_model(graph, "CPU", options)
+
+
+def graph_path(model: nn.Module) -> Path:
+    """Return where `cached_graph` keeps OpenVINO's file of `model`."""
+    parts = (VERSION, torch.__version__, version("openvino"), type(model).__name__)
+    key = hashlib.sha256("\n".join((*parts, weights_hash(model))).encode()).hexdigest()[:16]
+    return cache_folder().with_name("openvino") / key / "model.xml"
 
 
 def cached_graph(model: nn.Module) -> Path:
@@ -133,10 +178,8 @@ def cached_graph(model: nn.Module) -> Path:
     """
     import openvino
 
-    parts = (VERSION, torch.__version__, version("openvino"), type(model).__name__)
-    key = hashlib.sha256("\n".join((*parts, weights_hash(model))).encode()).hexdigest()[:16]
-    folder = cache_folder().with_name("openvino") / key
-    path = folder / "model.xml"
+    path = graph_path(model)
+    folder = path.parent
     if path.is_file():
         return path
     try:
@@ -150,9 +193,24 @@ def cached_graph(model: nn.Module) -> Path:
         if not path.is_file():
             LOG.info("converting the network for OpenVINO, once for these weights: %s", folder)
             with Staging(folder, "model", given_as="GEOSEG_CACHE") as staging:
-                graph = openvino.convert_model(trace(model))
-                openvino.save_model(graph, staging.new / path.name, compress_to_fp16=False)
+                openvino.save_model(
+                    converted(model), staging.new / path.name, compress_to_fp16=False
+                )
     return path
+
+
+def converted(model: nn.Module) -> Any:
+    """Return OpenVINO's graph of `model`, for free sides that are multiples of 32."""
+    import openvino
+
+    if isinstance(model, QuantizedNetwork):
+        graph, weights = model.files
+        return openvino.Core().read_model(graph, weights)
+    if not isinstance(model, EfficientNetPyramid):
+        return openvino.convert_model(trace(model))
+    # By TorchScript, in a tenth of the time; SegNeXt's fused form has branches that it cannot see.
+    plain = with_fixed_padding(copy.deepcopy(model))
+    return openvino.convert_model(plain, example_input=torch.zeros(1, 3, 2 * STRIDE, 3 * STRIDE))
 
 
 class OnnxRuntime:
@@ -169,8 +227,9 @@ class OnnxRuntime:
         return by_tile(self.run, x)
 
     def run(self, tile: Tensor) -> NDArray[np.float32]:
-        if tile.shape not in self.compiled:
-            self.compiled[tile.shape] = self.compile(export_onnx(self.model, tile.shape))
+        with _COMPILING:
+            if tile.shape not in self.compiled:
+                self.compiled[tile.shape] = self.compile(export_onnx(self.model, tile.shape))
         return self.compiled[tile.shape](tile.contiguous().numpy())
 
     def compile(self, model: bytes) -> Run:

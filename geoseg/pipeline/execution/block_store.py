@@ -80,7 +80,7 @@ class BlockStore:
         """Digest of the run, which its files hold."""
 
     def __enter__(self) -> BlockStore:
-        before = self._read_run()
+        before = kept_run(self.folder)
         if before is not None and before != self.run:
             if any(self._blocks()):
                 _LOG.warning("%s: %s; starting afresh", self.folder, difference(before, self.run))
@@ -152,15 +152,6 @@ class BlockStore:
             with suppress(OSError):  # then the folder stays, too
                 path.unlink()
 
-    def _read_run(self) -> Any:
-        """Return the fingerprint in `run.json`; None if it is missing or torn."""
-        try:
-            content = json.loads((self.folder / RUN).read_text("utf-8"))
-            run, checksum = content["run"], content["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return run if checksum == _checksum(run) else None
-
     def _write_run(self) -> None:
         content = {"sha256": _checksum(self.run), "run": self.run}
         temporary = self.folder / f"{RUN}.tmp"
@@ -205,6 +196,16 @@ class BlockStore:
 def kept_files(folder: Path) -> Iterator[Path]:
     """Return the files of a store in a working folder."""
     return (path for path in folder.glob("*") if _NAME.fullmatch(path.name))
+
+
+def kept_run(folder: Path) -> Any:
+    """Return the fingerprint in the `run.json` of a folder; None if it is missing or torn."""
+    try:
+        content = json.loads((folder / RUN).read_text("utf-8"))
+        run, checksum = content["run"], content["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return run if checksum == _checksum(run) else None
 
 
 def _checksum(run: Any) -> str:
