@@ -108,10 +108,9 @@ def predict(
         header = interruptible(partial(open_scene, source, scene, look=False))
         stack.enter_context(closing(header))
         if scene.gsd is None:
-            suitable = suitable_gsd(header.geobox.gsd, model.metadata.gsd_range)
-            scene = replace(scene, gsd=suitable)
+            scene = replace(scene, gsd=suitable_gsd(header.geobox.gsd, weights.gsd_range))
         options = PredictOptions(output, scene, tiling, compute)
-        earlier = Earlier.find(output, stem, model.metadata.classes, mosaic=bool(parts))
+        earlier = Earlier.find(output, stem, weights.classes, mosaic=bool(parts))
         refuse_inputs(earlier.possible, [*raster_files(source), *inputs, *options.drawn_files])
         settle_engine(model, header, options, earlier, working.path)
         run = run_fingerprint(header, model, options)

@@ -22,7 +22,9 @@ from geoseg.pipeline.options import TilingOptions
 def report() -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "ways", lambda device: [("torch", "float32"), ("torch", "bfloat16")])
-        return bench.bench(device="cpu", size=160, tiling=TilingOptions(64, 32), repeat=1)
+        return bench.bench(
+            device="cpu", precision="float32", size=160, tiling=TilingOptions(64, 32), repeat=1
+        )
 
 
 def test_every_way_is_measured_and_the_ratio_follows(report):
