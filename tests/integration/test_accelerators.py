@@ -46,10 +46,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_devices_write_the_bytes_of_one_cpu(scene, tmp_path, monkeypatch):
-    expected = run(scene, tmp_path / "cpu", Colors())
+    expected = run(scene, tmp_path / "cpu", Colors(), precision="float32")
     monkeypatch.setattr(tile_model, "is_accelerator", lambda device: True)
     monkeypatch.setattr(tile_model, "has_fixed_shapes", lambda device: True)
-    found = run(scene, tmp_path / "two", Colors(), device="cpu:0,cpu:1", batch_size=4)
+    options = {"device": "cpu:0,cpu:1", "precision": "float32", "batch_size": 4}
+    found = run(scene, tmp_path / "two", Colors(), **options)
     assert found.options["device"] == "cpu:0, cpu:1"
     assert found.classes == expected.classes
     assert pixels(found) == pixels(expected)

@@ -236,7 +236,8 @@ def test_builds_of_one_version_differ(tmp_path):
 def test_a_worker_must_see_the_scene(tmp_path, content, message):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
     asked, old = demand(scene), scene.read_bytes()
-    assert inspect("tcp://w", build(), "1", asked, colors().requested) == ("cpu", "float32", 1)
+    here = ("cpu", colors().options["precision"], 1)
+    assert inspect("tcp://w", build(), "1", asked, colors().requested) == here
     scene.unlink()
     if content is not None:
         scene.write_bytes(content(old))
@@ -247,9 +248,9 @@ def test_a_worker_must_see_the_scene(tmp_path, content, message):
 
 def test_a_copy_of_the_scene_is_the_scene(tmp_path):
     scene = write_discs(tmp_path / "town.tif", 300, 400)
-    asked = demand(scene)
+    asked, here = demand(scene), ("cpu", colors().options["precision"], 1)
     os.utime(scene, (1, 1))
-    assert inspect("tcp://w", build(), "3", asked, colors().requested) == ("cpu", "float32", 1)
+    assert inspect("tcp://w", build(), "3", asked, colors().requested) == here
 
 
 def test_a_worker_finds_its_own_device(monkeypatch):

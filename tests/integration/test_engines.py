@@ -50,7 +50,7 @@ def pays_from(monkeypatch: pytest.MonkeyPatch, pixels: float) -> None:
 
 
 def fresh(backend: tile_model.BackendOption = "auto", variant: str = "lite0") -> TileModel:
-    return TileModel(small_network(variant), device="cpu", backend=backend)
+    return TileModel(small_network(variant), device="cpu", precision="float32", backend=backend)
 
 
 def run(scene: Path, folder: Path, model: TileModel, blocks: int = 0, **output: bool) -> Summary:
