@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--folds", default="".join(FOLDS))
     parser.add_argument("--split", choices=("train", "val"), nargs="*", default=["train", "val"])
     parser.add_argument("--scale", type=float, help="instead of that of the weights")
+    parser.add_argument("--touching", nargs="*", help="classes whose touching objects are split")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--images", type=int, default=40, help="of a group, at most")
     args = parser.parse_args()
@@ -107,6 +108,8 @@ def main() -> None:
         network = load_model(weights)
         if args.scale:
             network.metadata = replace(network.metadata, scale=args.scale)
+        if args.touching is not None:
+            network.metadata = replace(network.metadata, split=tuple(args.touching))
         model = TileModel(network, device="cpu", precision=args.precision)
         score(fold, model, recipe, args, scores)
     report(scores, args.folds)
