@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -138,17 +139,15 @@ def import_(
     click.echo(f"{target}\n{describe(metadata)}")
 
 
+def file_to_write(text: str) -> Callable[[Any], Any]:
+    """Return the option of the file to write."""
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option("-o", "--out", "path", required=True, metavar="FILE", type=kind, help=text)
+
+
 @command.command("export")
 @click.argument("weights", metavar="NAME|PATH")
-@click.option(
-    "-o",
-    "--out",
-    "path",
-    required=True,
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write: .onnx; .xml, with the weights in a .bin beside it; or .pt2.",
-)
+@file_to_write("File to write: .onnx; .xml, with the weights in a .bin beside it; or .pt2.")
 @click.option(
     "--to",
     type=click.Choice(["onnx", "openvino", "torch"]),
@@ -217,15 +216,7 @@ def export(
     help="Scenes like those to predict, or a training set, of which the split train is used; may "
     "be given several times.",
 )
-@click.option(
-    "-o",
-    "--out",
-    "path",
-    required=True,
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Checkpoint to write, .safetensors.",
-)
+@file_to_write("Checkpoint to write, .safetensors.")
 @click.option(
     "--tiles",
     type=click.IntRange(min=1),
