@@ -3,7 +3,8 @@
     python tests/benchmarks/gpu_training.py pack RECIPE PACK     where the data is
     python tests/benchmarks/gpu_training.py train PACK FOLDER    where the GPU is
 
-`pack` writes one file of recompressed images and masks, small enough to travel. `train` needs
+`pack` writes one file of recompressed images and masks, small enough to travel: of each group
+as many as training would draw. `train` needs
 torch, NumPy, Pillow, safetensors and PyYAML besides this checkout, trains for `--minutes`,
 whatever number of steps that is, and writes a checkpoint every minute.
 """
@@ -17,8 +18,9 @@ import math
 import time
 import zipfile
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,38 +45,89 @@ LARGEST = 1600
 """Images are cut into parts of at most this side, px."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One image, or a part of one, as it travels."""
+
+    group: str
+    image: bytes
+    mask: bytes
+    labeled: int
+    """Pixels of objects."""
+
+    @property
+    def size(self) -> int:
+        return len(self.image) + len(self.mask)
+
+
 def pack(arguments: argparse.Namespace) -> None:
     from geoseg.train.dataset import LabeledFolder
 
     recipe = load_recipe(arguments.recipe)
-    folder = LabeledFolder.open(recipe.data.root)
-    listed = []
+    parts: dict[str, list[Part]] = {}
+    for item in LabeledFolder.open(recipe.data.root).split("train"):
+        options = recipe.group(item.group)
+        if options.weight == 0:
+            continue
+        image, mask, _ = item.load()
+        if options.scale < FINE:
+            image, mask = np.array(Image.fromarray(image).reduce(2)), mask[::2, ::2]
+            image = image[: len(mask), : mask.shape[1]]
+        for top in range(0, len(mask), LARGEST):
+            for left in range(0, mask.shape[1], LARGEST):
+                window = np.s_[top : top + LARGEST, left : left + LARGEST]
+                parts.setdefault(item.group, []).append(
+                    Part(
+                        item.group,
+                        encoded(image[window], format="WEBP", quality=QUALITY, method=4),
+                        encoded(mask[window], format="PNG"),
+                        int(np.count_nonzero((mask[window] > 0) & (mask[window] != IGNORE))),
+                    )
+                )
+    weights = {name: recipe.group(name).weight for name in parts}
+    chosen = within(parts, weights, int(arguments.max_mib * 2**20))
+    groups = {name: asdict(recipe.group(name)) for name in parts}
+    for options in groups.values():
+        options["scale"] *= 2 if options["scale"] < FINE else 1
     with zipfile.ZipFile(arguments.pack, "w") as archive:
-        for item in folder.split("train"):
-            image, mask, _ = item.load()
-            if recipe.group(item.group).scale < FINE:
-                image, mask = np.array(Image.fromarray(image).reduce(2)), mask[::2, ::2]
-                image = image[: len(mask), : mask.shape[1]]
-            for top in range(0, len(mask), LARGEST):
-                for left in range(0, mask.shape[1], LARGEST):
-                    window = np.s_[top : top + LARGEST, left : left + LARGEST]
-                    number = len(listed)
-                    for name, pixels, options in (
-                        (f"{number}.webp", image[window], {"quality": QUALITY, "method": 4}),
-                        (f"{number}.png", mask[window], {}),
-                    ):
-                        content = io.BytesIO()
-                        Image.fromarray(np.ascontiguousarray(pixels)).save(
-                            content, "WEBP" if name.endswith("webp") else "PNG", **options
-                        )
-                        archive.writestr(name, content.getvalue())
-                    listed.append(item.group)
-        groups = {name: asdict(recipe.group(name)) for name in sorted(set(listed))}
-        for options in groups.values():
-            options["scale"] *= 2 if options["scale"] < FINE else 1
+        for number, part in enumerate(chosen):
+            archive.writestr(f"{number}.webp", part.image)
+            archive.writestr(f"{number}.png", part.mask)
+        listed = [part.group for part in chosen]
         archive.writestr("index.json", json.dumps({"groups": groups, "images": listed}))
     size = Path(arguments.pack).stat().st_size
-    print(f"{len(listed)} images, {size / 2**20:.1f} MiB: {arguments.pack}")
+    total = sum(map(len, parts.values()))
+    print(f"{len(chosen)} of {total} images, {size / 2**20:.1f} MiB: {arguments.pack}")
+    for name, group in parts.items():
+        print(f"  {name}: {listed.count(name)} of {len(group)}")
+
+
+def encoded(pixels: np.ndarray, **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, **options)
+    return content.getvalue()
+
+
+def within(parts: dict[str, list[Part]], weights: dict[str, float], budget: int) -> list[Part]:
+    """The parts that fit into `budget` bytes: of each group as much as training draws from it.
+
+    What a group doesn't need goes to the others. Within a group the parts with most objects
+    a byte go first.
+    """
+    needs = {name: sum(part.size for part in group) for name, group in parts.items()}
+    demand = {name: weights[name] * len(group) for name, group in parts.items()}
+    chosen: list[Part] = []
+    # Those that need least of what is theirs first, so that what they leave is known.
+    order = sorted(parts, key=lambda name: needs[name] / demand[name])
+    for position, name in enumerate(order):
+        share = demand[name] / sum(demand[other] for other in order[position:])
+        left = int(budget * share)
+        for part in sorted(parts[name], key=lambda part: -part.labeled / part.size):
+            if part.size <= left:
+                chosen.append(part)
+                left -= part.size
+                budget -= part.size
+    return chosen
 
 
 class Images:
@@ -292,6 +345,7 @@ def main() -> None:
     one = commands.add_parser("pack")
     one.add_argument("recipe")
     one.add_argument("pack")
+    one.add_argument("--max-mib", type=float, default=48, help="of the packed images")
     one.set_defaults(run=pack)
     two = commands.add_parser("train")
     two.add_argument("pack")
