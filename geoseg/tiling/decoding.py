@@ -91,7 +91,7 @@ def decode(
     interpolate_classes(class_ids, scores, np.ascontiguousarray(logits), rows, columns, min_class)
     if more:
         positions = ((axis.index, axis.weight) for axis in (rows, columns))
-        lines = splitting.lines(class_ids, logits, *positions)
+        lines = splitting.lines(class_ids, logits, corners, *positions)
         class_ids[lines] = 0
         if scores is not None:  # what is not the object's is the background's
             scores[lines] = 1 - scores[lines] if confidence == "all" else 0

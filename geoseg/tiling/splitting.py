@@ -14,6 +14,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from geoseg.tiling.grid import CELL, Grid
@@ -62,31 +63,39 @@ class Splitting:
         self,
         class_ids: NDArray[np.uint8],
         logits: Floats,
+        cell_ids: NDArray[np.uint8],
         rows: tuple[Indices, Floats],
         columns: tuple[Indices, Floats],
-    ) -> NDArray[np.bool_]:
-        """Return which pixels (H,W) separate touching objects.
+    ) -> tuple[Indices, Indices]:
+        """Return rows and columns of the pixels that separate touching objects.
 
         Args:
-            class_ids: (H,W).
+            class_ids: (H,W); pixels of the last row and column are never separators.
             logits: (h,w,C).
+            cell_ids: (h,w) classes of the logits.
             rows, columns: the cell before each pixel, and the weight of the next one.
         """
-        cut = np.zeros(class_ids.shape, bool)
-        cell_ids = logits.argmax(axis=2)
+        found = [np.empty((2, 0), np.intp)]
         for class_id in self.classes if self.reach else ():
-            pixels, cells = class_ids == class_id, cell_ids == class_id
-            if not pixels.any() or not cells.any():
+            cells = cell_ids == class_id
+            if not cells.any():
                 continue
             others = np.delete(logits, class_id, axis=2).max(axis=2)
             score = np.where(cells, logits[..., class_id] - others, np.float32(-np.inf))
             peaks = find_peaks(score, self.reach)
-            labels = interpolated_labels(peaks, rows, columns)
-            labels[~pixels] = 0
             apart = dips(score, peaks)
-            for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-                cut[here] |= np.isin(pair_keys(labels[here], labels[there]), apart)
-        return cut
+            if not apart.size:
+                continue
+            near = meetings(peaks, apart)[:, columns[0][:-1]][rows[0][:-1]]
+            y, x = np.nonzero(near & (class_ids[:-1, :-1] == class_id))
+            here, cut = interpolated_labels(peaks, rows, columns, y, x), np.zeros(len(y), bool)
+            for below, right in ((0, 1), (1, 0)):
+                there = interpolated_labels(peaks, rows, columns, y + below, x + right)
+                same_class = class_ids[y + below, x + right] == class_id
+                cut |= same_class & np.isin(pair_keys(here, there), apart)
+            found.append(np.stack([y[cut], x[cut]]))
+        y, x = np.concatenate(found, axis=1)
+        return y, x
 
 
 WHOLE = Splitting()
@@ -120,27 +129,49 @@ def find_peaks(score: Floats, reach: int) -> Indices:
 
 
 def interpolated_labels(
-    labels: Indices, rows: tuple[Indices, Floats], columns: tuple[Indices, Floats]
+    labels: Indices,
+    rows: tuple[Indices, Floats],
+    columns: tuple[Indices, Floats],
+    y: Indices,
+    x: Indices,
 ) -> Indices:
-    """Return for each pixel the label with the most weight in a bilinear interpolation; 0 without.
+    """Return for pixels (n,) the label with the most weight in a bilinear interpolation, or 0.
 
     Args:
         labels: (h,w).
         rows, columns: the cell before each pixel, and the weight of the next one.
+        y, x: (n,) rows and columns of the pixels.
     """
     height, width = labels.shape
-    corners = []
-    for y, x in itertools.product((0, 1), repeat=2):
-        cell = np.minimum(rows[0] + y, height - 1), np.minimum(columns[0] + x, width - 1)
-        across = columns[1] if x else 1 - columns[1]
-        weight = np.multiply.outer(rows[1] if y else 1 - rows[1], across)
-        corners.append((labels[np.ix_(*cell)], weight))
-    best, most = corners[0][0], np.zeros(corners[0][1].shape, np.float32)
+    top, left, down, across = rows[0][y], columns[0][x], rows[1][y], columns[1][x]
+    corners = [
+        (
+            labels[np.minimum(top + below, height - 1), np.minimum(left + right, width - 1)],
+            (down if below else 1 - down) * (across if right else 1 - across),
+        )
+        for below, right in itertools.product((0, 1), repeat=2)
+    ]
+    best, most = corners[0][0], np.zeros(len(y), np.float32)
     for label, _ in corners:
         total = sum(np.where(other == label, weight, 0) for other, weight in corners)
         better = (label > 0) & (total > most)
         best, most = np.where(better, label, best), np.where(better, total, most)
     return best
+
+
+def meetings(peaks: Indices, apart: Indices) -> NDArray[np.bool_]:
+    """Return (h,w) whether the four cells from each one on, or a cell beside them, have two labels.
+
+    Only labels of pairs `apart` count. Elsewhere no pixel can separate them from its neighbors.
+    """
+    counted = np.isin(peaks, np.divmod(apart, SCALE))
+    beyond = np.iinfo(peaks.dtype).max
+    sides = ((1, 2), (1, 2))
+    least = np.pad(np.where(counted, peaks, beyond), sides, constant_values=beyond)
+    most = np.pad(np.where(counted, peaks, 0), sides)
+    least, most = (sliding_window_view(each, (4, 4)) for each in (least, most))
+    highest = most.max(axis=(2, 3))
+    return (highest > 0) & (least.min(axis=(2, 3)) < highest)
 
 
 def dips(score: Floats, peaks: Indices) -> Indices:
