@@ -110,7 +110,7 @@ class InvertedResidual(nn.Module):
         if self.training and self.drop:
             keep = torch.rand(len(x), 1, 1, 1, device=x.device, dtype=y.dtype) >= self.drop
             y = y * keep / (1 - self.drop)
-        return x + y
+        return y.add_(x)
 
 
 class Encoder(nn.Module):
@@ -212,8 +212,9 @@ class Pyramid(nn.Module):
         for x, lateral, smooth in zip(
             maps[-2::-1], self.lateral[-2::-1], self.smooth[-2::-1], strict=True
         ):
-            down = lateral(x) + enlarged(down, x)
-            total = smooth(down) + enlarged(total, x)
+            # In place: a map at 1/4 is large, and new memory has to be faulted in.
+            down = enlarged(down, x).add_(lateral(x))
+            total = enlarged(total, x).add_(smooth(down))
         logits: Tensor = self.conv_seg(self.fuse(total))
         return logits
 
