@@ -15,6 +15,10 @@ DIHEDRAL_GROUP = tuple(itertools.product((False, True), range(4)))
 """The symmetries of the square: whether to mirror, then how many right angles to rotate."""
 
 
+BAND = 64
+"""Rows of pixels; at the width of a tile they take 1.1 MB."""
+
+
 class Forward:
     """Normalization, the network, and test-time augmentation around it.
 
@@ -59,11 +63,28 @@ class Forward:
 
     def normalize(self, pixels: Tensor, valid: Tensor) -> Tensor:
         """Return (N,3,H,W) with zero mean and unit deviation, 0 where not valid."""
+        if self.device.type == "cpu":
+            return self.normalize_by_bands(pixels, valid)
         mean, std = self.mean[:, None, None], self.std[:, None, None]
         # Plane by plane first: with three values a pixel, channels-last order is slow to scale.
         x = pixels.to(self.device).contiguous().to(torch.float32).sub_(mean).div_(std)
         x = x.mul_(valid.to(self.device)[:, None])
         return x.contiguous(memory_format=torch.channels_last)
+
+    def normalize_by_bands(self, pixels: Tensor, valid: Tensor) -> Tensor:
+        """Do the same on a CPU, for as many rows at a time as its cache holds."""
+        count, channels, height, width = pixels.shape
+        x = torch.empty((count, height, width, channels))
+        mean, std = self.mean.repeat(width), self.std.repeat(width)
+        for top in range(0, height, BAND):
+            band, inside = x[:, top : top + BAND], valid[:, top : top + BAND]
+            for channel in range(channels):
+                band[..., channel].copy_(pixels[:, channel, top : top + BAND])
+            # One long row of all channels: three values a pixel are slow to scale.
+            band.view(count, -1, width * channels).sub_(mean).div_(std)
+            if not inside.all():
+                band.mul_(inside[..., None])
+        return x.permute(0, 3, 1, 2)
 
     def run(self, x: Tensor) -> Tensor:
         """Return the logits of normalized tiles."""
