@@ -61,6 +61,9 @@ _PATIENCE, _PATIENCE_REMOTE = 3.0, 60.0
 _REFUSED = re.compile(r"HTTP (?:response|status) code: (?:204|4(?!08|29))")
 """Client errors, which do not go away, and no content; 408 (timeout) and 429 (too many requests)
 do."""
+_BUSY = re.compile(r"HTTP (?:response|status) code: 429")
+_BUSY_PAUSE = 4
+"""How much longer the pauses are if a server answers that there are too many requests."""
 _PROCESS = os.getpid()
 """GDAL's threads do not survive a fork, and a forked child that uses them hangs."""
 _LOG = logging.getLogger("geoseg")
@@ -157,7 +160,7 @@ class Source:
                     raise
                 _LOG.info("%s; trying again", error)
                 failed = True
-                time.sleep(pause)
+                time.sleep(pause * (_BUSY_PAUSE if _BUSY.search(str(error)) else 1))
                 self._patience -= time.monotonic() - start
             else:
                 if failed:

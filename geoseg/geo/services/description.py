@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from geoseg.errors import SceneError
 from geoseg.geo.raster.address import absolute
+from geoseg.geo.services.cache import cache_folder
 from geoseg.geo.services.template import TileTemplate
 
 _DEFAULTS = {"MaxConnections": "2", "Timeout": "30"}
@@ -62,12 +63,3 @@ def _with_defaults(root: Element) -> str:
 def _add(parent: Element, name: str, value: str) -> None:
     if parent.find(name) is None:
         SubElement(parent, name).text = value
-
-
-def cache_folder() -> Path:
-    """Return `tiles` in `$GEOSEG_CACHE`, or in the user's cache folder."""
-    if configured := os.environ.get("GEOSEG_CACHE"):
-        return Path(configured).absolute() / "tiles"
-    from platformdirs import user_cache_path
-
-    return user_cache_path("geoseg") / "tiles"

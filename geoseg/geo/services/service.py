@@ -12,14 +12,16 @@ from math import ceil
 from pathlib import Path
 from xml.etree.ElementTree import tostring
 
+import shapely
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import OutputError, SceneError
 from geoseg.geo.failures import vector_errors
 from geoseg.geo.geobox import GeoBox
-from geoseg.geo.raster.aoi import read_aoi
+from geoseg.geo.raster.aoi import Aoi, read_aoi
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.source import Source
+from geoseg.geo.services.cache import cache_folder, drop_truncated
 from geoseg.geo.services.description import described, described_tiles
 from geoseg.geo.services.failures import explained, lacks_tiles
 from geoseg.geo.services.template import MAX_ZOOM, TileTemplate
@@ -101,6 +103,7 @@ class Service:
         """
         if self.template is not None and wanted.aoi is None:
             raise self._too_large("the whole world")
+        drop_truncated(cache_folder())
         zoom = 0 if self.template is None else self._choose_zoom(self.template, wanted)
         name = described_tiles(self.template, zoom) if self.template else described(self.path)
         with self._explained(), closing(Source(name)) as source, source.dataset() as dataset:
@@ -148,21 +151,20 @@ class Service:
         own = geobox.crop(area.window).gsd
         assert own is not None, "Web Mercator lies on the Earth"
         finest = template.zoom(own / 2 ** (MAX_ZOOM - _REFERENCE), target)
-        point = area.shape.representative_point()
-        levels = [
-            (zoom, Window(int(point.x * scale), int(point.y * scale), 1, 1), own / scale)
-            for zoom in range(finest, max(-1, finest - _MAX_COARSER), -1)
-            for scale in [2.0 ** (zoom - _REFERENCE)]
-        ]
-        for zoom, pixel, gsd in levels:
-            if self._has(template, zoom, pixel):
-                told = self.path, zoom, gsd, target
-                _LOG.info("%s: zoom level %d, %.3g m a pixel where %.3g m are wanted", *told)
-                return zoom
+        tried = []
+        for point in _points(area):
+            for zoom in range(finest, max(-1, finest - _MAX_COARSER), -1):
+                scale = 2.0 ** (zoom - _REFERENCE)
+                pixel = Window(int(point.x * scale), int(point.y * scale), 1, 1)
+                if self._has(template, zoom, pixel):
+                    told = self.path, zoom, own / scale, target
+                    _LOG.info("%s: zoom level %d, %.3g m a pixel where %.3g m are wanted", *told)
+                    return zoom
+                tried.append(self._tile_url(zoom, pixel))
         raise SceneError(
-            f"{self.path}: the server has no tile {self._tile_url(*levels[0][:2])}, nor a coarser "
-            "one there; check the address, and give an area that it covers (--aoi: a file, or "
-            "bounds in meters of EPSG:3857)"
+            f"{self.path}: the server has no tile {tried[0]}, nor {len(tried) - 1} others of the "
+            "area and coarser; check the address, and give an area that it covers (--aoi: a file, "
+            "or bounds in meters of EPSG:3857)"
         )
 
     def _has(self, template: TileTemplate, zoom: int, pixel: Window) -> bool:
@@ -200,3 +202,14 @@ class Service:
         assert self.template is not None
         size = self.template.tile_size
         return self.template.url(zoom, pixel.col_off // size, pixel.row_off // size)
+
+
+def _points(area: Aoi) -> Iterator[shapely.Point]:
+    """Yield points inside an area: one near its middle, and one in each quarter of its bounds."""
+    yield area.shape.representative_point()
+    left, top, right, bottom = area.shape.bounds
+    x, y = (left + right) / 2, (top + bottom) / 2
+    for box in ((left, top, x, y), (x, top, right, y), (left, y, x, bottom), (x, y, right, bottom)):
+        part = shapely.intersection(area.shape, shapely.box(*box))
+        if part.area:
+            yield part.representative_point()
