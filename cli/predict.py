@@ -117,10 +117,7 @@ def command(
     quiet: bool,
     **others: Any,
 ) -> None:
-    """Find objects in SCENE... (GeoTIFF, VRT, JPEG 2000, PNG, … or a URL).
-
-    With --aoi, a SCENE may be a service: an address of tiles such as
-    https://tile.example/{z}/{x}/{y}.png, or GDAL's description of a WMS or WMTS.
+    """Find objects in SCENE... (GeoTIFF, VRT, PNG, …, a URL or, with --aoi, a tile service).
 
     For each scene writes STEM.gpkg, one layer per class, and STEM.classes.tif. A run that was
     stopped leaves its finished blocks in STEM.unfinished; the same command goes on from there.
