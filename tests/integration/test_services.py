@@ -262,3 +262,17 @@ def test_the_command_line_asks_for_an_area(server, tmp_path):
     assert refused.exit_code == 1
     assert "--aoi" in refused.stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_rows_may_count_from_the_south(server, tmp_path):
+    """The server counts from the north, so that it has no such tiles."""
+    aoi = area(server, tmp_path / "a.gpkg", (300, 300, 400, 400))
+    with pytest.raises(SceneError, match="nor 29 others"):
+        run(server.url.replace("{y}", "{-y}"), tmp_path / "out", aoi)
+    assert (ZOOM, COLUMN + 1, 2**ZOOM - 1 - (ROW + 1)) in server.requests
+
+
+def test_pictures_of_another_size_are_no_tiles(server, tmp_path):
+    aoi = area(server, tmp_path / "a.gpkg", (300, 300, 400, 400))
+    with pytest.raises(SceneError, match=r"what the server sent for http\S+ is no tile"):
+        run(f"{server.url}?@2x", tmp_path / "out", aoi)
