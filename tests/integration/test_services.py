@@ -151,9 +151,9 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
     expected = run(server.url, tmp_path / "one", aoi)
     busy = (ZOOM, COLUMN + 2, ROW + 2)
     with serving(*server.origin) as other:
-        other.failures[busy] = [503, 429]
+        other.failures[busy] = [503, 503, *[429] * 8]
         assert_same_outputs(run(other.url, tmp_path / "two", aoi), expected)
-        assert other.requests[busy] == 3
+        assert other.requests[busy] == 11
 
 
 def test_a_tile_that_fails_for_good_ends_the_run_which_goes_on_later(server, tmp_path):

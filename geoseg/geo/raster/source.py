@@ -147,7 +147,8 @@ class Source:
         Raises SceneError, "cannot `doing`".
         """
         failed = False
-        for pause in _PAUSES_REMOTE if self.is_remote else _PAUSES:
+        pauses = [*(_PAUSES_REMOTE if self.is_remote else _PAUSES)]
+        for pause in pauses:
             start = time.monotonic()
             try:
                 with self.dataset(doing) as dataset:
@@ -160,7 +161,11 @@ class Source:
                     raise
                 _LOG.info("%s; trying again", error)
                 failed = True
-                time.sleep(pause * (_BUSY_PAUSE if _BUSY.search(str(error)) else 1))
+                if _BUSY.search(str(error)):
+                    pauses.append(pause)  # as long as patience lasts
+                    time.sleep(_BUSY_PAUSE * pause)
+                else:
+                    time.sleep(pause)
                 self._patience -= time.monotonic() - start
             else:
                 if failed:

@@ -11,7 +11,7 @@ from geoseg.errors import SceneError
 _DESCRIPTION = re.compile(r"<GDAL_WMS\b.*</GDAL_WMS>", re.DOTALL)
 _BLOCK = re.compile(r"Unable to download block (\d+), (\d+)")
 _STATUS = re.compile(r"HTTP status code: (\d+), error: (.*?)\.\s", re.DOTALL)
-_NO_PICTURE = re.compile(r"ReadBlockFromFile \((.*?)\) failed|no picture: (\S+)")
+_NO_PICTURE = re.compile(r"ReadBlockFromFile \((.*?)\) failed")
 _EXCEPTION = re.compile(r"server returned exception: (.*)", re.DOTALL)
 _NO_TILES = {204, 400, 404, 410}
 """What servers answer at zoom levels beyond theirs."""
