@@ -76,7 +76,8 @@ POLL = 1.0
 @click.option(
     "--aoi",
     metavar="FILE|minx,miny,maxx,maxy",
-    help="Predict only this part: polygons of any vector file, or bounds in the scene's CRS.",
+    help="Predict only this part: polygons of any vector file, or bounds in the scene's CRS. Of a "
+    "tile service only the tiles around it are asked for.",
 )
 @options.formats
 @options.simplify
@@ -116,7 +117,7 @@ def command(
     quiet: bool,
     **others: Any,
 ) -> None:
-    """Find objects in SCENE... (GeoTIFF, VRT, JPEG 2000, PNG, … or a URL).
+    """Find objects in SCENE... (GeoTIFF, VRT, PNG, …, a URL or, with --aoi, a tile service).
 
     For each scene writes STEM.gpkg, one layer per class, and STEM.classes.tif. A run that was
     stopped leaves its finished blocks in STEM.unfinished; the same command goes on from there.

@@ -68,7 +68,8 @@ def predict(
     >>> result.objects.groupby("class")["area_m2"].sum()
 
     Args:
-        scene: a file or address that GDAL reads; a list of them is a mosaic.
+        scene: a file or address that GDAL reads; a list of them is a mosaic. With `aoi`, also an
+            address of tiles with {z}, {x} and {y}.
         out: folder of the results; None = a temporary one, removed with the returned object.
         weights: a checkpoint, or a name of `geoseg weights list`; None = the built-in ones.
         model: a `TileModel` or network to use instead of `weights`.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ from geoseg.geo.raster.files import raster_files
 from geoseg.geo.raster.mosaic import write_mosaic
 from geoseg.geo.raster.resampled import suitable_gsd
 from geoseg.geo.raster.scene import Scene
+from geoseg.geo.services.service import Service, Wanted
 from geoseg.guard import refuse_inputs
 from geoseg.interrupts import interruptible
+from geoseg.model.metadata import Metadata
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import refused_memory
 from geoseg.pipeline.earlier import Earlier, Record
@@ -100,11 +102,8 @@ def predict(
     output = output.with_recommended(weights.classes, weights.min_confidence, weights.split)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
-        source = str(path)
-        if parts:
-            source = str(working.path / f"{stem}.vrt")
-            stack.callback(Path(source).unlink, missing_ok=True)
-            write_mosaic(parts, Path(source), overwrite=True)
+        readable = readable_scene(path, parts, working.path, scene, tiling, weights)
+        source, scene = stack.enter_context(readable)
         header = interruptible(partial(open_scene, source, scene, look=False))
         stack.enter_context(closing(header))
         if scene.gsd is None:
@@ -126,6 +125,35 @@ def predict(
             except TileMemoryError as error:
                 options = with_smaller_tiles(options, error)
                 run = run_fingerprint(header, model, options)
+
+
+@contextmanager
+def readable_scene(
+    path: str | Path,
+    parts: Sequence[str],
+    working: Path,
+    options: SceneOptions,
+    tiling: TilingOptions,
+    weights: Metadata,
+) -> Iterator[tuple[str, SceneOptions]]:
+    """Yield what GDAL reads, and the options to read it: a VRT of a mosaic or service, or `path`.
+
+    Raises SceneError and OutputError.
+    """
+    view = working / f"{scene_stem(path)}.vrt"
+    if parts:
+        try:
+            write_mosaic(parts, view, overwrite=True)
+            yield str(view), options
+        finally:
+            view.unlink(missing_ok=True)
+    elif (service := Service.find(str(path))) is not None:
+        wanted = Wanted(options.aoi, options.gsd, weights.gsd_range, tiling.overlap)
+        with service.view(view, wanted):
+            # A look for collars would ask for tiles on all sides.
+            yield str(view), replace(options, collar="off")
+    else:
+        yield str(path), options
 
 
 def settle_engine(

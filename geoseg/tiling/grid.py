@@ -6,8 +6,11 @@ Arithmetic on pixel rectangles, without rasters or models.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 
 ALIGN = 32
 """Tile offsets and sizes are multiples of the model's deepest stride, px."""
@@ -130,12 +133,18 @@ class Grid:
     def rows(self) -> tuple[Span, ...]:
         return spans(self.height, self.tile_size, self.overlap)
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield the blocks row by row, left to right."""
-        side = self.tiles_per_block
+    def blocks(self, part: Window | None = None, margin: int = 0) -> Iterator[Block]:
+        """Yield the blocks row by row, left to right.
+
+        Args:
+            part: only the rows and columns of blocks that meet this window, of a huge scene.
+            margin: so many more on each side.
+        """
+        side, part = self.tiles_per_block, part or self.extent
         columns, rows = self.columns, self.rows
-        for i, top in enumerate(range(0, len(rows), side)):
-            for j, left in enumerate(range(0, len(columns), side)):
+        for i in _meeting(rows, side, part.row_off, part.row_end, margin):
+            for j in _meeting(columns, side, part.col_off, part.col_end, margin):
+                top, left = i * side, j * side
                 tiles = tuple(
                     Tile(
                         Window(x.start, y.start, x.size, y.size),
@@ -150,6 +159,10 @@ class Grid:
                     for x in columns[left : left + side]
                 )
                 yield Block(i, j, tiles)
+
+    def number(self, block: Block) -> int:
+        """Return the index of a block among all."""
+        return block.row * -(-len(self.columns) // self.tiles_per_block) + block.col
 
     @property
     def model_pixels(self) -> int:
@@ -167,6 +180,7 @@ class Span:
     core_end: int
 
 
+@lru_cache(maxsize=16)
 def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
     """Cover `length` px with as few tiles of one size as possible.
 
@@ -185,6 +199,13 @@ def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
         Span(start, size, core_start, core_end)
         for start, core_start, core_end in zip(starts, [0, *bounds], [*bounds, length], strict=True)
     )
+
+
+def _meeting(axis: tuple[Span, ...], side: int, start: int, end: int, margin: int) -> range:
+    """Return the indices of blocks of `side` tiles that meet [start, end) px, and a margin."""
+    first = bisect_right(axis, start, key=attrgetter("core_end")) // side
+    last = (bisect_left(axis, end, key=attrgetter("core_start")) - 1) // side
+    return range(max(0, first - margin), min(last + margin + 1, -(-len(axis) // side)))
 
 
 def round_up(value: int, multiple: int) -> int:

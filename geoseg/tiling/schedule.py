@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, repeat
+from operator import attrgetter
 
 from geoseg.tiling.decoding import cells_around
 from geoseg.tiling.grid import CELL, Block, Grid, Window
@@ -33,6 +34,7 @@ def jobs(
     output_window: Callable[[Block], Window | None],
     is_kept: Callable[[int], bool] = lambda number: False,
     cells: Callable[[Block], Window] | None = None,
+    part: Window | None = None,
 ) -> Iterator[Job]:
     """Yield all blocks with output, row by row. It holds a few rows, not the scene.
 
@@ -40,6 +42,7 @@ def jobs(
         output_window: the pixels that a block decides, None if none of them is wanted.
         is_kept: whether the store has a finished block.
         cells: those that decoding a block reads; None = `cells_around` its core.
+        part: contains all output; None = the whole scene.
     """
     cells = cells or (lambda block: cells_around(block.core, grid.extent))
     near: deque[dict[int, tuple[int, Block, Window]]] = deque(maxlen=2 * _REACH + 1)
@@ -56,14 +59,11 @@ def jobs(
                 del users[source]
             yield Job(number, block, sources, last)
 
-    rows = groupby(enumerate(grid.blocks()), lambda item: item[1].row)
-    count = -(-len(grid.rows) // grid.tiles_per_block)
-    for read in range(count + _REACH):
-        row = read - _REACH
-        near.append(
-            {b.col: (i, b, b.window.scaled(CELL)) for i, b in next(rows)[1]} if read < count else {}
-        )
-        if row < 0:
+    rows = groupby(grid.blocks(part, _REACH), attrgetter("row"))
+    following = chain((blocks for _, blocks in rows), repeat((), _REACH))
+    for read, blocks in enumerate(following):
+        near.append({b.col: (grid.number(b), b, b.window.scaled(CELL)) for b in blocks})
+        if read < _REACH:
             continue
         waiting.append([])
         for number, block, _ in near[-1 - _REACH].values():

@@ -163,6 +163,11 @@ def _(box: Box) -> list[str]:
     return box.predict("http://127.0.0.1:9/town.tif")
 
 
+@case("Scene", "tiles of a service, without `--aoi`", 1, "--aoi")
+def _(box: Box) -> list[str]:
+    return box.predict("http://127.0.0.1:9/{z}/{x}/{y}.png")
+
+
 @case("Scene", "the second half of the file is missing", 1, "--keep-going")
 def _(box: Box) -> list[str]:
     content = box.town(**TILED, compress="deflate").read_bytes()

@@ -34,6 +34,8 @@ _SUBDATASET = re.compile(r"[A-Za-z][A-Za-z0-9_]+:(?!//)")
 _SUBDATASET_PART = re.compile(r'"([^"]*)"|((?:[A-Za-z]:[\\/])?[^:"]+)')
 """Between colons; quoted or not, with or without a Windows drive."""
 _VRT_SOURCE = re.compile(r"(<Source(?:Filename|Dataset)[^>]*>)([^<]+)")
+_TILE_NUMBER = re.compile(r"[^/?]*\{(?:z|x|-?y)\}")
+"""A part of a path with the placeholder of a tile's number."""
 _ILLEGAL = re.compile(r'[/\\\0:"]+')
 """In file names."""
 
@@ -119,6 +121,7 @@ def _stem_of_address(text: str) -> str:
     if _is_inline_vrt(text):
         return "scene"
     if address := _HTTP.search(text):
+        text = _TILE_NUMBER.split(text)[0]
         url = urlsplit(text[address.start() :])
         path = url.path.rpartition("!")[2] if text.startswith("zip") else url.path
         return _legal(_path_stem(unquote(path)) or url.netloc)

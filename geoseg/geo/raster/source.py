@@ -21,6 +21,7 @@ from geoseg.errors import SceneError
 from geoseg.geo.gdal_errors import GDAL_ERRORS, is_out_of_memory, without_georeference
 from geoseg.geo.paths import raster_path
 from geoseg.geo.raster.address import absolute, is_remote, refers_to_server
+from geoseg.version import VERSION
 
 _MIN_CACHE, _MAX_CACHE = 32 * 2**20, 2**30
 """Bytes of decoded blocks in GDAL's cache, whose own default is a share of the machine's memory."""
@@ -42,6 +43,7 @@ _GDAL: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": 3,
     "GDAL_HTTP_RETRY_DELAY": 1,
     "GDAL_HTTP_CONNECTTIMEOUT": 20,
+    "GDAL_HTTP_USERAGENT": f"geoseg/{VERSION}",
     "GDAL_HTTP_LOW_SPEED_TIME": 20,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
     # GDAL caches truncated responses, so a file that is opened again must be fetched again.
@@ -56,8 +58,12 @@ _PAUSES, _PAUSES_REMOTE = (0.05, 0.2, 0.6), (0.5, 1.0, 2.0, 4.0)
 """Seconds between attempts to read. GDAL itself retries requests to servers, too."""
 _PATIENCE, _PATIENCE_REMOTE = 3.0, 60.0
 """Seconds that failed attempts may cost without a success; from then on there are no retries."""
-_REFUSED = re.compile(r"HTTP response code: 4(?!08|29)")
-"""Client errors, which do not go away; 408 (timeout) and 429 (too many requests) do."""
+_REFUSED = re.compile(r"HTTP (?:response|status) code: (?:204|4(?!08|29))")
+"""Client errors, which do not go away, and no content; 408 (timeout) and 429 (too many requests)
+do."""
+_BUSY = re.compile(r"HTTP (?:response|status) code: 429")
+_BUSY_PAUSE = 4
+"""How much longer the pauses are if a server answers that there are too many requests."""
 _PROCESS = os.getpid()
 """GDAL's threads do not survive a fork, and a forked child that uses them hangs."""
 _LOG = logging.getLogger("geoseg")
@@ -141,7 +147,8 @@ class Source:
         Raises SceneError, "cannot `doing`".
         """
         failed = False
-        for pause in _PAUSES_REMOTE if self.is_remote else _PAUSES:
+        pauses = [*(_PAUSES_REMOTE if self.is_remote else _PAUSES)]
+        for pause in pauses:
             start = time.monotonic()
             try:
                 with self.dataset(doing) as dataset:
@@ -154,7 +161,11 @@ class Source:
                     raise
                 _LOG.info("%s; trying again", error)
                 failed = True
-                time.sleep(pause)
+                if _BUSY.search(str(error)):
+                    pauses.append(pause)  # as long as patience lasts
+                    time.sleep(_BUSY_PAUSE * pause)
+                else:
+                    time.sleep(pause)
                 self._patience -= time.monotonic() - start
             else:
                 if failed:
