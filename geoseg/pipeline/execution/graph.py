@@ -102,6 +102,7 @@ def compute_here(
                 wanted: list[Any] = [done, [("infer", i) for i in kept]]
                 _, logits = dask.threaded.get(graph, wanted, pool=pool)
                 carried, strip = dict(zip(kept, logits, strict=True)), following
+                del logits  # else they would all stay until the next strip ends
     finally:
         steps.ended.set()
 
