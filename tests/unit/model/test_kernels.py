@@ -14,7 +14,6 @@ from geoseg.model.cpu import kernels, matmul
 from geoseg.model.fused import fuse
 from geoseg.model.mscan import MSCA, depthwise
 from geoseg.model.segnext import SegNeXt
-from geoseg.model.variants import VARIANTS
 from geoseg.native.library import library
 
 needs_compiled = pytest.mark.skipif(not library(), reason="no compiler was at hand")
