@@ -95,15 +95,6 @@ def test_bands_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
 
 
-def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", 1)
-    fused = fuse(lively("T"))
-    program = torch.export.export(fused, (pixels(1, 3, 64, 64),))
-    convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)
-    modules = sum(isinstance(module, nn.Conv2d) for module in fused.modules())
-    assert convolutions == modules - 1  # one is a product with the bases
-
-
 def test_biases_of_old_jittor_weights_and_odd_sizes_and_batches() -> None:
     model = lively("T", head_bias=True)
     assert_equal_logits(model, fuse(model), pixels(2, 3, 70, 101))
