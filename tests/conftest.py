@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# What tests write need not survive a power cut: SQLite does not wait for the disk.
+os.environ["OGR_SQLITE_SYNCHRONOUS"] = "OFF"
+
 # Shells let what runs in the background, or under nohup, ignore these, and so would the commands
 # that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,6 +23,14 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk, and failed reads of local files are repeated without pauses."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    if source := sys.modules.get("geoseg.geo.raster.source"):
+        monkeypatch.setattr(source, "_PAUSES", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ CLASS_NAMES = st.text(CHARACTERS | st.just("/"), min_size=1, max_size=64).filter
 
 @pytest.mark.skipif(os.name == "nt", reason="many of these are no names there")
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(name=NAMES, folder=NAMES, suffix=st.sampled_from(["", ".tif"]), plane=CLASS_NAMES)
 @example(name="漢" * 60, folder="漢!", suffix=".tif", plane="Built-up / Urban")

@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from checkpoint_formats import (
     write_legacy,
     write_original,
 )
+from small_networks import narrow
 from torch import Tensor
 
 from geoseg import ISAID, LabelClass
@@ -34,6 +35,13 @@ from geoseg.model.mscan import MSCAN
 from geoseg.model.segnext import SegNeXt
 
 State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _narrow() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        narrow(monkeypatch)
+        yield
 
 
 def network(variant: str, classes: int = 16, *, head_bias: bool = False) -> SegNeXt:
@@ -408,7 +416,7 @@ def test_imagenet_backbones(tmp_path: Path, prefix: str, suffix: str) -> None:
     backbone = network("S").backbone.state_dict()
     state = {prefix + key: value for key, value in backbone.items()}
     if not prefix:
-        state |= {"head.weight": torch.zeros(1000, 512), "head.bias": torch.zeros(1000)}
+        state |= {"head.weight": torch.zeros(1000, 64), "head.bias": torch.zeros(1000)}
     path = tmp_path / f"mscan_s{suffix}"
     (write_original if suffix == ".pth" else write_jittor)(path, state)
     refused(path, r"backbone without a segmentation head.*geoseg train --pretrained mscan_s")
@@ -430,7 +438,7 @@ def test_backbone_of_whole_checkpoints(tiny: State, tmp_path: Path) -> None:
 
 
 def test_incomplete_backbone(tiny: State, tmp_path: Path) -> None:
-    key = "backbone.block3.4.mlp.fc1.bias"
+    key = "backbone.block3.2.mlp.fc1.bias"
     write_jittor(tmp_path / "t.pkl", {k: v for k, v in tiny.items() if k != key})
-    with pytest.raises(CheckpointError, match=r"needs 'block3\.4\.mlp\.fc1\.bias'"):
+    with pytest.raises(CheckpointError, match=r"needs 'block3\.2\.mlp\.fc1\.bias'"):
         load_backbone_state(tmp_path / "t.pkl")

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from small_networks import narrow
 from torch import Tensor, nn
 
 from geoseg.classes import ISAID
@@ -58,7 +59,11 @@ def assert_equal_logits(model: SegNeXt, fused: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_are_those_of_the_training_form(variant: str) -> None:
+def test_logits_are_those_of_the_training_form(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variant != "T":  # the others are deeper, and as wide as it pleases
+        narrow(monkeypatch)
     model = lively(variant)
     fused = fuse(model)
     x = pixels(1, 3, 64, 96)
@@ -88,15 +93,6 @@ def test_bands_of_the_stem_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatc
         scale = expected.abs().max().item()
         found = model.forward(tiles, mask)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
-
-
-def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", 1)
-    fused = fuse(lively("T"))
-    program = torch.export.export(fused, (pixels(1, 3, 64, 64),))
-    convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)
-    modules = sum(isinstance(module, nn.Conv2d) for module in fused.modules())
-    assert convolutions == modules - 1  # one is a product with the bases
 
 
 def test_biases_of_old_jittor_weights_and_odd_sizes_and_batches() -> None:

@@ -14,7 +14,6 @@ from geoseg.model.cpu import kernels, matmul
 from geoseg.model.fused import fuse
 from geoseg.model.mscan import MSCA, depthwise
 from geoseg.model.segnext import SegNeXt
-from geoseg.model.variants import VARIANTS
 from geoseg.native.library import library
 
 needs_compiled = pytest.mark.skipif(not library(), reason="no compiler was at hand")
@@ -155,7 +154,7 @@ def test_torch_computes_what_the_c_code_cannot() -> None:
 
 
 @needs_compiled
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["T", "S"])  # B and L are S with more blocks
 def test_networks_agree_with_and_without(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     network = fuse(SegNeXt(variant).eval())

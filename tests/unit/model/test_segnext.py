@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_formats import SPELLINGS
+from small_networks import narrow
 from torch import Tensor, nn
 
 from geoseg import ISAID
@@ -171,7 +172,8 @@ def test_odd_sizes(height: int, width: int) -> None:
     assert logits.shape == (1, 5, -(-height // 8), -(-width // 8))
 
 
-def test_every_variant_runs_forward_and_backward() -> None:
+def test_every_variant_runs_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow(monkeypatch)
     for variant in PARAMETERS:
         model = SegNeXt(variant, 3)
         model(torch.randn(2, 3, 64, 64)).sum().backward()

@@ -69,9 +69,10 @@ def assert_found(valid: NDArray[np.bool_], inside: NDArray[np.bool_], narrow: in
     assert (valid != inside).mean() < narrow / 4 / len(inside)
 
 
-@pytest.mark.parametrize("value", [0, 255])
-@pytest.mark.parametrize("quality", [None, 85, 40])
-@pytest.mark.parametrize("side", [500, 900])
+@pytest.mark.parametrize(
+    ("side", "quality", "value"),
+    [(500, quality, value) for quality in (None, 85, 40) for value in (0, 255)] + [(900, 40, 0)],
+)
 def test_a_collar_is_found_to_the_pixel(tmp_path: Path, side, quality, value) -> None:
     inside = footprint(side, side + 37)
     image = ground(side, side + 37).clip(50, 205)

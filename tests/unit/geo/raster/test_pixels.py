@@ -235,6 +235,8 @@ def test_scenes_and_class_rasters_are_empty_alike(tmp_path, kind):
         codes = raster.read(raster.geobox.extent)
         assert (raster.values[codes[valid]] == ids[0][valid]).all(), dtype
         assert (codes[~valid] == 255).all() or set(codes[~valid]) <= {*raster.skip, 255}, dtype
+        if dtype not in ("uint8", "float32"):  # codes of one and of several bytes
+            continue
         vectorize(path, tmp_path / "o.gpkg", simplify=0, min_area=0, overwrite=True)
         layers = read_layers(tmp_path / "o.gpkg")
         areas = layers.area.groupby(layers["class_id"]).sum() / 0.3**2  # on the map, so in pixels

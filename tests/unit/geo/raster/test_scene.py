@@ -439,7 +439,7 @@ def test_blocks_too_large_to_decode_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["missing", "broken", "cut"])
 def test_lost_pixels_of_a_vrt_are_never_invented(tmp_path: Path, fault: str) -> None:
     """GDAL forgets errors of a VRT's sources: on several threads, and after the first one."""
-    side = 700
+    side = 400
     tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
     sources = ""
     for number in range(3):

@@ -143,7 +143,7 @@ def burn(class_id: NDArray, geometry: NDArray, shape: tuple[int, int]) -> ClassM
     return rasterio.features.rasterize(items, shape, fill=IGNORE, dtype="uint8")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), sides, skips)
 def test_polygons_of_blocks_are_those_of_gdal(class_ids, block, skip):
     found = polygons_of(class_ids, block, skip)
@@ -162,7 +162,7 @@ def test_hand_made_maps(name, block):
     assert pairs(found.class_id, found.geometry) == reference(class_ids, ())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), sides, skips)
 def test_rasterized_polygons_are_the_raster(class_ids, block, skip):
     found = polygons_of(class_ids, block, skip)
@@ -170,7 +170,7 @@ def test_rasterized_polygons_are_the_raster(class_ids, block, skip):
     np.testing.assert_array_equal(burn(found.class_id, found.geometry, class_ids.shape), wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), sides, st.integers(0, 2**32 - 1))
 def test_confidence_is_the_mean_over_the_pixels(class_ids, block, seed):
     confidence = np.random.default_rng(seed).random(class_ids.shape, np.float32)
@@ -194,7 +194,7 @@ def test_confidence_is_the_same_with_and_without_c_code_and_in_bands(monkeypatch
     assert found[-1, -1] == np.rint(confidence * np.float32(PROBABILITY_UNIT)).sum(dtype=np.int64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), sides, skips, st.sampled_from([0.3, 0.5, 1, 1.5, 3, 30]), st.booleans())
 def test_simplified_coverages_have_neither_overlaps_nor_gaps(
     class_ids, block, skip, tolerance, smooth
@@ -213,7 +213,7 @@ def test_simplified_coverages_have_neither_overlaps_nor_gaps(
         assert shapely.area(covered) == pytest.approx(shapely.area(geometry).sum())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), skips, st.sampled_from([0.5, 1, 2, 8]))
 def test_outlines_stay_within_the_tolerance(class_ids, skip, tolerance):
     exact = whole(class_ids, skip)
@@ -274,7 +274,7 @@ def test_smooth_outlines_are_closer_to_the_truth_than_those_of_pixels():
     assert len(smooth.corners) < 0.6 * shapely.get_num_coordinates(geos).sum()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 12), st.booleans())
 def test_sieve_does_not_depend_on_blocks(class_ids, block, skip, min_pixels, fill):
     expected = sieve(whole(class_ids, skip), min_pixels, fill=fill)
@@ -292,7 +292,7 @@ def test_sieve_does_not_depend_on_blocks(class_ids, block, skip, min_pixels, fil
         assert len(expected) == large.sum()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), st.integers(2, 12))
 def test_sieve_keeps_large_regions_and_leaves_no_gaps(class_ids, min_pixels):
     class_ids = np.where(class_ids == IGNORE, 3, class_ids).astype(np.uint8)
@@ -322,7 +322,7 @@ def test_specks_that_border_on_no_polygon_are_removed():
     np.testing.assert_array_equal(sieved.pixels, [16])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), sides, skips, st.integers(0, 9), st.booleans(), st.sampled_from([0, 0.5, 2]))
 def test_cleaned_in_blocks_is_cleaned_as_a_whole(
     class_ids, block, skip, min_pixels, fill, tolerance
@@ -389,7 +389,7 @@ def test_polygons_that_wait_are_bounded_by_the_width(monkeypatch):
     assert most_corners(12) <= 1.2 * most_corners(2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_the_spool_returns_what_it_got_in_order(tmp_path_factory, class_ids, band, random):
     polygons = whole(class_ids, ())
@@ -417,7 +417,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(class_maps(), st.sampled_from([0, 1, 3]))
 def test_groups_lie_apart(class_ids, distance):
     class_ids = np.pad(np.where(class_ids == 1, 1, 0).astype(np.uint8), 8)

@@ -15,8 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import small_networks
 import torch
 from checkpoint_formats import write_jittor
+from small_networks import narrow
 
 from geoseg.errors import CheckpointError, DownloadError
 from geoseg.model import hub
@@ -25,6 +27,8 @@ from geoseg.model.hub import PUBLIC_WEIGHTS, PublicWeights, fetch, find_public, 
 from geoseg.model.load import load_model, locate_weights
 from geoseg.model.metadata import file_hash
 from geoseg.model.segnext import SegNeXt
+
+FIXTURES = str(Path(small_networks.__file__).parent)
 
 
 @dataclass
@@ -80,6 +84,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _narrow() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        narrow(monkeypatch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(5)
@@ -95,7 +106,7 @@ def server(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     site = Site(weights)
     handler = type("SiteHandler", (Handler,), {"site": site})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{http.server_port}/files/tiny.pkl"
         entry = PublicWeights("segnext_t_isaid", "T", url, 68.3)
@@ -144,16 +155,16 @@ def interrupted(server: Server, after: int) -> None:
 
 def test_broken_download_is_resumed(server: Server) -> None:
     size = len(server.site.content)
-    interrupted(server, 1_000_000)
-    server.site.ends_after = 2_000_000
-    with pytest.raises(DownloadError, match="3000000 of"):
+    interrupted(server, 100_000)
+    server.site.ends_after = 50_000
+    with pytest.raises(DownloadError, match="150000 of"):
         fetch(server.entry)
     server.site.ends_after = None
     fetch(server.entry)
     assert server.site.requests == [
-        (None, 1_000_000),
-        ("bytes=1000000-", 2_000_000),
-        ("bytes=3000000-", size - 3_000_000),
+        (None, 100_000),
+        ("bytes=100000-", 50_000),
+        ("bytes=150000-", size - 150_000),
     ]
     assert cached(server.entry) == DONE
     load_model(server.entry.path)
@@ -280,11 +291,12 @@ def test_unwritable_cache(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_two_processes_fetch_once(server: Server) -> None:
     program = (
-        "import sys; from geoseg.model.hub import fetch; "
-        "from geoseg.model.hub import PublicWeights; "
+        "import sys; sys.path.append(sys.argv[2]); from pytest import MonkeyPatch; "
+        "from small_networks import narrow; narrow(MonkeyPatch()); "
+        "from geoseg.model.hub import fetch, PublicWeights; "
         "print(fetch(PublicWeights('segnext_t_isaid', 'T', sys.argv[1], 68.3)))"
     )
-    command = [sys.executable, "-c", program, server.entry.url]
+    command = [sys.executable, "-c", program, server.entry.url, FIXTURES]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [child.communicate(timeout=120)[0].strip() for child in children]
     assert answers == [str(server.entry.path)] * 2

@@ -23,6 +23,7 @@ from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.engines import export
 from geoseg.model.engines.export import export_weights
 from geoseg.model.engines.graph import GraphForm, PixelGraph, fixed_padding, trace
+from geoseg.model.fused import fuse
 from geoseg.model.pyramid import SameConv2d
 
 WITH_ONNXRUNTIME = """
@@ -211,3 +212,12 @@ def test_fixed_padding_is_that_of_multiples_of_the_stride(kernel: int, stride: i
     conv = SameConv2d(3, 6, kernel, stride, groups=3)
     x = torch.randn(1, 3, 8, 14)
     assert torch.equal(fixed_padding(conv)(x), conv(x))
+
+
+def test_a_compiler_sees_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model.fused.BAND_BYTES", 1)
+    fused = fuse(small_network("T"))
+    program = torch.export.export(fused, (torch.randn(1, 3, 64, 64),))
+    convolutions = sum("conv2d" in str(node.target) for node in program.graph.nodes)
+    modules = sum(isinstance(module, torch.nn.Conv2d) for module in fused.modules())
+    assert convolutions == modules - 1  # one is a product with the bases

@@ -98,7 +98,7 @@ def ending(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], 
     return contents(root / "out"), int(done.stdout)
 
 
-@pytest.mark.parametrize("share", [0, 0.3, 0.6, 1])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_a_killed_preparation_is_refused_by_training_and_completed_by_the_next(
     harbors, ending, share
 ):

@@ -31,7 +31,7 @@ from geoseg.model.load import locate_weights
 from geoseg.train.recipe import load_recipe
 from geoseg.version import VERSION
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = REPOSITORY / "qgis" / "geoseg_qgis"
 BY_NAME = {command.name: command for command in COMMANDS}
 RUNNING = [command for command in COMMANDS if command.words]

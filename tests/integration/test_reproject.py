@@ -62,6 +62,15 @@ TAVEUNI = {
 }
 
 
+MAPS = ["EPSG:4326", "EPSG:3857", "EPSG:6933", "EPSG:4807", "EPSG:32701", ROTATED]
+"""Targets; the first three end at the 180th meridian."""
+PAIRS = [
+    *(("EPSG:32760", target) for target in MAPS),
+    *((source, target) for source in list(TAVEUNI)[1:] for target in ("EPSG:4326", ROTATED)),
+]
+"""Each target from one source, and each source to a target that cuts and one that does not."""
+
+
 @pytest.fixture(scope="module", params=TAVEUNI)
 def taveuni(request, tmp_path_factory) -> Path:
     """Layers of a raster that lies across the 180th meridian."""
@@ -78,15 +87,13 @@ def test_sizes_do_not_jump_at_180_degrees(taveuni: Path) -> None:
     assert np.ptp(frame["area_m2"]) < 0.01 * frame["area_m2"].max()
 
 
-@pytest.mark.parametrize(
-    "target", ["EPSG:4326", "EPSG:3857", "EPSG:6933", "EPSG:4807", "EPSG:32701", ROTATED]
-)
+@pytest.mark.parametrize(("taveuni", "target"), PAIRS, indirect=["taveuni"])
 def test_no_polygon_spans_the_globe(taveuni: Path, target: str, tmp_path: Path) -> None:
     (path,) = export(taveuni, tmp_path, "flatgeobuf", target_crs=target)
     frame = pyogrio.read_dataframe(path).sort_values("object_id")
     assert frame.is_valid.all()
     parts = shapely.get_parts(np.asarray(frame.geometry.values, object))
-    cut = 1 if target in ("EPSG:4326", "EPSG:3857", "EPSG:6933") else 0
+    cut = 1 if target in MAPS[:3] else 0
     assert len(parts) == 3 + cut
     geod = pyproj.Geod(ellps="WGS84")
     lonlat = frame.to_crs(frame.crs.geodetic_crs if target != ROTATED else 4326).to_crs(4326)

@@ -18,6 +18,7 @@ from PIL import Image
 from rasterio.io import MemoryFile
 
 from geoseg.errors import SceneError
+from geoseg.geo.raster import source
 from geoseg.geo.raster.scene import Scene
 from geoseg.tiling.grid import Window
 
@@ -69,7 +70,7 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def url(self, folder: str) -> str:
         """An address of its own for each test: GDAL remembers what it fetched."""
@@ -146,7 +147,8 @@ def test_a_part_fetches_its_blocks(server: Server, cog: Path) -> None:
     assert server.sent <= 1.2 * needed, f"{server.sent / needed:.2f} times the blocks needed"
 
 
-def test_a_busy_server_is_asked_again(server: Server) -> None:
+def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(source._GDAL_REMOTE, "GDAL_HTTP_RETRY_DELAY", 0.05)
     server.failures = 2
     assert Scene.open(server.url("busy"), collar="off").geobox.width == SIDE
 
