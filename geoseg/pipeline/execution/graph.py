@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from geoseg.pipeline.execution.cluster import ClusterRun
 
 Graph = dict[Any, Any]
+Key = tuple[Any, ...]
+"""Of a task: its kind, and the numbers of one or two blocks."""
+Carried = BlockLogits | Halo
+"""What one strip leaves to the next."""
 STRIP = 512
 """Blocks of one graph: enough that the pause between two graphs does not show, and few enough that
 neither planning nor memory grows with the scene."""
@@ -88,21 +93,22 @@ def compute_here(
 ) -> None:
     """Compute all jobs on threads of this process."""
     steps = _Steps(plan, model, store, write)
-    carried: dict[int, BlockLogits] = {}
+    carried: dict[Key, Carried] = {}
     strip = list(islice(todo, STRIP))
     try:
         with threads(workers) as pool, model.cancelled_on_error():
             while strip:
                 following = list(islice(todo, STRIP))
-                sources = {i for job in strip for i in job.sources}
-                steps.to_infer = sources - carried.keys()
+                steps.to_infer = set(to_infer(strip, carried))
                 steps.is_last_strip = not following
-                kept = sorted((sources | carried.keys()) - {i for job in strip for i in job.last})
+                kept = to_carry(strip, following, carried)
                 graph, done = build_graph(plan, strip, carried, workers, steps)
-                wanted: list[Any] = [done, [("infer", i) for i in kept]]
-                _, logits = dask.threaded.get(graph, wanted, pool=pool)
-                carried, strip = dict(zip(kept, logits, strict=True)), following
-                del logits  # else they would all stay until the next strip ends
+                for job in following:
+                    add_halos(graph, plan, job, kept)
+                wanted: list[Any] = [done, kept]
+                _, values = dask.threaded.get(graph, wanted, pool=pool)
+                carried, strip = dict(zip(kept, values, strict=True)), following
+                del values  # else they would all stay until the next strip ends
     finally:
         steps.ended.set()
 
@@ -158,20 +164,47 @@ class _Steps:
             self.store.drop_inferred(source)
 
 
+def to_infer(strip: Sequence[Job], carried: Container[Key]) -> dict[int, Block]:
+    """Return the blocks whose logits the jobs need, and that are not `carried`, by number."""
+    return {
+        i: block
+        for job in strip
+        for i, block in job.sources.items()
+        if ("infer", i) not in carried and ("halo", i, job.number) not in carried
+    }
+
+
+def to_carry(strip: Sequence[Job], following: Sequence[Job], carried: Collection[Key]) -> list[Key]:
+    """Return the keys of what the jobs after a strip need of its results, and of what it carries.
+
+    Of blocks that are decoded that is only what they give to others: else two rows of blocks would
+    be in memory when a strip ends, instead of one.
+    """
+    known = {i for job in strip for i in job.sources} | {key[1] for key in carried}
+    known -= {i for job in strip for i in job.last}
+    ending = {i for job in following for i in job.last if i <= strip[-1].number}
+    keys: list[Key] = [("infer", i) for i in sorted(known - ending)]
+    keys += [
+        ("halo", i, job.number) for job in following for i in job.sources if i in known & ending
+    ]
+    return keys
+
+
 def build_graph(
     plan: Plan,
     strip: Sequence[Job],
-    carried: dict[int, BlockLogits],
+    carried: dict[Key, Carried],
     ahead: int,
     steps: _Steps,
 ) -> tuple[Graph, list[Any]]:
     """Return the dask graph of some jobs, and the keys of their `finish`.
 
     Args:
-        carried: logits from earlier strips, which the graph takes out.
+        carried: logits and halos from earlier strips, which the graph takes out.
         ahead: number of threads: blocks that are in progress at once.
     """
-    graph: Graph = {("infer", i): (carried.pop, i) for i in carried}
+    # As an argument the key would be a dependency.
+    graph: Graph = {key: (partial(carried.pop, key),) for key in carried}
     # Blocks finish in order. A block starts only when all but the last 2 × `ahead` of the blocks
     # that do not depend on it are finished: memory grows with the width of a scene, not its area.
     # Job strip[k] can finish once block ready[k] is inferred.
@@ -182,7 +215,7 @@ def build_graph(
         latest = waiting - 1 - 2 * ahead
         return [("done", strip[latest].number)] if latest >= 0 else []
 
-    new = {i: block for job in strip for i, block in job.sources.items() if i not in carried}
+    new = to_infer(strip, carried)
     numbers = sorted(new)
     for position, i in enumerate(numbers):
         after = may_start(bisect_left(ready, i))
@@ -193,13 +226,18 @@ def build_graph(
     for k, job in enumerate(strip):
         i, previous = job.number, [("done", strip[k - 1].number)] if k else []
         if job.sources:
-            cells, pieces = plan.cells(job.block), []
-            for source in job.sources:
-                if source != i:
-                    pieces.append(("halo", source, i))
-                    graph["halo", source, i] = (halo, ("infer", source), cells)
+            pieces = [("halo", source, i) for source in job.sources if source != i]
+            add_halos(graph, plan, job, pieces)
             graph["decode", i] = (steps.decode, job, ("infer", i), pieces)
         else:
             graph["decode", i] = (steps.load, job, *may_start(k))
         graph["done", i] = (steps.finish, job, ("decode", i), *previous)
     return graph, [("done", job.number) for job in strip]
+
+
+def add_halos(graph: Graph, plan: Plan, job: Job, keys: Collection[Key]) -> None:
+    """Add the tasks among `keys` that cut out what a job needs of other blocks."""
+    cells = plan.cells(job.block)
+    for source in job.sources:
+        if (key := ("halo", source, job.number)) in keys and key not in graph:
+            graph[key] = (halo, ("infer", source), cells)

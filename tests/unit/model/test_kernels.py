@@ -154,7 +154,7 @@ def test_torch_computes_what_the_c_code_cannot() -> None:
 
 
 @needs_compiled
-@pytest.mark.parametrize("variant", ["T", "S"])  # B and L are S with more blocks
+@pytest.mark.parametrize("variant", ["T", "S"])  # B and L: more such blocks, wider heads
 def test_networks_agree_with_and_without(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     network = fuse(SegNeXt(variant).eval())
