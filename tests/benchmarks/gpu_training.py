@@ -20,7 +20,7 @@ import zipfile
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,14 +32,17 @@ from geoseg.classes import IGNORE, ISAID
 from geoseg.model.checkpoint import save_checkpoint
 from geoseg.model.load import load_model
 from geoseg.model.metadata import Metadata
-from geoseg.train.crops import hidden_classes
-from geoseg.train.loss import distillation, partial_cross_entropy
+from geoseg.train.box_scores import read_box_table
+from geoseg.train.crops import MAX_BOXES, MIN_BOX_SIDE, hidden_classes
+from geoseg.train.loss import distillation, pairwise, partial_cross_entropy, projection
 from geoseg.train.recipe import GroupOptions, load_recipe
 
 QUALITY = 55
 """Of the WebP that images travel as."""
 FINE = 0.7
 """Images of groups that are shown smaller than this are packed at half of their size."""
+PROJECTION, PAIRWISE = 0.5, 0.3
+"""Weights of the losses for boxes, as in `lite2_aerial`."""
 LOG_EVERY = 50
 LARGEST = 1600
 """Images are cut into parts of at most this side, px."""
@@ -54,6 +57,8 @@ class Part:
     mask: bytes
     labeled: int
     """Pixels of objects."""
+    boxes: list[tuple[int, list[list[float]]]]
+    """Class, and (4,2) corners, px."""
 
     @property
     def size(self) -> int:
@@ -64,24 +69,36 @@ def pack(arguments: argparse.Namespace) -> None:
     from geoseg.train.dataset import LabeledFolder
 
     recipe = load_recipe(arguments.recipe)
+    folder = LabeledFolder.open(recipe.data.root)
+    outlines = read_box_table(folder.root, folder.classes)
     parts: dict[str, list[Part]] = {}
-    for item in LabeledFolder.open(recipe.data.root).split("train"):
+    for item in folder.split("train"):
         options = recipe.group(item.group)
         if options.weight == 0:
             continue
         image, mask, _ = item.load()
+        known = outlines.get((item.group, item.name))
+        corners, classes = (known.corners, known.classes) if known else (np.zeros((0, 4, 2)), [])
         if options.scale < FINE:
             image, mask = np.array(Image.fromarray(image).reduce(2)), mask[::2, ::2]
-            image = image[: len(mask), : mask.shape[1]]
+            image, corners = image[: len(mask), : mask.shape[1]], corners / 2
         for top in range(0, len(mask), LARGEST):
             for left in range(0, mask.shape[1], LARGEST):
                 window = np.s_[top : top + LARGEST, left : left + LARGEST]
+                moved = corners - [left, top]
+                centers = moved.mean(axis=1)
+                inside = ((centers >= 0) & (centers < mask[window].shape[::-1])).all(axis=1)
                 parts.setdefault(item.group, []).append(
                     Part(
                         item.group,
                         encoded(image[window], format="WEBP", quality=QUALITY, method=4),
                         encoded(mask[window], format="PNG"),
                         int(np.count_nonzero((mask[window] > 0) & (mask[window] != IGNORE))),
+                        [
+                            (int(classes[i]), moved[i].round(1).tolist())
+                            for i in np.flatnonzero(inside)
+                            if classes[i] != IGNORE
+                        ],
                     )
                 )
     weights = {name: recipe.group(name).weight for name in parts}
@@ -94,7 +111,8 @@ def pack(arguments: argparse.Namespace) -> None:
             archive.writestr(f"{number}.webp", part.image)
             archive.writestr(f"{number}.png", part.mask)
         listed = [part.group for part in chosen]
-        archive.writestr("index.json", json.dumps({"groups": groups, "images": listed}))
+        index = {"groups": groups, "images": listed, "boxes": [part.boxes for part in chosen]}
+        archive.writestr("index.json", json.dumps(index))
     size = Path(arguments.pack).stat().st_size
     total = sum(map(len, parts.values()))
     print(f"{len(chosen)} of {total} images, {size / 2**20:.1f} MiB: {arguments.pack}")
@@ -130,6 +148,37 @@ def within(parts: dict[str, list[Part]], weights: dict[str, float], budget: int)
     return chosen
 
 
+class Crop(NamedTuple):
+    """A crop on the device."""
+
+    pixels: Tensor
+    """(1,3,S,S), float."""
+    ids: Tensor
+    """(1,S,S), long."""
+    number: int
+    """Of its image."""
+    boxes: Tensor
+    """(1,MAX_BOXES,4,2) corners, px of the crop."""
+    classes: Tensor
+    """(1,MAX_BOXES), long; -1 = none."""
+
+
+def boxes_in(corners: Tensor, classes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return boxes that lie in a crop and are large enough, as many as `Crop` holds."""
+    middle = corners.mean(dim=1)
+    sides = torch.stack([corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1]], dim=1)
+    wanted = ((middle > 0) & (middle < side)).all(dim=1)
+    wanted &= (sides.norm(dim=2) >= MIN_BOX_SIDE).all(dim=1)
+    # The order is random, the first ones are taken, and the others never leave the device.
+    rank = torch.rand(len(corners), device=corners.device) + ~wanted
+    chosen = rank.argsort()[:MAX_BOXES]
+    missing = MAX_BOXES - len(chosen)
+    kept = torch.where(wanted[chosen], classes[chosen], -1)
+    return F.pad(corners[chosen], (0, 0, 0, 0, 0, missing))[None], F.pad(
+        kept, (0, missing), value=-1
+    )[None]
+
+
 class Images:
     """All images and masks on the device, each at full, half and quarter size.
 
@@ -156,6 +205,14 @@ class Images:
                         levels.append(F.avg_pool2d(levels[-1].float(), 2).to(torch.uint8))
                 self.pixels.append(levels)
                 self.masks.append(torch.from_numpy(mask).to(device)[None, None])
+        self.boxes = [
+            (
+                torch.tensor([corners for _, corners in each]).view(-1, 4, 2).to(device),
+                torch.tensor([class_id for class_id, _ in each], dtype=torch.long, device=device),
+            )
+            for each in index["boxes"]
+        ]
+        """Per image: (K,4,2) corners, px, and (K,) classes."""
         self.groups = [GroupOptions(**fix(index["groups"][g])) for g in index["images"]]
         self.hidden = torch.stack([hidden_classes(g, len(ISAID)) for g in self.groups]).to(device)
         weights = np.array([group.weight for group in self.groups])
@@ -164,10 +221,7 @@ class Images:
         self.class_odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
         self.class_odds[0] = 0
 
-    def crop(
-        self, rng: np.random.Generator, recipe: dict[str, float], side: int
-    ) -> tuple[Tensor, Tensor, int]:
-        """(1,3,S,S) float, (1,S,S) long, and the image's number."""
+    def crop(self, rng: np.random.Generator, recipe: dict[str, float], side: int) -> Crop:
         wanted = None
         if rng.random() < recipe["object_share"]:
             wanted = int(rng.choice(len(ISAID), p=normalized(self.class_odds)))
@@ -218,7 +272,14 @@ class Images:
         ids = F.grid_sample(part, grid, mode="nearest", align_corners=False)
         if self.groups[number].shuffle_channels:
             pixels = pixels[:, torch.from_numpy(rng.permutation(3)).to(self.device)]
-        return pixels, (ids[:, 0] + IGNORE).round().long(), number
+        # From corners of boxes back to the crop: the inverse of rotation, mirror and scale.
+        turn = torch.tensor([[mirror * cos, -sin], [mirror * sin, cos]], device=self.device)
+        middle = torch.tensor(center, dtype=torch.float32, device=self.device)
+        corners, classes = self.boxes[number]
+        corners = ((corners - middle) @ torch.linalg.inv(turn).T + 1) * (side / 2)
+        return Crop(
+            pixels, (ids[:, 0] + IGNORE).round().long(), number, *boxes_in(corners, classes, side)
+        )
 
 
 def fix(options: dict[str, object]) -> dict[str, object]:
@@ -274,14 +335,20 @@ class Student:
         self.optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=0.02)
         self.steps = 0
 
-    def learn(self, pixels: Tensor, target: Tensor, hidden: Tensor, share: float) -> Tensor:
-        """One step; `share` of the time is over."""
+    def learn(self, crops: list[Crop], hidden: Tensor, share: float) -> Tensor:
+        """Take one step; `share` of the time is over."""
+        pixels = photometric(torch.cat([each.pixels for each in crops]), 0.8)
+        target = torch.cat([each.ids for each in crops])[:, 1::2, 1::2]
+        boxes = torch.cat([each.boxes for each in crops]) / 2
+        classes = torch.cat([each.classes for each in crops])
         rate = self.lr * min(1, (self.steps + 1) / 300) * 0.5 * (1 + math.cos(math.pi * share))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         x = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits = self.logits(self.model, x, target)
         loss = partial_cross_entropy(logits, target, hidden, 0.3)
+        loss = loss + PROJECTION * projection(logits, boxes, classes)
+        loss = loss + PAIRWISE * pairwise(logits, F.avg_pool2d(pixels, 2), target == IGNORE)
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.logits(self.teacher, x, target)
@@ -320,10 +387,8 @@ def train(arguments: argparse.Namespace) -> None:
     budget = arguments.minutes * 60
     while (elapsed := time.perf_counter() - start) < budget:
         crops = [images.crop(rng, draw, arguments.crop) for _ in range(arguments.batch)]
-        pixels = photometric(torch.cat([c[0] for c in crops]), 0.8)
-        target = torch.cat([c[1] for c in crops])[:, 1::2, 1::2]
-        hidden = images.hidden[[c[2] for c in crops]]
-        losses.append(student.learn(pixels, target, hidden, elapsed / budget))
+        hidden = images.hidden[[each.number for each in crops]]
+        losses.append(student.learn(crops, hidden, elapsed / budget))
         if len(losses) == LOG_EVERY:
             speed = student.steps * arguments.batch / (time.perf_counter() - start)
             print(
