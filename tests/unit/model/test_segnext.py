@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoint_formats import SPELLINGS
 from small_networks import narrow
-from torch import Tensor, nn
+from torch import Tensor
 
-from geoseg import ISAID
-from geoseg.model.convert import import_checkpoint
-from geoseg.model.load import load_model
 from geoseg.model.mscan import MSCAN
 from geoseg.model.segnext import NMF, SegNeXt
 
 TOLERANCE = 5e-5
 """Threads, layouts and compilers differ by 2e-5; a wrong GELU, eps or step count by 1.5e-4."""
 
-SIZES = ("256x320", "250x333")
 PARAMETERS = {  # 16 and 150 classes, in millions
     "T": (4.229, 4.263),
     "S": (13.898, 13.933),
@@ -48,35 +42,6 @@ def model(official: dict[str, Tensor]) -> SegNeXt:
     return model.eval()
 
 
-def assert_logits(
-    model: nn.Module, recorded: dict[str, np.ndarray], sizes: Sequence[str] = SIZES
-) -> None:
-    for size in sizes:
-        x = torch.from_numpy(recorded[f"input_{size}"])
-        with torch.inference_mode():
-            logits = model(x)
-            full = nn.functional.interpolate(logits, x.shape[2:], mode="bilinear")
-        np.testing.assert_allclose(logits, recorded[f"logits8_{size}"], rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(full, recorded[f"logits_{size}"], rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_logits_through_every_spelling(
-    official: dict[str, Tensor], recorded: dict[str, np.ndarray], tmp_path: Path, spelling: str
-) -> None:
-    SPELLINGS[spelling](tmp_path / spelling, official)
-    import_checkpoint(tmp_path / spelling, tmp_path / "t.safetensors", ISAID)
-    assert_logits(load_model(tmp_path / "t.safetensors"), recorded, SIZES[:1])
-
-
-@pytest.mark.parametrize("name", ["segnext_t_official.pth", "jseg_segnext_t_isaid.pkl"])
-def test_logits_from_real_files(
-    parity: Path, recorded: dict[str, np.ndarray], tmp_path: Path, name: str
-) -> None:
-    import_checkpoint(parity / name, tmp_path / "t.safetensors", ISAID)
-    assert_logits(load_model(tmp_path / "t.safetensors"), recorded)
-
-
 def test_stages(model: SegNeXt, recorded: dict[str, np.ndarray]) -> None:
     with torch.inference_mode():
         stages = model.backbone(torch.from_numpy(recorded["input_256x320"]))
@@ -89,11 +54,14 @@ def test_bases_are_drawn_as_recorded(model: SegNeXt, recorded: dict[str, np.ndar
 
 
 @pytest.mark.parametrize("variant", PARAMETERS)
-def test_keys_shapes_and_parameter_counts(parity: Path, variant: str) -> None:
+def test_keys_shapes_and_parameter_counts(
+    parity: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Shapes do not depend on values, which take most of the time.
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda weight, **options: weight)
     keys = json.loads((parity / "keys.json").read_text())[variant]
     for classes, millions in zip((16, 150), PARAMETERS[variant], strict=True):
-        with torch.no_grad():
-            model = SegNeXt(variant, classes)
+        model = SegNeXt(variant, classes)
         count = sum(parameter.numel() for parameter in model.parameters())
         assert round(count / 1e6, 3) == millions
         if classes == 16:
