@@ -144,10 +144,10 @@ def _replaced(
 def _blocks(grid: DecodeGrid) -> list[tuple[int, Block, Window]]:
     """Return number, block and pixels of the scene of each block that meets the extent."""
     found = []
-    for number, block in enumerate(grid.tiles.blocks()):
+    for block in grid.tiles.blocks(grid.part):
         window = grid.resampler.source_window(block.core)
         if window is not None and window.intersection(grid.extent) is not None:
-            found.append((number, block, window))
+            found.append((grid.tiles.number(block), block, window))
     return found
 
 

@@ -55,12 +55,17 @@ class DecodeGrid:
         return GeoBox(height, width, self.geobox.transform @ scale, self.geobox.crs)
 
     @property
-    def cells(self) -> Window:
-        """The cells from which the pixels of the extent are interpolated."""
+    def part(self) -> Window:
+        """The model's pixels that contain the extent."""
         across, down = self.resampler.step
         left, top = floor(self.extent.col_off / across), floor(self.extent.row_off / down)
         right, bottom = ceil(self.extent.col_end / across), ceil(self.extent.row_end / down)
-        return cells_around(Window(left, top, right - left, bottom - top), self.tiles.extent)
+        return Window(left, top, right - left, bottom - top)
+
+    @property
+    def cells(self) -> Window:
+        """The cells from which the pixels of the extent are interpolated."""
+        return cells_around(self.part, self.tiles.extent)
 
     def min_pixels(self, min_area: float | None) -> float:
         """Return the least pixels of a polygon.

@@ -64,7 +64,8 @@ def run_blocks(
     cluster: ClusterRun | None,
 ) -> None:
     """Write every block of the plan in order; those in the store are not computed again."""
-    windows = (plan.output_window(block) for block in plan.grid.blocks(plan.part))
+    part = plan.decode_grid.part
+    windows = (plan.output_window(block) for block in plan.grid.blocks(part))
     total, done = sum(w.width * w.height for w in windows if w), 0
 
     def write(result: BlockResult) -> None:
@@ -75,7 +76,7 @@ def run_blocks(
         done += result.class_ids.size
         progress(done, total)
 
-    todo = jobs(plan.grid, plan.output_window, store.has_result, plan.cells, plan.part)
+    todo = jobs(plan.grid, plan.output_window, store.has_result, plan.cells, part)
     if cluster is not None:
         for result in cluster.results(todo, store):
             write(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor
 from typing import Literal
 
 import numpy as np
@@ -49,17 +48,6 @@ class Plan:
         scene = self.view.scene.geobox
         extent = scene.extent if self.aoi is None else self.aoi.window
         return DecodeGrid(scene, extent, self.view.resampler, self.grid)
-
-    @property
-    def part(self) -> Window | None:
-        """Pixels of `view` that contain the area of interest; None = the whole scene."""
-        if self.aoi is None:
-            return None
-        window, (across, down) = self.aoi.window, self.view.step
-        left, top = floor(window.col_off / across), floor(window.row_off / down)
-        right, bottom = ceil(window.col_end / across), ceil(window.row_end / down)
-        # One more on each side: a pixel of the scene belongs to the block that has its center.
-        return Window(left - 1, top - 1, right - left + 2, bottom - top + 2)
 
     def cells(self, block: Block) -> Window:
         """Return the cells that decoding a block reads."""
