@@ -6,8 +6,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 # Workers of pytest-xdist share the cores. This precedes the first import of torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -43,6 +46,20 @@ def shared() -> Path:
 def parity(shared: Path) -> Path:
     """Weights, inputs and outputs of the official SegNeXt code."""
     return existing(shared / "parity")
+
+
+@pytest.fixture(scope="session")
+def recorded(parity: Path) -> dict[str, NDArray[Any]]:
+    """Inputs, stages and logits that the official code recorded."""
+    return dict(np.load(parity / "segnext_t_io.npz"))
+
+
+@pytest.fixture(scope="session")
+def official(parity: Path) -> dict[str, Any]:
+    """Weights of the official SegNeXt-T, tensors by key."""
+    import torch  # after the environment is set
+
+    return torch.load(parity / "segnext_t_official.pth", weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,12 @@ from qgis.core import (
     QgsExpression,
     QgsExpressionContext,
     QgsExpressionContextUtils,
-    QgsMapRendererSequentialJob,
-    QgsMapSettings,
     QgsProviderRegistry,
     QgsProviderSublayerDetails,
-    QgsRectangle,
     QgsRenderContext,
 )
 from qgis.gui import QgsGui
-from qgis.PyQt.QtCore import QSize
+from qgis_picture import save_picture
 
 
 def shown(layer):
@@ -78,18 +75,7 @@ def main(path, picture):
         }
         for layer, styled in layers
     ]
-    settings = QgsMapSettings()
-    settings.setLayers([layer for layer, _ in reversed(layers)])  # QGIS counts from the top
-    settings.setOutputSize(QSize(800, 800))
-    settings.setDestinationCrs(layers[0][0].crs())
-    extent = QgsRectangle()
-    for layer, _ in layers:
-        extent.combineExtentWith(layer.extent())
-    settings.setExtent(extent)
-    job = QgsMapRendererSequentialJob(settings)
-    job.start()
-    job.waitForFinished()
-    job.renderedImage().save(picture)
+    save_picture([layer for layer, _ in layers], 800, picture)
     print(json.dumps(described))
 
 

@@ -11,9 +11,9 @@ import sys
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from qgis.core import QgsApplication, QgsMapRendererSequentialJob, QgsMapSettings, QgsRasterLayer
-from qgis.PyQt.QtCore import QSize
+from qgis.core import QgsApplication, QgsRasterLayer
 from qgis.PyQt.QtGui import QColor
+from qgis_picture import save_picture
 
 
 def main(path, picture):
@@ -27,16 +27,7 @@ def main(path, picture):
             [item.label, item.value, list(item.color.getRgb())] for item in renderer.classes()
         ],
     }
-    settings = QgsMapSettings()
-    settings.setLayers([layer])
-    settings.setOutputSize(QSize(200, 200))
-    settings.setDestinationCrs(layer.crs())
-    settings.setExtent(layer.extent())
-    settings.setBackgroundColor(QColor(255, 0, 255))
-    job = QgsMapRendererSequentialJob(settings)
-    job.start()
-    job.waitForFinished()
-    job.renderedImage().save(picture)
+    save_picture([layer], 200, picture, QColor(255, 0, 255))
     print(json.dumps(described))
 
 

@@ -51,6 +51,9 @@ from geoseg.pipeline.vectorize import vectorize
         ('HDF5:"a.h5"://group/red', "a_red"),
         ("SENTINEL2_L1C:/data/MTD.xml:10m:EPSG_32632", "MTD_10m_EPSG_32632"),
         ("<VRTDataset/>", "scene"),
+        ("https://tile.example/{z}/{x}/{y}.png", "tile.example"),
+        ("https://tile.example/aerial/{z}/{x}/{y}@2x.png?key=a", "aerial"),
+        ("https://tile.example/wmts?z={z}&x={x}&y={-y}", "wmts"),
     ],
 )
 def test_stems_of_addresses(path, stem):

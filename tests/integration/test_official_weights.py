@@ -20,16 +20,6 @@ TOLERANCE = 5e-5
 SIZES = ("256x320", "250x333")
 
 
-@pytest.fixture(scope="module")
-def recorded(parity: Path) -> dict[str, np.ndarray]:
-    return dict(np.load(parity / "segnext_t_io.npz"))
-
-
-@pytest.fixture(scope="module")
-def official(parity: Path) -> dict[str, Tensor]:
-    return torch.load(parity / "segnext_t_official.pth", weights_only=True)["state_dict"]
-
-
 def assert_logits(
     model: nn.Module, recorded: dict[str, np.ndarray], sizes: Sequence[str] = SIZES
 ) -> None:

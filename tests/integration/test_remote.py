@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from PIL import Image
+from ranges import send_range_headers
 from rasterio.io import MemoryFile
 
 from geoseg.errors import SceneError
@@ -52,16 +52,7 @@ class Server:
                 if not self.path.endswith("/scene.tif"):
                     self.send_error(404)
                     return
-                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-                first, last = (int(part) for part in asked.groups()) if asked else (0, len(content))
-                piece = content[first : last + 1]
-                self.send_response(206 if asked else 200)
-                if asked:
-                    end = first + len(piece) - 1
-                    self.send_header("Content-Range", f"bytes {first}-{end}/{len(content)}")
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("Content-Length", str(len(piece)))
-                self.end_headers()
+                piece = send_range_headers(self, content)
                 if body:
                     server.sent += len(piece)
                     self.wfile.write(piece)

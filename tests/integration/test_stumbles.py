@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import os
-import re
 import signal
 import socket
 import struct
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import rasterio
 from fakes import Colors, write_discs
+from ranges import send_range_headers
 from results import assert_same_outputs
 
 from geoseg.errors import GeosegError, MachineError, OptionError, SceneError
@@ -69,16 +69,7 @@ class Server:
                         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, off)
                         self.connection.close()
                     return
-                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-                first, last = (int(part) for part in asked.groups()) if asked else (0, len(content))
-                piece = content[first : last + 1]
-                self.send_response(206 if asked else 200)
-                if asked:
-                    span = f"bytes {first}-{first + len(piece) - 1}/{len(content)}"
-                    self.send_header("Content-Range", span)
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("Content-Length", str(len(piece)))
-                self.end_headers()
+                piece = send_range_headers(self, content)
                 if self.command == "GET":
                     self.wfile.write(piece[: len(piece) // 2] if spoiled else piece)
                 if spoiled:

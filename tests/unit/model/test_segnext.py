@@ -26,16 +26,6 @@ PARAMETERS = {  # 16 and 150 classes, in millions
 
 
 @pytest.fixture(scope="module")
-def recorded(parity: Path) -> dict[str, np.ndarray]:
-    return dict(np.load(parity / "segnext_t_io.npz"))
-
-
-@pytest.fixture(scope="module")
-def official(parity: Path) -> dict[str, Tensor]:
-    return torch.load(parity / "segnext_t_official.pth", weights_only=True)["state_dict"]
-
-
-@pytest.fixture(scope="module")
 def model(official: dict[str, Tensor]) -> SegNeXt:
     model = SegNeXt("T", 16)
     model.load_state_dict(official)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from geoseg.errors import SceneError
-from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.services.service import Service
 from geoseg.geo.services.template import MAX_ZOOM, TileTemplate
 
@@ -62,15 +61,3 @@ def test_ordinary_scenes_are_no_services(tmp_path):
         "<VRTDataset/>",
     ):
         assert Service.find(path) is None
-
-
-@pytest.mark.parametrize(
-    ("path", "stem"),
-    [
-        ("https://tile.example/{z}/{x}/{y}.png", "tile.example"),
-        ("https://tile.example/aerial/{z}/{x}/{y}@2x.png?key=a", "aerial"),
-        ("https://tile.example/wmts?z={z}&x={x}&y={-y}", "wmts"),
-    ],
-)
-def test_results_are_called_after_the_layer(path, stem):
-    assert scene_stem(path) == stem
