@@ -103,9 +103,10 @@ def compute_here(
                 steps.to_infer = set(to_infer(strip, carried))
                 steps.is_last_strip = not following
                 kept = to_carry(strip, following, carried)
+                asked = set(kept)
                 graph, done = build_graph(plan, strip, carried, workers, steps)
                 for job in following:
-                    add_halos(graph, plan, job, kept)
+                    add_halos(graph, plan, job, asked)
                 wanted: list[Any] = [done, kept]
                 _, values = dask.threaded.get(graph, wanted, pool=pool)
                 carried, strip = dict(zip(kept, values, strict=True)), following

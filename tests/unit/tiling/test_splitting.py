@@ -8,10 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from geoseg.tiling.decoding import cells_around, decode
+from geoseg.tiling.decoding import Axis, cells_around, decode
 from geoseg.tiling.grid import CELL, Grid, Window
 from geoseg.tiling.schedule import jobs
-from geoseg.tiling.splitting import REACH, WHOLE, Splitting, find_peaks
+from geoseg.tiling.splitting import (
+    REACH,
+    WHOLE,
+    Splitting,
+    dips,
+    find_peaks,
+    interpolated_labels,
+    pair_keys,
+)
 
 SPLIT = Splitting((1,), REACH)
 
@@ -88,6 +96,39 @@ def test_a_window_has_the_pixels_of_the_whole(seed, corner, size, step, reach):
     part = decode(logits[needed.slices], needed, window, step=(step, step), splitting=splitting)
     assert np.array_equal(part.class_ids, whole.class_ids[window.slices])
     assert np.array_equal(part.confidence, whole.confidence[window.slices])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    step=st.sampled_from([1.0, 1.7, 0.2]),
+)
+def test_lines_are_those_of_a_look_at_all_pixels(seed, size, step):
+    noise = np.random.default_rng(seed).normal(size=(*size, 3))
+    logits = np.round(6 * ndimage.gaussian_filter(noise, (1.2, 1.2, 0)), 1).astype(np.float32)
+    height, width = (max(1, int(side * CELL * step)) for side in size)
+    axes = [
+        Axis.between(0, length, 0, cells, step)
+        for length, cells in zip((height, width), size, strict=True)
+    ]
+    rows, columns = ((axis.index, axis.weight) for axis in axes)
+    cells, scene = Window(0, 0, *size[::-1]), Window(0, 0, width, height)
+    class_ids = decode(logits, cells, scene, step=(step, step)).class_ids
+    cell_ids = logits.argmax(axis=2).astype(np.uint8)
+    others = logits[..., [0, 2]].max(axis=2)
+    score = np.where(cell_ids == 1, logits[..., 1] - others, np.float32(-np.inf))
+    peaks = find_peaks(score, REACH)
+    y, x = (each.ravel() for each in np.indices((height, width)))
+    labels = interpolated_labels(peaks, rows, columns, y, x).reshape(height, width)
+    labels[class_ids != 1] = 0
+    expected = np.zeros((height, width), bool)
+    for below, right in ((0, 1), (1, 0)):
+        here, there = labels[:-1, :-1], labels[below:, right:][: height - 1, : width - 1]
+        expected[:-1, :-1] |= np.isin(pair_keys(here, there), dips(score, peaks))
+    found = np.zeros_like(expected)
+    found[SPLIT.lines(class_ids, logits, cell_ids, rows, columns)] = True
+    assert np.array_equal(found, expected)
 
 
 def test_peaks_are_local_maxima_and_ties_have_one():
