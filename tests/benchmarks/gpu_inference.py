@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,17 +30,19 @@ from torch import Tensor, nn
 
 from geoseg import load_model
 from geoseg.classes import ISAID
+from geoseg.cli.main import SWITCH_INTERVAL
 from geoseg.model import tile_model
 from geoseg.model.devices import computes_bfloat16, is_out_of_memory
 from geoseg.model.fused import fuse
 from geoseg.model.inference.forward import Forward
 from geoseg.model.inference.prepare import prepare
 from geoseg.model.metadata import Metadata
+from geoseg.model.pyramid import EfficientNetPyramid, fold_norms
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
 from geoseg.native.malloc import keep_free_memory
 from geoseg.pipeline.bench import machine, write_scene
-from geoseg.pipeline.options import OutputOptions, TilingOptions
+from geoseg.pipeline.options import ComputeOptions, OutputOptions, TilingOptions
 from geoseg.pipeline.predict import predict
 from geoseg.synthetic import render_scene
 from geoseg.timing import StageTimer
@@ -59,13 +62,23 @@ class Sizes:
     """Different ones."""
     batches: tuple[int, ...] = (1, 4, 8, 16)
     variants: tuple[str, ...] = ("pyramid", "T", "S", "B")
-    scene: int = 16384
+    scene: int = 24576
     """Side of the scene, px."""
+    schedulers: tuple[str, ...] = ("local:4", "local:8")
+    """Of whole predictions, beside threads."""
     seconds: float = 1.5
     """For each measurement of a forward pass."""
 
 
-TINY = Sizes(side=64, tiles=3, batches=(1, 2), variants=("pyramid", "T"), scene=256, seconds=0.01)
+TINY = Sizes(
+    side=64,
+    tiles=3,
+    batches=(1, 2),
+    variants=("pyramid", "T"),
+    scene=256,
+    schedulers=(),
+    seconds=0.01,
+)
 
 
 @dataclass
@@ -138,7 +151,8 @@ class Bench:
             for precision in ("float32", half):
                 model = self.model(variant, precision, batch_size=4)
                 found = np.stack(model(self.tiles, self.valid, StageTimer()))
-                again = np.stack(model(self.tiles[::-1], self.valid, StageTimer()))[::-1]
+                again = np.stack(model(self.tiles, self.valid, StageTimer()))
+                turned = np.stack(model(self.tiles[::-1], self.valid, StageTimer()))[::-1]
                 single = self.model(variant, precision, batch_size=1)
                 one = np.stack(single(self.tiles, self.valid, StageTimer()))
                 yield {
@@ -146,7 +160,8 @@ class Bench:
                     "precision": precision,
                     "worst logit, of the largest": float(np.abs(found - expected).max()) / scale,
                     "same class": same_class(found, expected),
-                    "same bytes in another order": found.tobytes() == again.tobytes(),
+                    "same bytes again": found.tobytes() == again.tobytes(),
+                    "same bytes in another order": found.tobytes() == turned.tobytes(),
                     "same bytes one by one": found.tobytes() == one.tobytes(),
                 }
 
@@ -156,10 +171,8 @@ class Bench:
             network = self.network(variant)
             metadata = network.metadata
             assert isinstance(metadata, Metadata)
-            module = fuse(network) if isinstance(network, SegNeXt) else network
-            forward = Forward(
-                prepare(module, self.device, self.half), metadata, self.device, self.half
-            )
+            ready = prepare(folded(network), self.device, self.half)
+            forward = Forward(ready, metadata, self.device, self.half)
             for size in self.sizes.batches:
                 pixels = self.repeated(size)
                 valid = torch.ones_like(pixels[:, 0])
@@ -184,7 +197,7 @@ class Bench:
         assert isinstance(metadata, Metadata)
         plain = self.network(variant).to(self.device)
         last = self.network(variant).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        ready = prepare(network, self.device, self.half)
+        ready = prepare(folded(network), self.device, self.half)
         steps = {
             "plain, NCHW, float32": (plain, torch.float32, 1, True),
             "channels-last": (last, torch.float32, 1, False),
@@ -209,14 +222,14 @@ class Bench:
 
     def compiled(self) -> Iterator[dict[str, Any]]:
         """The last step of the waterfall with torch.compile, and with CUDA graphs besides."""
-        expected, half = self.truth("pyramid"), str(self.half).removeprefix("torch.")
-        for mode in ("default", "reduce-overhead"):
-            batch = max(self.sizes.batches[:-1])
-            model = self.model("pyramid", half, batch_size=batch, compile_mode=mode)
+        half, batch = str(self.half).removeprefix("torch."), max(self.sizes.batches[:-1])
+        for variant, mode in (("T", "default"), ("pyramid", "default"), ("T", "reduce-overhead")):
+            model = self.model(variant, half, batch_size=batch, compile_mode=mode)
             start = time.perf_counter()
             model(self.tiles, self.valid, StageTimer())
             seconds = time.perf_counter() - start
-            yield {"mode": mode, "s to compile": seconds, **self.fed(model, expected)}
+            fed = self.fed(model, self.truth(variant))
+            yield {"network": variant, "mode": mode, "s to compile": seconds, **fed}
 
     def fed(self, model: TileModel, expected: NDArray[np.float32]) -> dict[str, Any]:
         """Return the speed of a model that threads feed with blocks of four tiles."""
@@ -235,51 +248,62 @@ class Bench:
         return {"Mpx/s": speed, "same class": same_class(first, expected)}
 
     def whole(self) -> Iterator[dict[str, Any]]:
-        """Whole predictions of a rendered scene, with the seconds of their stages."""
+        """Whole predictions of a rendered scene, by threads and by processes that share the GPU."""
         with tempfile.TemporaryDirectory() as folder:
+            tile = self.sizes.side
+            small = write_scene(Path(folder) / "small.tif", 2 * tile)
             scene = write_scene(Path(folder) / "scene.tif", self.sizes.scene)
-            tiling = TilingOptions(self.sizes.side, 128 if self.sizes.side > 256 else 32)
+            tiling = TilingOptions(tile, 128 if tile > 256 else 32)
             for variant in self.sizes.variants[:2]:
                 model = self.model(variant, "auto")
-                output = OutputOptions(Path(folder) / variant)
-                cpu = time.process_time()
-                summary = predict(scene, model, output, tiling)
-                yield {
-                    "network": variant,
-                    "Mpx": summary.pixels / 1e6,
-                    "Mpx/s": summary.mpx_per_second,
-                    "CPU seconds per Mpx": (time.process_time() - cpu) / summary.pixels * 1e6,
-                    "objects": summary.objects,
-                    **{f"{name}, s": value for name, value in summary.seconds.items()},
-                }
+                # The first prediction of a process imports modules and chooses kernels.
+                predict(small, model, OutputOptions(Path(folder) / f"first {variant}"), tiling)
+                for scheduler in (None, *self.sizes.schedulers):
+                    output = OutputOptions(Path(folder) / f"{variant} {scheduler}")
+                    compute = ComputeOptions(scheduler=scheduler)
+                    cpu = time.process_time()
+                    summary = predict(scene, model, output, tiling, compute=compute)
+                    yield {
+                        "network": variant,
+                        "scheduler": scheduler or "threads",
+                        "Mpx": summary.pixels / 1e6,
+                        "Mpx/s": summary.mpx_per_second,
+                        "CPU seconds per Mpx": (time.process_time() - cpu) / summary.pixels * 1e6,
+                        "objects": summary.objects,
+                        **{f"{name}, s": value for name, value in summary.seconds.items()},
+                    }
 
     def profile(self) -> Iterator[dict[str, Any]]:
         """The costliest operations of one batch."""
         from torch.profiler import ProfilerActivity, profile
 
         size = self.sizes.batches[-2]
-        model = self.model("pyramid", "auto", batch_size=size)
-        pixels = self.repeated(size)
-        valid = torch.ones_like(pixels[:, 0])
         on_cuda = self.device.type == "cuda"
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_cuda else [])
-        with torch.inference_mode():
-            model.forward(pixels, valid)
-            with profile(activities=activities) as found:
-                model.forward(pixels, valid)
-                self.synchronize()
+        pixels = self.repeated(size)
+        valid = torch.ones_like(pixels[:, 0])
 
         def cost(event: Any) -> float:
+            # Of kernels, not of the operations that start them.
             return event.self_device_time_total if on_cuda else event.self_cpu_time_total
 
-        total = sum(cost(event) for event in found.key_averages())
-        for event in sorted(found.key_averages(), key=cost, reverse=True)[:15]:
-            yield {
-                "operation": event.key[:60],
-                "calls": event.count,
-                "ms": cost(event) / 1e3,
-                "share": cost(event) / total,
-            }
+        for variant in self.sizes.variants[:2]:
+            model = self.model(variant, "auto", batch_size=size)
+            with torch.inference_mode():
+                model.forward(pixels, valid)
+                with profile(activities=activities) as found:
+                    model.forward(pixels, valid)
+                    self.synchronize()
+            kernels = [e for e in found.key_averages() if on_cuda == (e.device_type.name == "CUDA")]
+            total = sum(map(cost, kernels))
+            for event in sorted(kernels, key=cost, reverse=True)[:12]:
+                yield {
+                    "network": variant,
+                    "operation": event.key[:90],
+                    "calls": event.count,
+                    "ms": cost(event) / 1e3,
+                    "share": cost(event) / total,
+                }
 
 
 class Planar(nn.Module):
@@ -292,6 +316,14 @@ class Planar(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.network(x.contiguous())
         return found
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """Return a network's inference form."""
+    if isinstance(network, SegNeXt):
+        return fuse(network)
+    assert isinstance(network, EfficientNetPyramid)
+    return fold_norms(network)
 
 
 def same_class(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -323,6 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     keep_free_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     device = torch.device("cpu" if options.rehearse else options.device)
     if options.rehearse:  # the path of an accelerator, with buffers and batches of one size
         tile_model.is_accelerator = tile_model.has_fixed_shapes = lambda device: True

@@ -38,7 +38,7 @@ def logits_of(model: TileModel, tiles: list[np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected(tiles) -> np.ndarray:
-    return logits_of(TileModel(load_model(), device="cpu"), tiles)
+    return logits_of(TileModel(load_model(), device="cpu", precision="float32"), tiles)
 
 
 @pytest.mark.parametrize(
