@@ -30,7 +30,7 @@ PY
 )
     rm -rf "$WHEELS"
     mkdir -p "$WHEELS"
-    printf '%s\nsetuptools>=77\npytest>=8\npyyaml>=6\n' "$needs" > "$WHEELS/needs.txt"
+    printf '%s\nsetuptools>=77\npytest>=8\npyyaml>=6\ndistributed\n' "$needs" > "$WHEELS/needs.txt"
     python3 -m pip download --quiet --dest "$WHEELS" --only-binary=:all: --python-version 3.12 \
         --implementation cp "${platforms[@]}" --requirement "$WHEELS/needs.txt"
     for name in $WITHOUT; do rm -f "$WHEELS/$name"-*.whl; done
@@ -53,7 +53,7 @@ install() {
     # The environment sees the packages of the one that has torch.
     beside=$(python3 -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])')
     echo "$beside" > "$("$python" -c 'import site; print(site.getsitepackages()[0])')/torch.pth"
-    python3 -m pip --python "$python" install --quiet --no-index "${links[@]}" . pytest
+    python3 -m pip --python "$python" install --quiet --no-index "${links[@]}" ".[cluster]" pytest
 }
 
 measure() {

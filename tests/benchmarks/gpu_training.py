@@ -17,6 +17,7 @@ import json
 import math
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +112,13 @@ def pack(arguments: argparse.Namespace) -> None:
             archive.writestr(f"{number}.webp", part.image)
             archive.writestr(f"{number}.png", part.mask)
         listed = [part.group for part in chosen]
-        index = {"groups": groups, "images": listed, "boxes": [part.boxes for part in chosen]}
+        names = [each.name for each in ISAID]
+        index = {
+            "groups": groups,
+            "images": listed,
+            "boxes": [part.boxes for part in chosen],
+            "class_weights": [recipe.data.class_weights.get(name, 1.0) for name in names],
+        }
         archive.writestr("index.json", json.dumps(index))
     size = Path(arguments.pack).stat().st_size
     total = sum(map(len, parts.values()))
@@ -124,6 +131,10 @@ def encoded(pixels: np.ndarray, **options: Any) -> bytes:
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, **options)
     return content.getvalue()
+
+
+def decoded(content: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(content)))
 
 
 def within(parts: dict[str, list[Part]], weights: dict[str, float], budget: int) -> list[Part]:
@@ -191,12 +202,16 @@ class Images:
         """Per image and level: (1,3,H,W) uint8."""
         self.masks: list[Tensor] = []
         """Per image: (1,1,H,W) uint8."""
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, ThreadPoolExecutor() as pool:
             index = json.loads(archive.read("index.json"))
             counts = np.zeros((len(index["images"]), len(ISAID)), np.int64)
-            for number in range(len(index["images"])):
-                image = np.array(Image.open(io.BytesIO(archive.read(f"{number}.webp"))))
-                mask = np.array(Image.open(io.BytesIO(archive.read(f"{number}.png"))))
+            pixels, masks = (
+                pool.map(
+                    decoded, [archive.read(f"{number}.{ending}") for number in range(len(counts))]
+                )
+                for ending in ("webp", "png")
+            )
+            for number, (image, mask) in enumerate(zip(pixels, masks, strict=True)):
                 counts[number] = np.bincount(mask.ravel(), minlength=256)[: len(ISAID)]
                 full = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].contiguous()
                 levels = [full]
@@ -219,6 +234,7 @@ class Images:
         self.odds = normalized(weights * counts.sum(axis=1) ** 0.5)
         self.odds_of_class = [normalized(weights * column**0.5) for column in counts.T]
         self.class_odds = (counts * (weights > 0)[:, None]).sum(axis=0) ** 0.25
+        self.class_odds *= index["class_weights"]
         self.class_odds[0] = 0
 
     def crop(self, rng: np.random.Generator, recipe: dict[str, float], side: int) -> Crop:
@@ -381,7 +397,9 @@ def train(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
     student = Student(arguments)
+    start = time.perf_counter()
     images = Images(Path(arguments.pack), student.device)
+    print(f"{len(images.masks)} images in {time.perf_counter() - start:.0f} s", flush=True)
     rng, draw, losses = np.random.default_rng(0), vars(arguments), list[Tensor]()
     start = saved = time.perf_counter()
     budget = arguments.minutes * 60
