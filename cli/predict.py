@@ -79,6 +79,12 @@ POLL = 1.0
     help="Predict only this part: polygons of any vector file, or bounds in the scene's CRS. Of a "
     "tile service only the tiles around it are asked for.",
 )
+@click.option(
+    "--requests-per-second",
+    type=float,
+    metavar="NUMBER",
+    help="Send at most so many requests per second to a tile or map service.  [default: no limit]",
+)
 @options.formats
 @options.simplify
 @options.smooth

@@ -60,7 +60,8 @@ def predict(
     min_length: ByClass | None = None, max_area: ByClass | None = None,
     mask_out: AnyPath | None = None, report: bool = False, preview: bool = False,
     overwrite: bool = False, keep_going: bool = False,
-    workers: int | None = None, scheduler: str | None = None, progress: Progress = None,
+    workers: int | None = None, scheduler: str | None = None,
+    requests_per_second: float | None = None, progress: Progress = None,
 ) -> Prediction:  # fmt: skip
     """Find the objects of a scene; with the options of `geoseg predict`.
 
@@ -79,6 +80,7 @@ def predict(
         only: names of the classes that become objects.
         min_length, max_area: m and m²; a number, or numbers by class.
         mask_out: a vector file; objects inside its polygons are left out.
+        requests_per_second: limit of requests to a tile or map service.
         progress: called with pixels done and in all; True = a bar, False = nothing.
 
     Raises:
@@ -100,7 +102,9 @@ def predict(
             aoi=_aoi_text(aoi),
         ),
         TilingOptions(tile_size=tile_size, overlap=overlap),
-        ComputeOptions(workers=workers, scheduler=scheduler),
+        ComputeOptions(
+            workers=workers, scheduler=scheduler, requests_per_second=requests_per_second,
+        ),
     )  # fmt: skip
     tiles_model = ready_model(
         model, weights, device=device, precision=precision, backend=backend,

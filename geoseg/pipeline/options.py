@@ -22,6 +22,8 @@ from geoseg.tiling.grid import ALIGN, OVERLAP, TILE_SIZE, Grid
 from geoseg.tiling.splitting import Splitting
 
 T = TypeVar("T")
+_MIN_RATE = 0.1
+"""Requests per second. GDAL gives up what it has not read for 30 seconds."""
 
 
 def cores() -> int:
@@ -87,6 +89,8 @@ class ComputeOptions:
     many as wait for accelerators."""
     scheduler: str | None = None
     """Address of a dask.distributed scheduler, or local:N for N processes; None = this process."""
+    requests_per_second: float | None = None
+    """Limit of requests to a tile or map service, of all workers together; None = no limit."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -94,6 +98,9 @@ class ComputeOptions:
         scheduler = self.scheduler or ""
         if scheduler.startswith("local") and not re.fullmatch(r"local:[1-9]\d*", scheduler):
             raise OptionError(f"--scheduler is {scheduler}; give local:N for N processes")
+        rate = self.requests_per_second
+        if rate is not None and not rate >= _MIN_RATE:
+            raise OptionError(f"--requests-per-second is {rate}; give {_MIN_RATE} or more")
 
     @property
     def threads(self) -> int:

@@ -33,7 +33,9 @@ BESIDE = (".aux.xml", ".ovr")
 """Suffixes of files that viewers write beside a scene without changing it."""
 
 
-def open_scene(path: str, options: SceneOptions, *, look: bool = True) -> Scene:
+def open_scene(
+    path: str, options: SceneOptions, requests_per_second: float | None, *, look: bool = True
+) -> Scene:
     """Open a scene; without a `look` at its pixels, as far as its header goes.
 
     Raises SceneError and OptionError.
@@ -44,6 +46,7 @@ def open_scene(path: str, options: SceneOptions, *, look: bool = True) -> Scene:
         collar=options.collar if look else "off",
         rescale=options.rescale if look else options.rescale or (0.0, 1.0),
         skip_damage=True,  # reported at the end, when the rest is done
+        requests_per_second=requests_per_second,
     )
 
 

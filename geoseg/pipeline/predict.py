@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.atomic import Staging, WorkingFolder
-from geoseg.errors import TileMemoryError
+from geoseg.errors import OptionError, TileMemoryError
 from geoseg.geo.raster.address import scene_stem
 from geoseg.geo.raster.files import raster_files
 from geoseg.geo.raster.mosaic import write_mosaic
@@ -102,9 +102,10 @@ def predict(
     output = output.with_recommended(weights.classes, weights.min_confidence, weights.split)
     stem = scene_stem(path)
     with WorkingFolder(output.folder, stem) as working, ExitStack() as stack:
-        readable = readable_scene(path, parts, working.path, scene, tiling, weights)
+        limit = compute.requests_per_second
+        readable = readable_scene(path, parts, working.path, scene, tiling, weights, limit)
         source, scene = stack.enter_context(readable)
-        header = interruptible(partial(open_scene, source, scene, look=False))
+        header = interruptible(partial(open_scene, source, scene, limit, look=False))
         stack.enter_context(closing(header))
         if scene.gsd is None:
             scene = replace(scene, gsd=suitable_gsd(header.geobox.gsd, weights.gsd_range))
@@ -116,7 +117,7 @@ def predict(
         results = results_fingerprint(run, output)
         if (summary := earlier.summary(str(path), output, results)) is not None:
             return summary
-        opened = interruptible(partial(open_scene, source, scene))
+        opened = interruptible(partial(open_scene, source, scene, limit))
         stack.enter_context(closing(opened))
         while True:
             job = Job(str(path), opened, model, options, run, results)
@@ -135,11 +136,18 @@ def readable_scene(
     options: SceneOptions,
     tiling: TilingOptions,
     weights: Metadata,
+    requests_per_second: float | None,
 ) -> Iterator[tuple[str, SceneOptions]]:
     """Yield what GDAL reads, and the options to read it: a VRT of a mosaic or service, or `path`.
 
-    Raises SceneError and OutputError.
+    Raises SceneError, OutputError, and OptionError for a limit of requests to a file.
     """
+    service = None if parts else Service.find(str(path))
+    if service is None and requests_per_second is not None:
+        raise OptionError(
+            f"{path}: --requests-per-second limits tile and map services, and this is none; "
+            "leave it out"
+        )
     view = working / f"{scene_stem(path)}.vrt"
     if parts:
         try:
@@ -147,8 +155,9 @@ def readable_scene(
             yield str(view), options
         finally:
             view.unlink(missing_ok=True)
-    elif (service := Service.find(str(path))) is not None:
-        wanted = Wanted(options.aoi, options.gsd, weights.gsd_range, tiling.overlap)
+    elif service is not None:
+        known, overlap = weights.gsd_range, tiling.overlap
+        wanted = Wanted(options.aoi, options.gsd, known, overlap, requests_per_second)
         with service.view(view, wanted):
             # A look for collars would ask for tiles on all sides.
             yield str(view), replace(options, collar="off")

@@ -35,15 +35,15 @@ def test_commands_run_as_they_stand(tmp_path, monkeypatch):
         (west, north), (east, south) = (server.transform(ZOOM) @ (at, at) for at in (300, 700))
         box = geopandas.GeoSeries([shapely.box(west, south, east, north)], crs=3857)
         box.to_file("area.gpkg")
-        (block,) = re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+        commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S))
         folders = []
-        for line in block.splitlines():
+        for line in commands.splitlines():
             program, *words = shlex.split(line)
             assert program == "geoseg"
             done = CliRunner().invoke(main, [*words, "-v"])
             assert done.exit_code == 0, done.output
             folders.append(Path(words[-1]))
-        levels = {"results": 19, "coarse": 17, "described": 19, "wmts": 19}
+        levels = {"results": 19, "coarse": 17, "described": 19, "wmts": 19, "limited": 19}
         assert [folder.name for folder in folders] == list(levels)
         for folder in folders:
             (classes,) = folder.glob("*.classes.tif")

@@ -143,7 +143,8 @@ def demand(scene: Path, **changes: object) -> bytes:
             ComputeOptions(tiles_per_block=1),
         ),
     )
-    found = {"plan": plan, "shape": (300, 400), "marks": {str(scene): FileSignature.of(scene)}}
+    marks = {str(scene): FileSignature.of(scene)}
+    found = {"plan": plan, "shape": (300, 400), "marks": marks, "workers": 1}
     return pickle.dumps(Demand(**(found | changes)))
 
 

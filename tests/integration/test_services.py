@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
@@ -18,9 +19,10 @@ from PIL import Image, ImageDraw
 from results import assert_same_outputs
 from tile_server import HALF, SIZE, TileServer, serving
 
+import geoseg
 from geoseg.classes import IGNORE
 from geoseg.cli.main import main
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.geo.raster import source
 from geoseg.geo.raster.scene import Scene
 from geoseg.geo.services.cache import cache_folder
@@ -34,6 +36,8 @@ ZOOM, COLUMN, ROW, TILES = 18, 138_352, 75_632, 6
 GSD = 0.296
 """Meters a pixel at that zoom and latitude, as the ellipsoid has it."""
 SMALL = TilingOptions(tile_size=256, overlap=32)
+RATE = 20.0
+"""Requests per second where they are limited."""
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +74,14 @@ def area(server: TileServer, path: Path, *pixels: tuple[int, int, int, int]) -> 
     return str(path)
 
 
-def run(scene, folder, aoi, *, gsd: float | None = GSD, **options):
+def run(scene, folder, aoi, *, gsd: float | None = GSD, rate: float | None = None, **options):
     return predict(
         str(scene),
         TileModel(fakes.Colors(), device="cpu"),
         OutputOptions(Path(folder)),
         SMALL,
         SceneOptions(aoi=aoi, gsd=gsd, **options),
-        ComputeOptions(workers=2, tiles_per_block=1),
+        ComputeOptions(workers=2, tiles_per_block=1, requests_per_second=rate),
     )
 
 
@@ -154,6 +158,44 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
         other.failures[busy] = [503, 503, *[429] * 8]
         assert_same_outputs(run(other.url, tmp_path / "two", aoi), expected)
         assert other.requests[busy] == 11
+
+
+def assert_held(times: list[float]) -> None:
+    """In no half second more than half of the rate, and the two that GDAL sends together.
+
+    Three more: the server notes a request when its thread gets its turn.
+    """
+    for begin in times:
+        assert sum(begin <= each < begin + 0.5 for each in times) <= RATE / 2 + 2 + 3
+    assert max(times) - min(times) >= (len(times) - 3) / RATE - 0.1
+
+
+def test_a_limit_of_requests_holds_and_changes_nothing_else(server, tmp_path):
+    aoi = all_but_a_border(server, tmp_path)
+    expected = run(server.write_geotiff(tmp_path / "a.tif", ZOOM), tmp_path / "a", aoi)
+    server.failures[ZOOM, COLUMN + 2, ROW + 2] = [503, 429]
+    assert_same_outputs(run(server.url, tmp_path / "b", aoi, rate=RATE), expected)
+    assert_held(server.times)
+    asked = len(server.times)
+    cached = run(server.url, tmp_path / "c", aoi, rate=0.1)
+    assert cached.seconds["total"] < 5, "a single request would wait for 10 s"
+    assert len(server.times) == asked
+    assert run(server.url, tmp_path / "c", aoi, rate=5.0).state == "skipped"
+
+
+@pytest.mark.parametrize("kind", ["wms", "wmts"])
+def test_a_limit_holds_for_other_services(server, tmp_path, kind):
+    wmts = f"WMTS:{server.root}/wmts?REQUEST=GetCapabilities,layer=aerial"
+    service = Service.find(wmts if kind == "wmts" else descriptions(server)[kind])
+    view = tmp_path / "view.vrt"
+    wanted = Wanted(all_but_a_border(server, tmp_path), None, None, 32, RATE)
+    with (
+        service.view(view, wanted),
+        Scene.open(view, collar="off", requests_per_second=RATE) as scene,
+    ):
+        scene.read(replace(scene.geobox.extent, height=TILES * SIZE // 2))
+    assert_held(server.times)
+    assert len(server.times) >= TILES**2 / 2
 
 
 def test_a_tile_that_fails_for_good_ends_the_run_which_goes_on_later(server, tmp_path):
@@ -262,6 +304,26 @@ def test_the_command_line_asks_for_an_area(server, tmp_path):
     assert refused.exit_code == 1
     assert "--aoi" in refused.stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_a_limit_is_for_services_only(server, tmp_path):
+    scene = server.write_geotiff(tmp_path / "a.tif", ZOOM)
+    for rate, path, said in (
+        ("5", scene, f"{scene}: --requests-per-second limits tile and map services"),
+        ("0", server.url, "--requests-per-second is 0.0; give 0.1 or more"),
+        ("nan", server.url, "--requests-per-second is nan; give 0.1 or more"),
+    ):
+        words = ["predict", str(path), "--requests-per-second", rate, "-o", str(tmp_path / "no")]
+        refused = CliRunner().invoke(main, words)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"Error: {said}")
+        assert refused.stderr.count("\n") == 1
+        assert not (tmp_path / "no").exists()
+    with pytest.raises(SceneError, match="whole world"):
+        geoseg.predict(server.url, out=tmp_path / "no", requests_per_second=5)
+    with pytest.raises(OptionError, match=r"^requests_per_second is -1; give"):
+        geoseg.predict(server.url, out=tmp_path / "no", requests_per_second=-1)
+    assert not server.times
 
 
 def test_rows_may_count_from_the_south(server, tmp_path):

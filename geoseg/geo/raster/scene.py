@@ -81,6 +81,7 @@ class Scene:
         collar: Literal["auto", "off"] = "auto",
         rescale: tuple[float, float] | None = None,
         skip_damage: bool = False,
+        requests_per_second: float | None = None,
     ) -> Scene:
         """Open the raster at `path`, a file or address that GDAL reads.
 
@@ -94,12 +95,13 @@ class Scene:
             rescale: stored values that become 0 and 255; None keeps 8-bit pixels and stretches
                 others between the 2nd and 98th percentile of the scene.
             skip_damage: read around damaged parts.
+            requests_per_second: limit of requests to a tile or map service.
 
         Raises:
             SceneError: the file cannot be opened, read or used.
             OptionError: `rescale` is not a range.
         """
-        source = Source(str(path))
+        source = Source(str(path), requests_per_second)
 
         def build(dataset: DatasetReader) -> Scene:
             _check(source.path, dataset)

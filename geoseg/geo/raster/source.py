@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from geoseg.errors import SceneError
 from geoseg.geo.gdal_errors import GDAL_ERRORS, is_out_of_memory, without_georeference
 from geoseg.geo.paths import raster_path
 from geoseg.geo.raster.address import absolute, is_remote, refers_to_server
+from geoseg.geo.request_limit import REPORTING, RequestLimit
 from geoseg.version import VERSION
 
 _MIN_CACHE, _MAX_CACHE = 32 * 2**20, 2**30
@@ -118,12 +119,14 @@ class Source:
     """One raster file or address. Any thread may read.
 
     Threads take turns with one GDAL handle, which caches decoded blocks for the next window and
-    decodes those of one window in parallel. A pickled source holds the absolute address only, and
-    opens a handle of its own in another process.
+    decodes those of one window in parallel. A pickled source holds the absolute address and the
+    limit only, and opens a handle of its own in another process.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, requests_per_second: float | None = None) -> None:
         self.path = path
+        self.limit = None if requests_per_second is None else RequestLimit.of(requests_per_second)
+        """Of requests to a tile or map service."""
         self.files: tuple[str, ...] = (path,)
         """After opening: the file and its companions, unless they are on a server."""
         self.is_remote = is_remote(path)
@@ -161,12 +164,14 @@ class Source:
                     raise
                 _LOG.info("%s; trying again", error)
                 failed = True
+                failed_after = time.monotonic()
                 if _BUSY.search(str(error)):
                     pauses.append(pause)  # as long as patience lasts
                     time.sleep(_BUSY_PAUSE * pause)
                 else:
                     time.sleep(pause)
-                self._patience -= time.monotonic() - start
+                # With a limit, an attempt that fails may have waited long for its turn.
+                self._patience -= time.monotonic() - (failed_after if self.limit else start)
             else:
                 if failed:
                     self._reset_patience()
@@ -178,8 +183,11 @@ class Source:
     def dataset(self, doing: str = "open") -> Iterator[DatasetReader]:
         """Lend this thread the handle. Raises SceneError, "cannot `doing`", for errors of GDAL."""
         settings = _GDAL | (_GDAL_REMOTE if self.is_remote else {}) | {"GDAL_CACHEMAX": self._cache}
+        limited: AbstractContextManager[None] = nullcontext()
+        if self.limit is not None:
+            settings, limited = settings | REPORTING, self.limit.applied()
         try:
-            with self._lock, rasterio.Env(**settings), self._use() as handle:
+            with self._lock, limited, rasterio.Env(**settings), self._use() as handle:
                 yield handle
                 if warning := self._jpeg_warnings.take():
                     raise ReadError(f"{self.path}: cannot {doing}: {warning}")
@@ -242,6 +250,11 @@ class Source:
         parallel = is_geotiff and not self.is_remote and os.getpid() == _PROCESS
         return {"NUM_THREADS": "ALL_CPUS"} if parallel else {}
 
+    def share_limit(self, processes: int) -> None:
+        """Take this process's part of a limit that several keep together."""
+        if self.limit is not None:
+            self.limit = RequestLimit.of(self.limit.per_second / processes)
+
     def _reset_patience(self) -> None:
         self._patience = _PATIENCE_REMOTE if self.is_remote else _PATIENCE
 
@@ -253,11 +266,11 @@ class Source:
                 self._handle.src_dataset.close()
         self._handle, self._is_corrupt = None, False
 
-    def __getstate__(self) -> str:
-        return absolute(self.path)
+    def __getstate__(self) -> tuple[str, float | None]:
+        return absolute(self.path), None if self.limit is None else self.limit.per_second
 
-    def __setstate__(self, path: str) -> None:
-        self.__init__(path)  # type: ignore[misc]
+    def __setstate__(self, state: tuple[str, float | None]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
 
 def sample_bytes(dataset: DatasetReader) -> int:

@@ -56,6 +56,8 @@ class Wanted:
     """Finest and coarsest GSD of the weights' training."""
     overlap: int
     """Pixels that the model shall see around the area."""
+    requests_per_second: float | None = None
+    """Limit of requests; None = no limit."""
 
     def margin(self, own: float | None) -> int:
         """Return `overlap` in pixels of the service, whose side is `own` meters."""
@@ -106,7 +108,8 @@ class Service:
         drop_truncated(cache_folder())
         zoom = 0 if self.template is None else self._choose_zoom(self.template, wanted)
         name = described_tiles(self.template, zoom) if self.template else described(self.path)
-        with self._explained(), closing(Source(name)) as source, source.dataset() as dataset:
+        opened = closing(Source(name, wanted.requests_per_second))
+        with self._explained(), opened as source, source.dataset() as dataset:
             geobox, (height, width) = GeoBox.of(dataset), dataset.block_shapes[0]
             window = self._window(geobox, (width, height), wanted)
             content = tostring(view_vrt(name, dataset, window), encoding="utf-8")
@@ -156,7 +159,7 @@ class Service:
             for zoom in range(finest, max(-1, finest - _MAX_COARSER), -1):
                 scale = 2.0 ** (zoom - _REFERENCE)
                 pixel = Window(int(point.x * scale), int(point.y * scale), 1, 1)
-                if self._has(template, zoom, pixel):
+                if self._has(template, zoom, pixel, wanted.requests_per_second):
                     told = self.path, zoom, own / scale, target
                     _LOG.info("%s: zoom level %d, %.3g m a pixel where %.3g m are wanted", *told)
                     return zoom
@@ -167,11 +170,11 @@ class Service:
             "or bounds in meters of EPSG:3857)"
         )
 
-    def _has(self, template: TileTemplate, zoom: int, pixel: Window) -> bool:
+    def _has(self, template: TileTemplate, zoom: int, pixel: Window, limit: float | None) -> bool:
         """Whether the service has the tile of a pixel. Raises SceneError if it does not answer."""
         name = described_tiles(template, zoom, empty="")
         area = RasterioWindow.from_slices(*pixel.slices)
-        with self._explained(zoom, pixel), closing(Source(name)) as source:
+        with self._explained(zoom, pixel), closing(Source(name, limit)) as source:
             try:
                 source.read("look for tiles", lambda dataset: dataset.read(1, window=area))
             except SceneError as error:

@@ -105,10 +105,10 @@ class Cluster:
             SchedulerError: there is no worker within a minute.
             ClusterError: a worker has another geoseg, or not the scene.
         """
-        parcel = _parcel(plan)
         with self.connected():
             model_name, model_future = self._ship_model(model)
             self.wait_for_workers()  # adaptive clusters start them on demand
+            parcel = _parcel(plan, workers := len(self.client.nthreads()) or 1)
             while not (found := self._inspect(parcel, model)):
                 self.wait_for_workers()
             columns = zip(*found, strict=True)
@@ -116,7 +116,7 @@ class Cluster:
             side = tiles_per_block or sides[0]
             if side != plan.grid.tiles_per_block:
                 plan = replace(plan, grid=replace(plan.grid, tiles_per_block=side))
-                parcel = _parcel(plan)
+                parcel = _parcel(plan, workers)
             computing = {
                 "device": ", ".join(devices),
                 "precision": ", ".join(precisions),
@@ -285,12 +285,12 @@ def _unpack(content: bytes, job: Job, store: BlockStore) -> BlockResult:
     return replace(result, timer=timer, intact=intact)
 
 
-def _parcel(plan: Plan) -> Parcel:
-    """Pack the plan, and what identifies the scene's files."""
+def _parcel(plan: Plan, workers: int) -> Parcel:
+    """Pack the plan, what identifies the scene's files, and the number of workers."""
     scene = plan.view.scene
     with scene.source.dataset() as dataset:
         shape = dataset.shape
-    return _named("plan", cloudpickle.dumps(Demand(plan, shape, _marks(scene))))
+    return _named("plan", cloudpickle.dumps(Demand(plan, shape, _marks(scene), workers)))
 
 
 def _marks(scene: Scene) -> dict[str, FileSignature]:

@@ -38,6 +38,8 @@ class Demand:
     """Rows and columns of the scene's file."""
     marks: Mapping[str, FileSignature]
     """Marks of the scene's local files, by absolute path."""
+    workers: int
+    """Processes that share a limit of requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def _load_demand(content: bytes) -> Demand:
                 "at the same path"
             ) from error
     source = demand.plan.view.scene.source
+    source.share_limit(demand.workers)
     try:
         with source.dataset() as dataset:
             shape = dataset.shape
