@@ -1,0 +1,1 @@
+"""SegNeXt's blocks on CUDA devices, with kernels in Triton."""
