@@ -60,13 +60,13 @@ class Sizes:
     """Of a tile, px."""
     tiles: int = 8
     """Different ones."""
-    batches: tuple[int, ...] = (1, 4, 8, 16)
+    batches: tuple[int, ...] = (1, 8, 16)
     variants: tuple[str, ...] = ("pyramid", "T", "S", "B")
     scene: int = 24576
     """Side of the scene, px."""
     schedulers: tuple[str, ...] = ("local:4", "local:8")
     """Of whole predictions, beside threads."""
-    seconds: float = 1.5
+    seconds: float = 1.0
     """For each measurement of a forward pass."""
 
 
@@ -167,16 +167,16 @@ class Bench:
 
     def forward(self) -> Iterator[dict[str, Any]]:
         """Normalization and network of tiles that are on the device, in half precision."""
-        for variant in self.sizes.variants:
+        for variant, triton in self.ways():
             network = self.network(variant)
             metadata = network.metadata
             assert isinstance(metadata, Metadata)
-            ready = prepare(folded(network), self.device, self.half)
+            ready = prepare(folded(network), self.device, self.half, triton=triton)
             forward = Forward(ready, metadata, self.device, self.half)
             for size in self.sizes.batches:
                 pixels = self.repeated(size)
                 valid = torch.ones_like(pixels[:, 0])
-                row: dict[str, Any] = {"network": variant, "batch": size}
+                row: dict[str, Any] = {"network": variant, "triton": triton, "batch": size}
                 try:
                     row["Mpx/s"] = self.speed(lambda: forward(pixels, valid), size * self.mpx)  # noqa: B023
                 except RuntimeError as error:
@@ -187,6 +187,13 @@ class Bench:
                     row["GiB"] = torch.cuda.max_memory_allocated(self.device) / 2**30
                     torch.cuda.reset_peak_memory_stats(self.device)
                 yield row
+
+    def ways(self) -> Iterator[tuple[str, bool]]:
+        """Yield the networks, and whether their kernels in Triton are used."""
+        for variant in self.sizes.variants:
+            if variant != "pyramid":  # which has none
+                yield variant, False
+            yield variant, variant != "pyramid"
 
     def waterfall(self) -> Iterator[dict[str, Any]]:
         """One measure after the other; tiles travel from and to the host from "copied" on."""
@@ -258,7 +265,8 @@ class Bench:
                 model = self.model(variant, "auto")
                 # The first prediction of a process imports modules and chooses kernels.
                 predict(small, model, OutputOptions(Path(folder) / f"first {variant}"), tiling)
-                for scheduler in (None, *self.sizes.schedulers):
+                schedulers = self.sizes.schedulers if variant == self.sizes.variants[0] else ()
+                for scheduler in (None, *schedulers):
                     output = OutputOptions(Path(folder) / f"{variant} {scheduler}")
                     compute = ComputeOptions(scheduler=scheduler)
                     cpu = time.process_time()
