@@ -186,6 +186,7 @@ class Outputs:
         """Merge the polygons and write the layers, while the rasters are completed."""
         if self.output.logits:
             self.logits_store.describe(metadata)
+        return_free_memory()  # of the blocks: merging and writing need theirs
         threads = min(4, cores())
         with ThreadPoolExecutor(threads + 1) as pool:
             rasters = pool.submit(self.rasters.close)
@@ -195,7 +196,7 @@ class Outputs:
                     self.spool.append(clean.select(clean.polygons.confident(self.min_confidence)))
                 self.spool.sort()
                 outlines = choose(self.spool, self.filters, self.forms)
-            return_free_memory()  # before the tables of a large scene need theirs
+            return_free_memory()
             with timer.stage("write"):
                 return self._write_layers(outlines, metadata, rasters, ahead)
 

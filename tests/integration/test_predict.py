@@ -24,6 +24,7 @@ from geoseg.model.metadata import Metadata
 from geoseg.model.segnext import SegNeXt
 from geoseg.model.tile_model import TileModel
 from geoseg.pipeline.execution import graph
+from geoseg.pipeline.execution.block_store import BlockStore
 from geoseg.pipeline.execution.tasks import infer_block
 from geoseg.pipeline.options import ComputeOptions, OutputOptions, SceneOptions, TilingOptions
 from geoseg.pipeline.predict import predict
@@ -173,19 +174,26 @@ def test_outputs_do_not_depend_on_workers(scene, reference, tmp_path, workers):
 
 @pytest.mark.parametrize("length", [1, 7])
 def test_outputs_do_not_depend_on_strips(scene, reference, tmp_path, monkeypatch, length):
-    decoded, to_carry = [], graph.to_carry
-
-    def recorded(strip, following, carried):
-        keys = to_carry(strip, following, carried)
-        decoded.append({i for kind, i, *_ in keys if kind == "infer" and i <= strip[-1].number})
-        return keys
-
     monkeypatch.setattr(graph, "STRIP", length)
-    monkeypatch.setattr(graph, "to_carry", recorded)
     assert_same_outputs(reference, run(scene, tmp_path, simplify=0.0))
-    assert len(decoded) > 2
-    # The logits of decoded blocks stay whole only if a row is longer than a strip.
-    assert any(decoded) == (length == 1)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_outputs_do_not_depend_on_which_logits_are_in_memory(
+    scene, reference, tmp_path, monkeypatch, size
+):
+    read, inferred = [], BlockStore.inferred
+
+    def counted(self, number):
+        if (logits := inferred(self, number)) is not None:
+            read.append(number)
+        return logits
+
+    monkeypatch.setattr(BlockStore, "inferred", counted)
+    monkeypatch.setattr(graph, "_in_use", lambda workers: size)
+    tiling = {"compute": ComputeOptions(tiles_per_block=1, workers=2)}
+    assert_same_outputs(reference, run(scene, tmp_path, SMALL | tiling, simplify=0.0))
+    assert len(read) > 10
 
 
 @pytest.mark.parametrize("side", [1, 3, 9])

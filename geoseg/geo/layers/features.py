@@ -18,8 +18,8 @@ from geoseg.geo.vector.polygons import Polygons, segment_sum
 from geoseg.geo.vector.regularize import Regularized
 from geoseg.geo.vector.spool import PolygonSpool
 
-_BATCH = 500_000
-"""Corners per batch of tables; bounds the memory for geometry."""
+_BATCH = 50_000
+"""Corners per batch of tables; each takes some 400 bytes while objects are measured."""
 _TYPICAL_AREA = {
     "ground_track_field": 12_000.0,
     "harbor": 8_000.0,

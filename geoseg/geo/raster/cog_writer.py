@@ -29,6 +29,8 @@ from geoseg.tiling.grid import Window
 _FAILURES = (*GDAL_ERRORS, OSError)
 _BLOCK = 512
 """Pixels a side of a block."""
+_RUN = 32 * _BLOCK
+"""Columns that are read at once: enough blocks for all threads."""
 _MIN_CACHE, _MAX_CACHE = 2**26, 2**29
 """Bytes of GDAL's cache, whose own default is a share of the machine's memory."""
 _WORKING: dict[str, Any] = {
@@ -172,11 +174,14 @@ class CogWriter:
         when it copies the rest.
         """
         with rasterio.open(path, num_threads="ALL_CPUS") as raster:
-            rows = (
-                RasterioWindow(0, top, raster.width, min(_BLOCK, raster.height - top))
+            parts = (
+                RasterioWindow(
+                    left, top, min(_RUN, raster.width - left), min(_BLOCK, raster.height - top)
+                )
                 for top in range(0, raster.height, _BLOCK)
+                for left in range(0, raster.width, _RUN)
             )
-            content = sum(_content(raster.read(1, window=row)) for row in rows)
+            content = sum(_content(raster.read(1, window=part)) for part in parts)
         if content != self._written:
             raise OutputError(f"{self.path} cannot be written: pixels got lost; is the disk full?")
 

@@ -5,7 +5,7 @@ The folder `<stem>.unfinished` beside the results holds NumPy archives of plain 
 - `run.json`: the fingerprint of the run,
 - `<n>.result.npz`: the result of block n, well below 0.5 byte a pixel,
 - `<n>.inferred.npz`: its logits, about a byte a pixel, until the last neighbor has used them. At
-  any time, these are about one row of blocks.
+  any time, these are two to three rows of blocks, of which `RecentLogits` has the latest in memory.
 
 Files get their names when they are complete, and archives hold checksums. An archive torn by a
 power cut is detected, and its block is computed again. Each block carries the digest of its run,
@@ -19,10 +19,13 @@ import json
 import logging
 import os
 import re
+import threading
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -41,6 +44,7 @@ from geoseg.pipeline.execution.serialization import (
 )
 from geoseg.pipeline.execution.tasks import BlockLogits, BlockResult
 from geoseg.tiling.grid import Block
+from geoseg.timing import StageTimer
 
 _NAME = re.compile(r"(run\.json|\d+\.(result|inferred)\.npz)(\.tmp)?")
 _LOG = logging.getLogger("geoseg")
@@ -191,6 +195,58 @@ class BlockStore:
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"{self.folder} cannot be written: {os.strerror(error.errno or 0)}")
+
+
+class RecentLogits:
+    """The logits of blocks that are inferred and not yet dropped, by number.
+
+    All are in the store. Those that were used last are in memory, too, so memory does not grow with
+    the width of a scene, of which up to three rows of blocks are needed. Thread-safe.
+    """
+
+    def __init__(self, store: BlockStore, size: int) -> None:
+        """Args:
+        size: blocks in memory.
+        """
+        self._store, self._size = store, size
+        self._recent: OrderedDict[int, BlockLogits] = OrderedDict()
+        self._timers: dict[int, StageTimer] = {}
+        """Time that each block took, which the store does not keep."""
+        self._lock = threading.Lock()
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._timers
+
+    def add(self, number: int, inferred: BlockLogits) -> None:
+        """Add logits that the store holds already."""
+        with self._lock:
+            self._timers[number] = inferred.timer
+            self._recent[number] = inferred
+            self._recent.move_to_end(number)
+            while len(self._recent) > self._size:
+                self._recent.popitem(last=False)
+
+    def get(self, number: int) -> BlockLogits:
+        """Return the logits of a block. Raises OutputError if they have gone from the disk."""
+        with self._lock:
+            if number in self._recent:
+                self._recent.move_to_end(number)
+                return self._recent[number]
+        if (inferred := self._store.inferred(number)) is None:
+            raise OutputError(
+                f"{self._store.folder}: the logits of block {number} have gone; the same command "
+                "computes them again"
+            )
+        inferred = replace(inferred, timer=self._timers[number])
+        self.add(number, inferred)
+        return inferred
+
+    def drop(self, number: int) -> None:
+        """Remove logits that no block needs any more."""
+        with self._lock:
+            self._recent.pop(number, None)
+            self._timers.pop(number, None)
+        self._store.drop_inferred(number)
 
 
 def kept_files(folder: Path) -> Iterator[Path]:
