@@ -43,7 +43,6 @@ def _library_errors() -> tuple[type[BaseException], ...]:
     return (
         OSError,
         UnicodeError,
-        NotImplementedError,  # pyogrio, for the type of a field
         pyogrio.errors.DataSourceError,
         pyogrio.errors.DataLayerError,
         sqlite3.Error,
