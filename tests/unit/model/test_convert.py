@@ -247,6 +247,16 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
     refused(path, "weights|pickle|archive|SegNeXt")
 
 
+def test_archives_of_a_later_version(tmp_path: Path) -> None:
+    path = tmp_path / "in.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", b"")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99  # the version that is needed to extract it
+    path.write_bytes(content)
+    refused(path, "zip file version 9.9")
+
+
 def test_no_file(tmp_path: Path) -> None:
     refused(tmp_path / "none.pth", "cannot read")
 
