@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from geoseg.model.fused import FusedSegNeXt
 from geoseg.model.fused_head import FusedHamburger
 
 LOG = logging.getLogger("geoseg")
@@ -31,14 +32,14 @@ def prepare(
         store_in(fast, dtype)
     fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = fast.to(device)
-    if triton and device.type == "cuda":
+    if triton and device.type == "cuda" and isinstance(fast, FusedSegNeXt):
         with torch.cuda.device(device):
             add_kernels(fast)
     return fast
 
 
-def add_kernels(network: nn.Module) -> None:
-    """Let blocks of SegNeXt use kernels in Triton, where that is installed."""
+def add_kernels(network: FusedSegNeXt) -> None:
+    """Let the blocks use kernels in Triton, where that is installed."""
     if find_spec("triton") is None:
         LOG.info("Triton is not installed: SegNeXt is slower on this device")
         return

@@ -108,7 +108,8 @@ class Cluster:
         with self.connected():
             model_name, model_future = self._ship_model(model)
             self.wait_for_workers()  # adaptive clusters start them on demand
-            parcel = _parcel(plan, workers := len(self.client.nthreads()) or 1)
+            workers = len(self.client.nthreads()) or 1
+            parcel = _parcel(plan, workers)
             while not (found := self._inspect(parcel, model)):
                 self.wait_for_workers()
             columns = zip(*found, strict=True)
