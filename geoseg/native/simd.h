@@ -6,10 +6,11 @@
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 /* Compiled twice; the loader picks the version for the processor. */
-#define KERNEL __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define CLONES(level) __attribute__((target_clones("arch=x86-64-" level, "default")))
 #else
-#define KERNEL
+#define CLONES(level)
 #endif
+#define KERNEL CLONES("v3")
 
 enum { LANES = 8 };
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

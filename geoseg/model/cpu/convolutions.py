@@ -1,4 +1,6 @@
-"""Convolutions by oneDNN, each with the activation that follows it in one pass over the map.
+"""Convolutions with the activation that follows each in one pass over the map.
+
+They are oneDNN's, but for those of `geoseg.model.cpu.depthwise`.
 
 Torch's own path clamps a map in a second pass, copies it to pad more at the end than at the start,
 and multiplies matrices without oneDNN in a thread that computes alone. Together that is half of the
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.model.cpu.depthwise import native_depthwise
 from geoseg.model.pyramid import EfficientNetPyramid, SameConv2d
 
 ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
@@ -80,7 +83,7 @@ def can_fuse(dtype: torch.dtype) -> bool:
 
 @torch.no_grad()
 def fuse_activations(network: EfficientNetPyramid, dtype: torch.dtype) -> EfficientNetPyramid:
-    """Return a copy of a network without batch norms, of `OneDNNConv2d`, which computes in `dtype`.
+    """Return a copy, of such convolutions, of a network without batch norms; computes in `dtype`.
 
     Its inputs have sides that are multiples of 32.
     """
@@ -93,7 +96,8 @@ def fuse_activations(network: EfficientNetPyramid, dtype: torch.dtype) -> Effici
                 chained = isinstance(parent, nn.Sequential)
                 following = activation_after(name, children) if chained else None
                 activation = children[following] if following else None
-                setattr(parent, name, OneDNNConv2d(child, activation, dtype))
+                native = native_depthwise(child, activation, dtype)
+                setattr(parent, name, native or OneDNNConv2d(child, activation, dtype))
                 if following:
                     setattr(parent, following, nn.Identity())
     return fused
