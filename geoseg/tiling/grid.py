@@ -18,6 +18,8 @@ CELL = 8
 """Pixels per cell of the logits' grid, the model's output stride."""
 TILE_SIZE, OVERLAP = 1472, 128
 """Defaults, px; docs/decisions.md gives the reasons."""
+FEW = 32
+"""From so many tiles on, it does not matter that a core has none at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,27 @@ class Grid:
         return Window(0, 0, self.width, self.height)
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Tiles in a row and in a column.
+
+        Fewer than `FEW` are an even number, with one more along the longer side, so that two cores
+        end at about the same time. More pixels are computed twice, but only by the overlap.
+        """
+        lengths = self.width, self.height
+        across, down = (least_tiles(each, self.tile_size, self.overlap) for each in lengths)
+        if across * down == 1 or across * down % 2 == 0 or across * down >= FEW:
+            return across, down
+        if across > down:
+            return one_more(self.width, across, self.overlap), down
+        return across, one_more(self.height, down, self.overlap)
+
+    @property
     def columns(self) -> tuple[Span, ...]:
-        return spans(self.width, self.tile_size, self.overlap)
+        return spans(self.width, self.counts[0], self.overlap)
 
     @property
     def rows(self) -> tuple[Span, ...]:
-        return spans(self.height, self.tile_size, self.overlap)
+        return spans(self.height, self.counts[1], self.overlap)
 
     def blocks(self, part: Window | None = None, margin: int = 0) -> Iterator[Block]:
         """Yield the blocks row by row, left to right.
@@ -180,16 +197,29 @@ class Span:
     core_end: int
 
 
-@lru_cache(maxsize=16)
-def spans(length: int, tile_size: int, overlap: int) -> tuple[Span, ...]:
-    """Cover `length` px with as few tiles of one size as possible.
+def least_tiles(length: int, tile_size: int, overlap: int) -> int:
+    """Return how many tiles of at most `tile_size` px cover `length` px."""
+    return max(1, -(-(round_up(length, ALIGN) - overlap) // (tile_size - overlap)))
 
-    Neighboring cores meet in the middle of their overlap. The tiles are smaller than `tile_size`
-    if so many of that size would exceed `length`: little more than the overlap is computed twice.
+
+def tile_side(length: int, count: int, overlap: int) -> int:
+    """Return the least side of `count` tiles that cover `length` px."""
+    return round_up(-(-(round_up(length, ALIGN) + (count - 1) * overlap) // count), ALIGN)
+
+
+def one_more(length: int, count: int, overlap: int) -> int:
+    """Return `count` + 1, or `count` if so many tiles of the side of that still cover `length`."""
+    side = tile_side(length, count + 1, overlap)
+    return count if side + (count - 1) * (side - overlap) >= length else count + 1
+
+
+@lru_cache(maxsize=16)
+def spans(length: int, count: int, overlap: int) -> tuple[Span, ...]:
+    """Cover `length` px with tiles of one size, as small as possible.
+
+    Neighboring cores meet in the middle of their overlap, of which little more is computed twice.
     """
-    total = round_up(length, ALIGN)
-    count = max(1, -(-(total - overlap) // (tile_size - overlap)))
-    size = round_up(-(-(total + (count - 1) * overlap) // count), ALIGN)
+    total, size = round_up(length, ALIGN), tile_side(length, count, overlap)
     starts = [*(i * (size - overlap) for i in range(count - 1)), total - size]
     # A core ends on the grid of logits, so that every cell belongs to one tile.
     bounds = [

@@ -84,9 +84,10 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     (own,) = model(
         [image[:, *tile.slices]], [np.ones((tile.height, tile.width), bool)], StageTimer()
     )
-    assert tile.height == tile.width
-    interior = slice(64 // CELL, (tile.width - 64) // CELL)
-    assert (logits[interior, interior] == own.transpose(1, 2, 0)[interior, interior]).all()
+    rows, columns = (
+        slice(64 // CELL, (side - 64) // CELL) for side in (tile.height, tile.width)
+    )
+    assert (logits[rows, columns] == own.transpose(1, 2, 0)[rows, columns]).all()
 
 
 def test_empty_tiles_are_not_computed_and_do_not_dim_their_neighbors():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.tiling.grid import ALIGN, CELL, Grid, Window, round_up
+from geoseg.tiling.grid import ALIGN, CELL, FEW, Grid, Window, least_tiles, round_up
 
 sides = st.integers(1, 3000)
 tilings = st.tuples(st.integers(1, 16), st.integers(0, 15)).filter(lambda t: t[1] < t[0])
@@ -66,9 +66,33 @@ def test_little_more_than_the_overlap_is_computed_twice(length, tiling):
     assert len({tile.size for tile in tiles}) == 1
     total = sum(tile.size for tile in tiles)
     assert total < length + (len(tiles) - 1) * overlap + (len(tiles) + 1) * ALIGN
-    # One tile less, of the size that was asked for, would not cover the length.
-    fewer = len(tiles) - 1
-    assert fewer == 0 or fewer * size - (fewer - 1) * overlap < round_up(length, ALIGN)
+    # One tile less would not cover the length.
+    fewer, side = len(tiles) - 1, tiles[0].size
+    assert fewer == 0 or fewer * side - (fewer - 1) * overlap < round_up(length, ALIGN)
+
+
+@given(width=sides, height=sides)
+def test_few_tiles_are_as_few_as_possible_or_one_row_more_for_an_even_number(width, height):
+    size, overlap = 512, 128
+    grid = Grid(width, height, size, overlap)
+    least = [least_tiles(side, size, overlap) for side in (width, height)]
+    found = [len(grid.columns), len(grid.rows)]
+    if (number := least[0] * least[1]) % 2 == 0 or number == 1 or number >= FEW:
+        assert found == least
+    else:
+        assert found[0] * found[1] % 2 == 0
+        assert sum(found) == sum(least) + 1
+        assert grid.model_pixels < 1.25 * (found[0] + 1) / found[0] * number * size**2
+
+
+def test_an_even_number_of_tiles_costs_little():
+    grid = Grid(4096, 4096, 1472, 128)
+    assert (len(grid.columns), len(grid.rows)) == (3, 4)
+    assert grid.model_pixels / (3 * 1472) ** 2 < 1.02
+
+
+def test_tiles_too_small_to_become_smaller_may_be_odd_in_number():
+    assert len(Grid(3 * ALIGN, ALIGN, ALIGN, 0).columns) == 3
 
 
 @pytest.mark.parametrize("side", [4096, 5000, 8192, 40_000])
