@@ -105,18 +105,21 @@ class Resampler:
         left, right, beyond_right = self._support(window.col_off, window.col_end, 0)
         top, bottom, beyond_bottom = self._support(window.row_off, window.row_end, 1)
         image, valid = source(Window(left, top, right - left, bottom - top))
-        beyond = ((0, beyond_bottom), (0, beyond_right))
-        # Invalid pixels become the model's mean; gray leaves no edge at their border.
-        image = np.where(valid, image, np.uint8(_GRAY))
-        image = np.pad(image, ((0, 0), *beyond), mode="edge")
-        valid = np.pad(valid, beyond, mode="edge")
+        all_valid = valid.all()
+        if not all_valid:
+            # Invalid pixels become the model's mean; gray leaves no edge at their border.
+            image = np.where(valid, image, np.uint8(_GRAY))
+        if beyond_bottom or beyond_right:
+            beyond = ((0, beyond_bottom), (0, beyond_right))
+            image = np.pad(image, ((0, 0), *beyond), mode="edge")
+            valid = np.pad(valid, beyond, mode="edge")
         step_x, step_y = self.step
         columns = window.width, window.col_off * step_x - left, window.col_end * step_x - left
         rows = window.height, window.row_off * step_y - top, window.row_end * step_y - top
         resized = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         resized = _resize(resized, columns, rows, Image.Resampling.BICUBIC)
         planes = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
-        if valid.all():
+        if all_valid:
             return planes, np.ones(planes.shape[1:], bool)
         share = Image.fromarray(np.where(valid, np.uint8(255), np.uint8(0)))
         share = _resize(share, columns, rows, Image.Resampling.BILINEAR)
