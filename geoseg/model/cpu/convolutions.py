@@ -1,4 +1,4 @@
-"""Convolutions with the activation that follows each in one pass over the map.
+"""Convolutions with the activation, or the addition, that follows each in one pass over the map.
 
 They are oneDNN's, but for those of `geoseg.model.cpu.depthwise`.
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.cpu.depthwise import native_depthwise
-from geoseg.model.pyramid import EfficientNetPyramid, SameConv2d
+from geoseg.model.pyramid import EfficientNetPyramid, InvertedResidual, SameConv2d
 
 ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
@@ -59,6 +59,31 @@ class OneDNNConv2d(nn.Module):
             *(self.groups, name, arguments, ""),
         )
 
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """Add the convolution of `x`, without the activation, to `total`, which is overwritten."""
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            *(total, x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.stride),
+            *((1, 1), self.groups, "add", 1, None, [], None),
+        )
+
+
+class FusedResidual(nn.Module):
+    """An `InvertedResidual` that is added to its input, in place.
+
+    Args:
+        block: of `OneDNNConv2d`, with `residual` set.
+    """
+
+    def __init__(self, block: InvertedResidual) -> None:
+        super().__init__()
+        self.widen = nn.Sequential(block.expand, block.filter)
+        project = block.project[0]
+        assert isinstance(project, OneDNNConv2d)
+        self.project = project
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project.add_to(x, self.widen(x))
+
 
 def symmetric(conv: SameConv2d) -> tuple[Tensor, tuple[int, int]]:
     """Return the kernel and the padding, as much at the start as at the end, of a convolution.
@@ -78,6 +103,7 @@ def can_fuse(dtype: torch.dtype) -> bool:
         dtype in DTYPES
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
     )
 
 
@@ -100,6 +126,10 @@ def fuse_activations(network: EfficientNetPyramid, dtype: torch.dtype) -> Effici
                 setattr(parent, name, native or OneDNNConv2d(child, activation, dtype))
                 if following:
                     setattr(parent, following, nn.Identity())
+    for stage in fused.backbone.stages.children():
+        for name, block in stage.named_children():
+            if isinstance(block, InvertedResidual) and block.residual:
+                setattr(stage, name, FusedResidual(block))
     return fused
 
 
