@@ -73,6 +73,27 @@ def test_padding_and_activation_are_those_of_the_layers(
         torch.testing.assert_close(fused(x), layers(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.ReLU6()])
+@pytest.mark.parametrize(("inputs", "outputs"), [(48, 64), (64, 48), (16, 96)])
+def test_pointwise_convolutions_in_bfloat16(
+    inputs: int, outputs: int, activation: nn.Module | None
+) -> None:
+    conv = nn.Conv2d(inputs, outputs, 1)
+    x = (9 * torch.randn(2, inputs, 5, 7)).bfloat16().contiguous(memory_format=torch.channels_last)
+    exact = nn.Conv2d(inputs, outputs, 1).requires_grad_(False)
+    for ours, given in zip(exact.parameters(), conv.parameters(), strict=True):
+        ours.copy_(given.bfloat16())
+    with torch.inference_mode():
+        fused = OneDNNConv2d(conv, activation, torch.bfloat16)
+        assert fused.is_product == (min(inputs, outputs) >= convolutions.PRODUCT)
+        plain = exact(x.float())
+        expected = plain if activation is None else activation(plain)
+        torch.testing.assert_close(fused(x).float(), expected, rtol=2**-8, atol=1e-4)
+        total = torch.randn(plain.shape).bfloat16().contiguous(memory_format=torch.channels_last)
+        expected = plain + total.float()
+        torch.testing.assert_close(fused.add_to(total, x).float(), expected, rtol=2**-8, atol=1e-4)
+
+
 def test_the_network_that_is_given_stays_as_it_is(network: EfficientNetPyramid) -> None:
     layers = list(map(type, network.modules()))
     fuse_activations(network, torch.bfloat16)
