@@ -185,15 +185,16 @@ class TileModel:
 
     def _on_cpu(self, module: nn.Module) -> Forward:
         network: Callable[[Tensor], Tensor]
+        pixels = torch.float32
         if self.backend != "torch":
             network = open_backend(
                 self.backend, module, self.device, self.dtype, self.streams, self.pool.share
             )
         elif isinstance(module, EfficientNetPyramid) and can_fuse(self.dtype):
-            network = fuse_activations(module, self.dtype)
+            network, pixels = fuse_activations(module, self.dtype), self.dtype
         else:
             return Forward(module, self.metadata, self.device, self.dtype, tta=self.tta)
-        return Forward(network, self.metadata, self.device, tta=self.tta)
+        return Forward(network, self.metadata, self.device, pixels=pixels, tta=self.tta)
 
     def _open_lanes(self, module: nn.Module) -> None:
         """Copy the network to each accelerator, and open a lane to it."""

@@ -25,6 +25,7 @@ class Forward:
     Args:
         network: normalized pixels (N,3,H,W) to logits (N,C,H/8,W/8), on `device`.
         dtype: the type that it computes in, by autocast; float32 leaves it to the network.
+        pixels: the type in which a network on a CPU takes normalized pixels.
         tta: average the probabilities over the `DIHEDRAL_GROUP`.
     """
 
@@ -35,9 +36,11 @@ class Forward:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         *,
+        pixels: torch.dtype = torch.float32,
         tta: bool = False,
     ) -> None:
         self.network, self.device, self.dtype, self.tta = network, device, dtype, tta
+        self.pixels = pixels
         # Made once: a copy of a new tensor would wait for all that the device has to do.
         self.mean, self.std = (
             torch.tensor(values, device=device) for values in (metadata.mean, metadata.std)
@@ -74,16 +77,19 @@ class Forward:
     def normalize_by_bands(self, pixels: Tensor, valid: Tensor) -> Tensor:
         """Do the same on a CPU, for as many rows at a time as its cache holds."""
         count, channels, height, width = pixels.shape
-        x = torch.empty((count, height, width, channels))
+        x = torch.empty((count, height, width, channels), dtype=self.pixels)
         mean, std = self.mean.repeat(width), self.std.repeat(width)
         for top in range(0, height, BAND):
-            band, inside = x[:, top : top + BAND], valid[:, top : top + BAND]
+            part, inside = x[:, top : top + BAND], valid[:, top : top + BAND]
+            band = part if part.dtype == torch.float32 else torch.empty(part.shape)
             for channel in range(channels):
                 band[..., channel].copy_(pixels[:, channel, top : top + BAND])
             # One long row of all channels: three values a pixel are slow to scale.
             band.view(count, -1, width * channels).sub_(mean).div_(std)
             if not inside.all():
                 band.mul_(inside[..., None])
+            if band is not part:
+                part.copy_(band)
         return x.permute(0, 3, 1, 2)
 
     def run(self, x: Tensor) -> Tensor:
