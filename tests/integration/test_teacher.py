@@ -109,7 +109,7 @@ def test_a_pyramid_is_stored_loaded_and_computes_tiles(name, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), model(x))
     assert model(x).shape == (1, len(OWN), 8, 12)
-    assert model.train()(x).shape == (1, len(OWN), 16, 24)
+    assert model.train()(x).shape == (1, len(OWN), 8, 12)
     tiles = TileModel(loaded, device="cpu", precision="float32")
     (found,) = tiles([np.zeros((3, 64, 96), np.uint8)], [np.ones((64, 96), bool)], StageTimer())
     assert found.shape == (len(OWN), 8, 12)
