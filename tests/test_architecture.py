@@ -35,6 +35,8 @@ MAX_READING = 10
 FOREIGN_PRIVATES = {
     "geoseg/geo/gdal_errors.py: rasterio._err",
     "geoseg/model/cpu/convolutions.py: torch.ops.mkldnn._convolution_pointwise",
+    "geoseg/model/cpu/convolutions.py: torch.ops.mkldnn._convolution_pointwise_",
+    "geoseg/model/cpu/convolutions.py: torch.ops.mkldnn._linear_pointwise",
     "geoseg/model/devices.py: torch.cpu._is_avx512_bf16_supported",
     "geoseg/train/trainer.py: torch._foreach_copy_",
     "geoseg/train/trainer.py: torch._foreach_lerp_",
