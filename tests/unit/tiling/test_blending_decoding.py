@@ -84,9 +84,7 @@ def test_interior_is_the_tiles_own_logits_bit_by_bit():
     (own,) = model(
         [image[:, *tile.slices]], [np.ones((tile.height, tile.width), bool)], StageTimer()
     )
-    rows, columns = (
-        slice(64 // CELL, (side - 64) // CELL) for side in (tile.height, tile.width)
-    )
+    rows, columns = (slice(64 // CELL, (side - 64) // CELL) for side in (tile.height, tile.width))
     assert (logits[rows, columns] == own.transpose(1, 2, 0)[rows, columns]).all()
 
 
