@@ -42,10 +42,11 @@ from torch import Tensor, nn
 
 from geoseg import load_model
 from geoseg.model.cpu import kernels
+from geoseg.model.cpu.convolutions import can_fuse, fuse_activations
 from geoseg.model.engines.backends import Backend, missing_packages, open_backend
 from geoseg.model.engines.quantized import QuantizedNetwork
 from geoseg.model.fused import fuse
-from geoseg.model.pyramid import fold_norms
+from geoseg.model.pyramid import EfficientNetPyramid, fold_norms
 from geoseg.model.segnext import SegNeXt
 from geoseg.native.malloc import keep_free_memory
 from geoseg.pipeline.bench import machine
@@ -125,6 +126,8 @@ def prepared(way: Way, network: nn.Module, threads: int) -> Callable[[Tensor], T
         if not isinstance(network, QuantizedNetwork):
             network = fuse(network) if isinstance(network, SegNeXt) else fold_norms(network)
         return open_backend(way.backend, network, torch.device("cpu"), dtype, threads)
+    if way.own and isinstance(network, EfficientNetPyramid) and can_fuse(dtype):
+        return fuse_activations(fold_norms(network), dtype)
     if way.fused:
         network = fuse(network) if isinstance(network, SegNeXt) else fold_norms(network)
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
