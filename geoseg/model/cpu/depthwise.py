@@ -1,6 +1,6 @@
 """Depthwise convolutions in C, in bfloat16 on AVX-512.
 
-oneDNN takes up to three times as long for them, and an EfficientNet a seventh longer.
+oneDNN takes 1.05 to 2.9 times as long for those of an EfficientNet (docs/performance.md).
 """
 
 from __future__ import annotations
